@@ -1,0 +1,356 @@
+"""Records -> batches of crops, for training and for evaluation.
+
+People are read in chunks of several batches. A chunk is cut whole: each of its pictures is decoded
+once, by a pool of threads, and every person warped straight into the place in the batch that is
+theirs. A chunk is a pure function of its number (and, in training, of the seed), so that a run can
+resume anywhere, with any number of threads, and several processes can share the work.
+
+Threads, not worker processes: OpenCV works without the GIL, and crops need not be copied between
+processes. Memory: at most `_CHUNKS_AHEAD` + 2 chunks of some `CHUNK_PEOPLE` crops each (147 KB a
+crop of 256x192) exist at once.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Iterator
+
+import cv2
+import grain.python as grain
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from mspn_jax import geometry
+from mspn_jax.data import augment
+from mspn_jax.data.records import Records, decode_picture
+from mspn_jax.skeletons import Skeleton
+
+Array = np.ndarray
+
+CHUNK_PEOPLE = 1024  # of these, the pictures cut by a chunk's edges are far below 1%
+_MIN_BATCHES_PER_CHUNK = 4  # so that the people of one picture go to different batches
+_CHUNKS_AHEAD = 2
+_BORDER = 2  # pixels around a region that bilinear sampling may touch, with one to spare
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingBatch:
+    """Crops and their keypoints; `B` is this process's share of the global batch.
+
+    Attributes:
+      crops: RGB.
+      keypoints_crop_xy: crop pixels.
+      visibility: COCO's 0, 1, 2.
+    """
+
+    crops: UInt8[Array, "B H W 3"]
+    keypoints_crop_xy: Float[Array, "B K 2"]
+    visibility: Float[Array, "B K"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Boxes:
+    """Boxes to evaluate, sorted by picture, so that each picture is decoded once.
+
+    Attributes:
+      record_indices: (N,) int, into the records.
+      boxes_xyxy: (N, 4) float32, image pixels.
+    """
+
+    record_indices: Int[Array, "N"]
+    boxes_xyxy: Float[Array, "N 4"]
+
+    def __len__(self) -> int:
+        return len(self.record_indices)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationBatch:
+    """Crops of boxes `start` to `start + mask.sum()`; rows where `mask` is False are padding."""
+
+    crops: UInt8[Array, "B H W 3"]
+    mask: Array
+    start: int
+
+
+# ---------------------------------------------------------------------------------- cutting
+
+
+def cut(
+    image: UInt8[Array, "H W 3"],
+    image_to_crop: Float[Array, "2 3"],
+    mirrored: bool,
+    crop: UInt8[Array, "h w 3"],
+) -> None:
+    """Warps a region of a picture, or of its mirror image, into `crop`; zeros beyond the border.
+
+    Only the region is mirrored, but it stays at its place in a picture of the whole size: a map
+    shifted to a smaller picture, or one that mirrors by itself, rounds some pixels otherwise.
+    """
+    crop_h, crop_w = crop.shape[:2]
+    if mirrored:
+        image_h, image_w = image.shape[:2]
+        corners = np.array([(0, 0), (crop_w, 0), (0, crop_h), (crop_w, crop_h)], np.float64)
+        corners = geometry.transform(geometry.invert(image_to_crop), corners)
+        left, top = np.floor(corners.min(0)).astype(int) - _BORDER
+        right, bottom = np.ceil(corners.max(0)).astype(int) + _BORDER
+        left, right = np.clip((left, right), 0, image_w)
+        top, bottom = np.clip((top, bottom), 0, image_h)
+        whole = np.empty_like(image)
+        if left < right and top < bottom:
+            region = image[top:bottom, image_w - right : image_w - left]
+            whole[top:bottom, left:right] = cv2.flip(region, 1)
+        image = whole
+    cv2.warpAffine(image, image_to_crop, (crop_w, crop_h), dst=crop, flags=cv2.INTER_LINEAR)
+
+
+class _Chunks(grain.RandomAccessDataSource):
+    """Chunk number -> its batches. What to cut for one picture is for the subclasses to say."""
+
+    def __init__(self, records: Records, crop_hw: tuple[int, int], num_threads: int):
+        self.records = records
+        self.crop_hw = crop_hw
+        self.num_threads = num_threads or len(os.sched_getaffinity(0))
+
+    @functools.cached_property
+    def _pool(self) -> concurrent.futures.ThreadPoolExecutor:
+        cv2.setNumThreads(
+            1
+        )  # the threads are over pictures: OpenCV's own would only get in the way
+        return concurrent.futures.ThreadPoolExecutor(self.num_threads)
+
+    def __repr__(self) -> str:  # grain compares it when it restores an iterator
+        return f"{type(self).__name__}({len(self.records.image_ids)} pictures)"
+
+    def _cut_all(self, record_of_row: Int[Array, "N"], cut_row) -> None:
+        """Calls `cut_row(row, record, image)` for all rows, neighbours of one picture in turn."""
+        starts = np.flatnonzero(np.diff(record_of_row, prepend=-1))
+        ends = np.append(starts[1:], len(record_of_row))
+
+        def cut_picture(start: int, end: int) -> None:
+            record = self.records.source[int(record_of_row[start])]
+            image = decode_picture(record["image"])
+            for row in range(start, end):
+                cut_row(row, record, image)
+
+        for done in [self._pool.submit(cut_picture, s, e) for s, e in zip(starts, ends)]:
+            done.result()
+
+
+# --------------------------------------------------------------------------------- training
+
+
+class _TrainingChunks(_Chunks):
+    """The endless stream of people, epoch after epoch, in chunks.
+
+    An epoch is a permutation of the pictures, the people of each in their order. The people of
+    all epochs make one stream, and chunk c the stretch of it from c * C * B on: batch straddles
+    epoch, and nobody is dropped, repeated or padded. Within a chunk of C batches the stream's
+    position i goes to batch i % C, row i // C: the people of a picture go to different batches,
+    and rows near each other, which one process cuts, hold people of the same pictures.
+    """
+
+    def __init__(
+        self, records, skeleton: Skeleton, *, crop_hw, batch_size: int, settings: augment.Settings,
+        padding: float, seed: int, process: int, num_processes: int, num_threads: int,
+    ):  # fmt: skip
+        super().__init__(records, crop_hw, num_threads)
+        self.skeleton = skeleton
+        self.settings = settings
+        self.padding = padding
+        self.seed = seed
+        self.batches_per_chunk = max(_MIN_BATCHES_PER_CHUNK, math.ceil(CHUNK_PEOPLE / batch_size))
+        self.people_per_chunk = self.batches_per_chunk * batch_size
+        share = batch_size // num_processes
+        self.rows = range(process * share, (process + 1) * share)
+        self.first_person = np.cumsum(records.num_people) - records.num_people
+
+    def __len__(self) -> int:
+        return 2**62  # never the end: the number of steps is the training loop's
+
+    def __getitem__(self, chunk: int) -> list[TrainingBatch]:
+        num_batches, num_rows = self.batches_per_chunk, len(self.rows)
+        start = chunk * self.people_per_chunk + self.rows.start * num_batches
+        epochs, records, people = self._people(start, start + num_rows * num_batches)
+        num_keypoints = self.skeleton.num_keypoints
+        shape = (num_batches, num_rows)
+        crops = np.empty((*shape, *self.crop_hw, 3), np.uint8)
+        keypoints = np.empty((*shape, num_keypoints, 2), np.float32)
+        visibility = np.empty((*shape, num_keypoints), np.float32)
+
+        def cut_row(i: int, record, image) -> None:
+            row, batch = divmod(i, num_batches)
+            index = int(self.first_person[records[i]]) + int(people[i])
+            drawn = augment.draw(
+                np.random.default_rng([self.seed, int(epochs[i]), index]),
+                record["visibility"][people[i]],
+                self.skeleton.is_upper_body,
+                self.skeleton.flip_permutation,
+                self.settings,
+            )
+            box_xyxy = geometry.clip_boxes(record["boxes_xywh"][people[i]], record["image_hw"])
+            image_to_crop, keypoints[batch, row], visibility[batch, row] = augment.apply(
+                drawn,
+                record["keypoints_image_xy"][people[i]],
+                record["visibility"][people[i]],
+                box_xyxy,
+                self.padding,
+                image.shape[1],
+                self.crop_hw,
+                self.skeleton.flip_permutation,
+                self.settings.half_body_padding,
+            )
+            cut(image, image_to_crop, drawn.flip, crops[batch, row])
+
+        self._cut_all(records, cut_row)
+        return [TrainingBatch(*arrays) for arrays in zip(crops, keypoints, visibility)]
+
+    def _people(self, start: int, stop: int) -> tuple[Array, Array, Array]:
+        """Epoch, record and person within the record, for positions of the stream."""
+        per_epoch = int(self.records.num_people.sum())
+        parts = []
+        while start < stop:
+            epoch, first = divmod(start, per_epoch)
+            last = min(per_epoch, first + stop - start)
+            order, ends = _epoch(self, epoch)
+            position = np.arange(first, last)
+            place = np.searchsorted(ends, position, side="right")
+            record = order[place]
+            person = position - (ends[place] - self.records.num_people[record])
+            parts.append((np.full(len(position), epoch), record, person))
+            start += last - first
+        return tuple(np.concatenate(column) for column in zip(*parts))
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch(chunks: _TrainingChunks, epoch: int) -> tuple[Array, Array]:
+    """The epoch's order of records, and where in its stream of people each one's end."""
+    num_records = len(chunks.records.num_people)
+    order = np.random.default_rng([chunks.seed, epoch]).permutation(num_records)
+    return order, np.cumsum(chunks.records.num_people[order])
+
+
+def training_batches(
+    records: Records,
+    skeleton: Skeleton,
+    *,
+    crop_hw: tuple[int, int],
+    batch_size: int,
+    first_step: int = 0,
+    settings: augment.Settings = augment.Settings(),
+    padding: float = 1.25,
+    seed: int = 0,
+    process: int = 0,
+    num_processes: int = 1,
+    num_threads: int = 0,
+) -> Iterator[TrainingBatch]:
+    """The batches of steps `first_step`, `first_step + 1`, ... without end.
+
+    Each is a pure function of (seed, step); on the process depends which rows of it, on the
+    threads nothing.
+
+    Args:
+      batch_size: of all processes together.
+      settings, padding: how to augment, and the region's size over the box's.
+      process, num_processes: whose rows of the batch to read.
+      num_threads: that decode and warp, 0 for one a core.
+
+    Raises:
+      ValueError: the batch does not divide among the processes, or there is nobody to read.
+    """
+    if batch_size % num_processes:
+        raise ValueError(f"batch of {batch_size} does not divide among {num_processes} processes")
+    if not records.num_people.sum():
+        raise ValueError("there are no people in these records to train on")
+    chunks = _TrainingChunks(
+        records, skeleton, crop_hw=crop_hw, batch_size=batch_size, settings=settings,
+        padding=padding, seed=seed, process=process, num_processes=num_processes,
+        num_threads=num_threads,
+    )  # fmt: skip
+    first_chunk, skip = divmod(first_step, chunks.batches_per_chunk)
+    for batches in _read(chunks, first_chunk):
+        yield from batches[skip:]
+        skip = 0
+
+
+def _read(chunks: _Chunks, first: int) -> Iterator:
+    """The chunks from `first` on, a few of them cut ahead in the background."""
+    options = grain.ReadOptions(num_threads=_CHUNKS_AHEAD, prefetch_buffer_size=_CHUNKS_AHEAD)
+    iterator = iter(grain.MapDataset.source(chunks)[first:].to_iter_dataset(options))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+# ------------------------------------------------------------------------------- evaluation
+
+
+class _EvaluationChunks(_Chunks):
+    """Boxes in their order, in chunks of several batches; the last batch is padded with zeros."""
+
+    def __init__(self, records, boxes: Boxes, *, crop_hw, batch_size, padding, num_threads):
+        super().__init__(records, crop_hw, num_threads)
+        self.boxes = boxes
+        self.batch_size = batch_size
+        self.people_per_chunk = batch_size * math.ceil(CHUNK_PEOPLE / batch_size)
+        self.center_xy, self.size_wh = crop_regions(boxes.boxes_xyxy, padding, crop_hw)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.boxes) / self.people_per_chunk)
+
+    def __getitem__(self, chunk: int) -> list[EvaluationBatch]:
+        first = chunk * self.people_per_chunk
+        count = min(self.people_per_chunk, len(self.boxes) - first)
+        num_batches = math.ceil(count / self.batch_size)
+        crops = np.zeros((num_batches * self.batch_size, *self.crop_hw, 3), np.uint8)
+
+        def cut_row(row: int, record, image) -> None:
+            i = first + row
+            image_to_crop = geometry.image_to_crop(
+                self.center_xy[i], self.size_wh[i], 0.0, self.crop_hw
+            )
+            cut(image, image_to_crop, False, crops[row])
+
+        self._cut_all(self.boxes.record_indices[first : first + count], cut_row)
+        mask = np.arange(len(crops)) < count
+        return [
+            EvaluationBatch(
+                crops[i : i + self.batch_size], mask[i : i + self.batch_size], first + i
+            )
+            for i in range(0, len(crops), self.batch_size)
+        ]
+
+
+def crop_regions(
+    boxes_xyxy: Float[Array, "N 4"], padding: float, crop_hw: tuple[int, int]
+) -> tuple[Float[Array, "N 2"], Float[Array, "N 2"]]:
+    """(center_xy, size_wh) of the regions that are cut for boxes, when nothing is augmented."""
+    center_xy, size_wh = geometry.crop_region(boxes_xyxy, padding)
+    return center_xy, geometry.fix_aspect(size_wh, crop_hw)
+
+
+def evaluation_batches(
+    records: Records,
+    boxes: Boxes,
+    *,
+    crop_hw: tuple[int, int],
+    batch_size: int,
+    padding: float = 1.25,
+    num_threads: int = 0,
+) -> Iterator[EvaluationBatch]:
+    """Crops of all the boxes, in their order, in batches of one size; each picture decoded once."""
+    chunks = _EvaluationChunks(
+        records, boxes, crop_hw=crop_hw, batch_size=batch_size, padding=padding,
+        num_threads=num_threads,
+    )  # fmt: skip
+    for batches in _read(chunks, 0):
+        yield from batches
+
+
+def share_of(boxes: Boxes, process: int, num_processes: int) -> slice:
+    """The stretch of the boxes that one of several processes evaluates."""
+    edges = np.linspace(0, len(boxes), num_processes + 1).astype(int)
+    return slice(int(edges[process]), int(edges[process + 1]))

@@ -1,0 +1,260 @@
+"""The records made of a split on first use: a TFDS data set of array_record files.
+
+One record a picture: its encoded bytes, and the people in it that can be learnt from. The records'
+name holds a hash of the json, so that another json makes other records; later runs only open them.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import io
+import multiprocessing.pool
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from tqdm import tqdm
+
+from mspn_jax.data.coco import LAYOUT, DataError, Picture, annotation_file, read_pictures, some
+from mspn_jax.skeletons import Skeleton
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """A split's records, open for reading at random.
+
+    Attributes:
+      source: record index -> {"image": encoded bytes, "image_id", "file_name", "image_hw",
+        "annotation_ids", "boxes_xywh", "keypoints_image_xy", "visibility"} as in `Picture`.
+      image_ids: (P,) int64, of every record.
+      num_people: (P,) int64, of every record.
+      unreadable: "file: reason" of every picture that could not be decoded and has no record.
+    """
+
+    source: Sequence[dict[str, Any]]
+    image_ids: np.ndarray
+    num_people: np.ndarray
+    unreadable: tuple[str, ...]
+
+
+class CocoPersonKeypoints(tfds.core.GeneratorBasedBuilder):
+    """The TFDS builder. `name` tells what the records were made of, by a hash of the json."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    SPLIT = "pictures"
+
+    def __init__(
+        self, *, name: str, folder: pathlib.Path, pictures: list[Picture],
+        num_keypoints: int, data_dir: str,
+    ):  # fmt: skip
+        self.folder = folder
+        self.pictures = pictures
+        self.num_keypoints = num_keypoints
+        self.index = tfds.core.MetadataDict(
+            image_ids=[], num_people=[], unreadable=[], other_size=[]
+        )
+        config = tfds.core.BuilderConfig(name=name, description="")
+        super().__init__(data_dir=data_dir, config=config, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features
+        shape = (None, self.num_keypoints)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="COCO person keypoints, one record a picture.",
+            features=features.FeaturesDict({
+                "image": features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+                "image_id": np.int64,
+                "file_name": features.Text(),
+                "image_hw": features.Tensor(shape=(2,), dtype=np.int64),
+                "annotation_ids": features.Tensor(shape=(None,), dtype=np.int64),
+                "boxes_xywh": features.Tensor(shape=(None, 4), dtype=np.float64),
+                "keypoints_image_xy": features.Tensor(shape=(*shape, 2), dtype=np.float32),
+                "visibility": features.Tensor(shape=shape, dtype=np.float32),
+            }),
+            disable_shuffling=True,  # records stay in the json's order
+            metadata=self.index,
+        )  # fmt: skip
+
+    def _split_generators(self, dl_manager):
+        return {self.SPLIT: self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        paths = [str(self.folder / picture.file_name) for picture in self.pictures]
+        with multiprocessing.pool.ThreadPool() as pool:
+            checks = pool.imap(check_picture, paths, chunksize=8)
+            progress = tqdm(paths, desc=f"records of {self.folder.name}", unit=" pictures")
+            for i, (picture, path, check) in enumerate(zip(self.pictures, progress, checks)):
+                if isinstance(check, DataError):
+                    self.index["unreadable"].append(f"{path}: {check}")
+                    continue
+                if check != picture.image_hw:
+                    self.index["other_size"].append(picture.image_id)
+                self.index["image_ids"].append(picture.image_id)
+                self.index["num_people"].append(len(picture.annotation_ids))
+                yield i, dataclasses.asdict(picture) | {"image": path}
+
+
+def check_picture(path: str) -> tuple[int, int] | DataError:
+    """(height, width) of a picture file, or why it cannot be decoded whole."""
+    try:
+        return decode_picture(pathlib.Path(path).read_bytes()).shape[:2]
+    except DataError as error:
+        return error
+    except OSError as error:
+        return DataError(error.strerror)
+
+
+def decode_picture(data: bytes) -> np.ndarray:
+    """Encoded bytes -> (H, W, 3) uint8 RGB, turned as the file's EXIF says.
+
+    Raises:
+      DataError: not a picture, or a truncated one (which OpenCV before 4.11 let pass).
+    """
+    if not data:
+        raise DataError("empty file")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        is_jpeg = data.startswith(b"\xff\xd8")
+        raise DataError("truncated or damaged JPEG" if is_jpeg else "not a picture")
+    return image
+
+
+def open_records(
+    root: str | os.PathLike,
+    split: str,
+    skeleton: Skeleton,
+    records_dir: str | os.PathLike = "",
+    first_people: int = 0,
+    only_with_people: bool = False,
+) -> Records:
+    """Opens a split's records, and makes them first where there are none of this json yet.
+
+    Processes that ask at the same time wait for the one that builds. What was interrupted is
+    made again; what is whole is never touched.
+
+    Args:
+      root: a folder in COCO's layout.
+      records_dir: where to keep records; by default `root`/records, or the user's cache where
+        the root cannot be written.
+      first_people: as in `read_pictures`.
+      only_with_people: leave out pictures with nobody to learn from.
+
+    Raises:
+      DataError: json or pictures are missing or damaged, or there is no room for the records.
+    """
+    folder = pathlib.Path(root) / split
+    annotations = annotation_file(root, split)
+    digest = hashlib.blake2b(annotations.read_bytes(), digest_size=4).hexdigest()
+    chosen = f"first{first_people}" if first_people else "people" if only_with_people else "all"
+    name = f"{split}-{skeleton.name}-{chosen}-{digest}"
+    data_dir = _records_dir(root, records_dir)
+    path = data_dir / CocoPersonKeypoints.name / name / str(CocoPersonKeypoints.VERSION)
+
+    with open(data_dir / f"{name}.lock", "w") as lock:
+        _lock(lock, f"records of {split}")
+        if not (path / "dataset_info.json").exists():  # TFDS moves the whole there when done
+            pictures = read_pictures(root, split, skeleton, first_people)
+            if only_with_people:
+                pictures = [picture for picture in pictures if len(picture.annotation_ids)]
+            num_bytes = _check_files(folder, pictures, data_dir)
+            for leftover in path.parent.glob("*.incomplete*"):
+                shutil.rmtree(leftover)
+            logging.info(
+                "making records of %d pictures (%.1f GB) in %s",
+                len(pictures), num_bytes / 1e9, data_dir,
+            )  # fmt: skip
+            with _quiet_tfds():
+                CocoPersonKeypoints(
+                    name=name, folder=folder, pictures=pictures,
+                    num_keypoints=skeleton.num_keypoints, data_dir=str(data_dir),
+                ).download_and_prepare()  # fmt: skip
+
+    builder = tfds.builder_from_directory(path)
+    index = builder.info.metadata
+    if index["other_size"]:
+        logging.warning(
+            "%s: %d pictures have another size than the json says, so that their keypoints may"
+            " lie elsewhere: id %s", folder, len(index["other_size"]), some(index["other_size"]),
+        )  # fmt: skip
+    if index["unreadable"]:
+        logging.warning(
+            "%s: %d pictures cannot be read: %s",
+            folder, len(index["unreadable"]), some(index["unreadable"]),
+        )  # fmt: skip
+    return Records(
+        source=builder.as_data_source(
+            split=CocoPersonKeypoints.SPLIT, decoders={"image": tfds.decode.SkipDecoding()}
+        ),
+        image_ids=np.array(index["image_ids"], np.int64),
+        num_people=np.array(index["num_people"], np.int64),
+        unreadable=tuple(index["unreadable"]),
+    )
+
+
+@contextlib.contextmanager
+def _quiet_tfds():
+    """TFDS speaks of downloads and unregistered configs; the records' own messages say enough."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _records_dir(root, records_dir) -> pathlib.Path:
+    """The first of the places for records that can be written."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    places = [records_dir] if records_dir else [
+        pathlib.Path(root) / "records", cache / "mspn_jax" / "records",
+    ]  # fmt: skip
+    for place in map(pathlib.Path, places):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(place, os.W_OK):
+            return place
+    raise DataError(
+        f"no place to write records: tried {', '.join(map(str, places))};"
+        " name one with config.data.records_dir"
+    )
+
+
+def _lock(file, what: str) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logging.info("another process is making the %s: waiting for it", what)
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _check_files(folder: pathlib.Path, pictures: list[Picture], data_dir: pathlib.Path) -> int:
+    """The pictures' bytes, after a look at whether all are there and would fit in `data_dir`."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of pictures. data.root needs {LAYOUT}")
+    sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+    missing = [picture.file_name for picture in pictures if picture.file_name not in sizes]
+    if missing:
+        raise DataError(
+            f"{folder}: {len(missing)} of {len(pictures)} pictures are missing"
+            f" ({some(missing)}): unpack the split's pictures there"
+        )
+    num_bytes = sum(sizes[picture.file_name] for picture in pictures)
+    free = shutil.disk_usage(data_dir).free
+    if free < 1.05 * num_bytes:
+        raise DataError(
+            f"{data_dir}: {free / 1e9:.1f} GB free but records take {num_bytes / 1e9:.1f} GB;"
+            " make room or name another place with config.data.records_dir"
+        )
+    return num_bytes

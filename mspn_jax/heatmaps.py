@@ -1,0 +1,163 @@
+"""Keypoints -> heatmaps and back, on the device. The codec is mmpose's MegviiHeatmap.
+
+A cell of a heatmap covers `stride` x `stride` crop pixels. Encoding truncates (cell =
+int(keypoint / stride)), so decoding adds half a cell: the two halves of one convention.
+"""
+
+import functools
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+PEAK = 255.0  # a target's value at its keypoint
+KERNEL_SIZES = (15, 11, 9, 7, 5)  # of the target levels, coarse to fine, in cells
+DECODE_KERNEL_SIZE = 5
+NO_KEYPOINT_XY = -1.0  # in cells: where an empty map's keypoint is said to be
+NO_KEYPOINT_SCORE = 0.5
+
+
+def target_levels(num_stages: int, num_units: int, num_levels: int) -> list[range]:
+    """Which target level each unit of each stage learns: [stage][unit] -> level.
+
+    A stage takes the first `num_units` levels, the last stage the last `num_units`: it is asked
+    for the finest.
+    """
+    first = range(num_units)
+    last = range(num_levels - num_units, num_levels)
+    return [first] * (num_stages - 1) + [last]
+
+
+@functools.cache
+def _gaussian_table(size: int, kernel_size: int) -> Float[np.ndarray, "size size"]:
+    """Row k: a one at cell k of a line, blurred with reflect-101 borders, 1 at k again.
+
+    OpenCV's kernels: for sizes 5, 7 and 9 they are a fixed table, not the formula's.
+    """
+    impulses = np.eye(size)
+    kernel = cv2.getGaussianKernel(kernel_size, 0)
+    blurred = cv2.sepFilter2D(
+        impulses, cv2.CV_64F, kernel, np.ones(1), borderType=cv2.BORDER_REFLECT_101
+    )
+    return (blurred / blurred.diagonal()[:, None]).astype(np.float32)
+
+
+def encode(
+    keypoints_crop_xy: Float[Array, "B K 2"],
+    visibility: Float[Array, "B K"] | Int[Array, "B K"],
+    crop_hw: tuple[int, int],
+    heatmap_hw: tuple[int, int],
+    kernel_sizes: tuple[int, ...] = KERNEL_SIZES,
+) -> tuple[Float[Array, "B L H W K"], Float[Array, "B K"]]:
+    """Draws the target heatmaps.
+
+    Args:
+      keypoints_crop_xy: crop pixels.
+      visibility: COCO's 0, 1, 2; 1 (labelled, hidden) counts like 2.
+      crop_hw, heatmap_hw: sizes of the two frames.
+      kernel_sizes: one Gaussian, and so one level, each, in cells.
+
+    Returns:
+      targets, 255 at the keypoint's cell, the product of two blurred impulses with reflected
+        borders (so that near a border other cells exceed 255); empty where the joint does not
+        count.
+      keypoint_weights: min(visibility, 1), 0 where the cell lies outside the map. Keypoints up
+        to one cell left of or above the map truncate into cell 0 and count.
+    """
+    stride_xy = np.array([crop_hw[1] / heatmap_hw[1], crop_hw[0] / heatmap_hw[0]], np.float32)
+    cells = jnp.trunc(keypoints_crop_xy / stride_xy).astype(jnp.int32)
+    inside = _inside(cells, heatmap_hw)
+    keypoint_weights = jnp.minimum(visibility, 1).astype(keypoints_crop_xy.dtype)
+    keypoint_weights = jnp.where(
+        keypoint_weights < 0.5, keypoint_weights, keypoint_weights * inside
+    )
+    drawn = inside & (keypoint_weights >= 0.5)
+    cells = jnp.where(drawn[..., None], cells, 0)
+
+    rows, columns = (  # (L, H, H) and (L, W, W)
+        jnp.asarray(np.stack([_gaussian_table(size, kernel) for kernel in kernel_sizes]))
+        for size in heatmap_hw
+    )
+    across = columns[:, cells[..., 0]]  # (L, B, K, W)
+    down = rows[:, cells[..., 1]] * jnp.where(drawn, PEAK, 0.0)[..., None]  # (L, B, K, H)
+    return jnp.einsum("lbkh,lbkw->blhwk", down, across), keypoint_weights
+
+
+def decode(
+    heatmaps: Float[Array, "B H W K"], stride: int = 4, kernel_size: int = DECODE_KERNEL_SIZE
+) -> tuple[Float[Array, "B K 2"], Float[Array, "B K"]]:
+    """The keypoint of each map: its blurred maximum, a quarter cell towards the higher neighbour.
+
+    Args:
+      heatmaps: on the 0..255 scale.
+      stride: crop pixels a cell.
+      kernel_size: of the Gaussian blur before the maximum, in cells.
+
+    Returns:
+      keypoints_crop_xy: crop pixels; the shift of a quarter and of half a cell are left out where
+        the maximum lies on the border or next to its right or bottom one, as in the reference.
+      keypoint_scores: maximum / 255 + 0.5, so 0.5 for an empty map, about 1.5 for a perfect one.
+
+    A map without a positive maximum has its keypoint at (-stride, -stride). So has one whose
+    maximum is positive but no longer after the blur; its score is 0.5. (There, and on an
+    all-zero map, the reference returns an upside-down map's maximum and NaN.)
+    """
+    batch, height, width, num_keypoints = heatmaps.shape
+    maximum = heatmaps.max((1, 2))
+    blurred = _blur(heatmaps, kernel_size)
+    flat = blurred.reshape(batch, height * width, num_keypoints)
+    best = flat.argmax(1)  # (B, K), the first of equals in row-major order
+    best_blurred = jnp.take_along_axis(flat, best[:, None], axis=1)[:, 0]
+    x, y = best % width, best // width
+
+    def neighbour(dx: int, dy: int) -> Float[Array, "B K"]:
+        index = jnp.clip(y + dy, 0, height - 1) * width + jnp.clip(x + dx, 0, width - 1)
+        return jnp.take_along_axis(flat, index[:, None], axis=1)[:, 0]
+
+    slope = jnp.stack(
+        [neighbour(1, 0) - neighbour(-1, 0), neighbour(0, 1) - neighbour(0, -1)], axis=-1
+    )
+    refined = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
+    cells = jnp.stack([x, y], axis=-1).astype(heatmaps.dtype)
+    cells += jnp.where(refined[..., None], 0.25 * jnp.sign(slope) + 0.5, 0.0)
+
+    found = (maximum > 0) & (best_blurred > 0)
+    keypoints_crop_xy = stride * jnp.where(found[..., None], cells, NO_KEYPOINT_XY)
+    height_of_peak = jnp.where(found, maximum, jnp.minimum(maximum, 0.0))
+    return keypoints_crop_xy, height_of_peak / PEAK + NO_KEYPOINT_SCORE
+
+
+def _blur(heatmaps: Float[Array, "B H W K"], kernel_size: int) -> Float[Array, "B H W K"]:
+    """Gaussian blur with zeros beyond the borders, one axis after the other.
+
+    Mirrored cells are added before they are weighed: a symmetric peak stays symmetric to the last
+    bit, and so is not shifted by a rounding error's sign.
+    """
+    kernel = cv2.getGaussianKernel(kernel_size, 0)[:, 0].tolist()
+    reach = kernel_size // 2
+    for axis in (1, 2):
+        size = heatmaps.shape[axis]
+        padded = jnp.pad(heatmaps, [(reach, reach) if a == axis else (0, 0) for a in range(4)])
+
+        def shifted(offset: int, padded=padded, axis=axis, size=size):
+            return jax.lax.slice_in_dim(padded, reach + offset, reach + offset + size, axis=axis)
+
+        heatmaps = kernel[reach] * heatmaps + sum(
+            kernel[reach + i] * (shifted(-i) + shifted(i)) for i in range(1, reach + 1)
+        )
+    return heatmaps
+
+
+def merge_flipped(
+    heatmaps: Float[Array, "B H W K"],
+    heatmaps_of_mirrored: Float[Array, "B H W K"],
+    flip_permutation: Int[np.ndarray, "K"],
+) -> Float[Array, "B H W K"]:
+    """The mean of the maps and of the mirrored crops' maps, mirrored back and renamed."""
+    return 0.5 * (heatmaps + heatmaps_of_mirrored[:, :, ::-1][..., flip_permutation])
+
+
+def _inside(cells_xy: Int[Array, "B K 2"], heatmap_hw: tuple[int, int]) -> Bool[Array, "B K"]:
+    return ((cells_xy >= 0) & (cells_xy < np.array(heatmap_hw[::-1]))).all(-1)

@@ -1,0 +1,70 @@
+"""The loss: mean squared error on the coarse units, hard keypoint mining on the finest.
+
+Source: mmpose 1.3.2 (KeypointMSELoss, KeypointOHKMMSELoss and MSPNHead's sum of them).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mspn_jax.heatmaps import target_levels
+
+COARSE_UNIT_WEIGHT = 0.25
+
+
+def weighted_mse(
+    heatmaps: Float[Array, "B H W K"],
+    targets: Float[Array, "B H W K"],
+    keypoint_weights: Float[Array, "B K"],
+) -> Float[Array, ""]:
+    """Mean of the weighted squared error; a joint of weight 0 still counts in the denominator."""
+    squared = jnp.square(heatmaps - targets)
+    return (squared.mean((1, 2)) * keypoint_weights).mean()
+
+
+def hard_keypoint_mse(
+    heatmaps: Float[Array, "B H W K"],
+    targets: Float[Array, "B H W K"],
+    keypoint_weights: Float[Array, "B K"],
+    num_hard_keypoints: int = 8,
+) -> Float[Array, ""]:
+    """Mean over the batch of the mean of each sample's `num_hard_keypoints` largest joint errors.
+
+    Always divided by `num_hard_keypoints`, however few joints there are or weigh anything.
+    """
+    weights = keypoint_weights[:, None, None]
+    per_joint = jnp.square(heatmaps * weights - targets * weights).mean((1, 2))  # (B, K)
+    hardest, _ = jax.lax.top_k(per_joint, min(num_hard_keypoints, per_joint.shape[1]))
+    return (hardest.sum(1) / num_hard_keypoints).mean()
+
+
+def mspn_loss(
+    heatmaps: Float[Array, "S U B H W K"],
+    targets: Float[Array, "B L H W K"],
+    keypoint_weights: Float[Array, "B K"],
+    num_hard_keypoints: int = 8,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The sum over stages and units, every one of them supervised.
+
+    Args:
+      heatmaps: all predictions, unit 0 the coarsest.
+      targets: five levels, coarse to fine; with just U levels every stage learns the same.
+      keypoint_weights: 0 for unlabelled joints.
+      num_hard_keypoints: how many joints of a sample the finest units learn from.
+
+    Returns:
+      The total, and its terms by name (`stage0_unit0` ...), which add up to it.
+    """
+    num_stages, num_units = heatmaps.shape[:2]
+    levels = target_levels(num_stages, num_units, targets.shape[1])
+    terms = {}
+    for stage in range(num_stages):
+        for unit in range(num_units):
+            target = targets[:, levels[stage][unit]]
+            prediction = heatmaps[stage, unit]
+            if unit < num_units - 1:
+                term = COARSE_UNIT_WEIGHT * weighted_mse(prediction, target, keypoint_weights)
+            else:
+                term = hard_keypoint_mse(prediction, target, keypoint_weights, num_hard_keypoints)
+            terms[f"stage{stage}_unit{unit}"] = term
+    return jnp.sum(jnp.stack(list(terms.values()))), terms

@@ -1,0 +1,271 @@
+"""MSPN, the Multi-Stage Pose Network (arXiv 1901.00148), in Flax Linen.
+
+A stage is one pass down a ResNet encoder (four layers, at strides 4 to 32) and up a decoder of
+four units (strides 32 to 4, unit 0 the coarsest). Each unit predicts heatmaps. A later stage
+starts from the finest unit of the one before, and takes over its features at every resolution.
+
+Arrays are NHWC. Every convolution is followed by batch norm, so `ConvNorm` is the one brick.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+BATCH_NORM_EPSILON = 1e-5
+BATCH_NORM_DECAY = 0.9  # of the running statistics: torch calls it momentum 0.1
+STRIDE = 4  # of the heatmaps, in crop pixels
+NUM_UNITS = 4  # resolutions of a stage
+COARSEST_STRIDE = STRIDE * 2 ** (NUM_UNITS - 1)
+
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch norm, and ReLU unless told otherwise.
+
+    Parameters and statistics are float32, the convolution runs in `dtype`. In training the
+    batch's own statistics normalise (of all devices along `axis_name`, if given), and the running
+    variance takes the unbiased estimate, as torch's does and `nn.BatchNorm` does not.
+    """
+
+    channels: int
+    size: int = 1
+    stride: int = 1
+    relu: bool = True
+    train: bool = False
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
+        kernel_shape = (self.size, self.size, x.shape[-1], self.channels)
+        kernel = self.param("kernel", kaiming_normal, kernel_shape).astype(self.dtype)
+        scale = self.param("scale", nn.initializers.ones, (self.channels,))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (self.channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (self.channels,))
+
+        x = x.astype(self.dtype)
+        if self.size == 1:
+            # A matrix product: XLA's CPU backend is far slower in a 1x1 convolution's gradient.
+            x = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+        else:
+            # torch pads both sides alike; "SAME" would pad a strided convolution unevenly.
+            pad = (self.size // 2, self.size // 2)
+            x = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                (pad, pad),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if self.train:
+            mean, square = x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))
+            count = x.size / self.channels
+            if self.axis_name is not None and not self.is_initializing():
+                mean, square = jax.lax.pmean((mean, square), self.axis_name)
+                count *= jax.lax.axis_size(self.axis_name)
+            var = jnp.maximum(square - jnp.square(mean), 0.0)
+            if not self.is_initializing():
+                unbiased = var * (count / max(count - 1, 1))
+                for running, new in ((running_mean, mean), (running_var, unbiased)):
+                    running.value = BATCH_NORM_DECAY * running.value + (1 - BATCH_NORM_DECAY) * new
+        else:
+            mean, var = running_mean.value, running_var.value
+        x = (x - mean) * (scale * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)) + bias
+        return (nn.relu(x) if self.relu else x).astype(self.dtype)
+
+
+class Bottleneck(nn.Module):
+    """ResNet's residual block: 1x1, 3x3 (which has the stride), 1x1 to four times the channels."""
+
+    channels: int
+    stride: int
+    conv: Callable[..., ConvNorm]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
+        out_channels = 4 * self.channels
+        y = self.conv(self.channels, name="conv1")(x)
+        y = self.conv(self.channels, size=3, stride=self.stride, name="conv2")(y)
+        y = self.conv(out_channels, relu=False, name="conv3")(y)
+        if x.shape != y.shape:
+            x = self.conv(out_channels, stride=self.stride, relu=False, name="shortcut")(x)
+        return nn.relu(x + y)
+
+
+class MSPN(nn.Module):
+    """The network.
+
+    Attributes:
+      num_stages: S, 1 to 4 in the published models.
+      num_keypoints: K.
+      blocks_per_unit: residual blocks in the encoder's four layers, finest first; ResNet-50's.
+      stem_channels: channels of the stem; sets the width of every encoder layer.
+      unit_channels: channels of every decoder unit.
+      dtype: what convolutions compute in; parameters, statistics and heatmaps are float32.
+      axis_name: the pmap axis to take batch statistics over, or None for each device's own.
+    """
+
+    num_stages: int
+    num_keypoints: int = 17
+    blocks_per_unit: tuple[int, ...] = (3, 4, 6, 3)
+    stem_channels: int = 64
+    unit_channels: int = 256
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    def __call__(
+        self, images: Float[Array, "B H W 3"], train: bool = False
+    ) -> Float[Array, "S U B h w K"]:
+        """Heatmaps of every stage and unit, unit 0 the coarsest; the last is the prediction.
+
+        Args:
+          images: RGB, normalised; H and W multiples of 32.
+          train: normalise with the batch's statistics and update the running ones
+            (with `mutable=["batch_stats"]`).
+
+        Returns:
+          float32 on the 0..255 scale of the targets, h = H / 4 and w = W / 4.
+        """
+        heatmaps = self._heatmaps(images, train, last_only=False)
+        return jnp.stack(heatmaps).reshape(self.num_stages, NUM_UNITS, *heatmaps[0].shape)
+
+    def predict(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B h w K"]:
+        """The last stage's finest heatmaps, without computing the others."""
+        return self._heatmaps(images, train=False, last_only=True)[0]
+
+    @nn.compact
+    def _heatmaps(self, images, train: bool, last_only: bool) -> list[Array]:
+        if images.ndim != 4 or images.shape[-1] != 3 or any(
+            side % COARSEST_STRIDE for side in images.shape[1:3]
+        ):  # fmt: skip
+            raise ValueError(
+                "images must be (B, H, W, 3) with H and W multiples of"
+                f" {COARSEST_STRIDE}, got {images.shape}"
+            )
+        conv = functools.partial(ConvNorm, train=train, dtype=self.dtype, axis_name=self.axis_name)
+        heatmap_hw = (images.shape[1] // STRIDE, images.shape[2] // STRIDE)
+
+        x = conv(self.stem_channels, size=7, stride=2, name="stem")(images)
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        heatmaps = []
+        skips = None
+        for s in range(self.num_stages):
+            is_last = s == self.num_stages - 1
+            features, next_x, skips = Stage(
+                blocks_per_unit=self.blocks_per_unit,
+                stem_channels=self.stem_channels,
+                unit_channels=self.unit_channels,
+                feeds_next=not is_last,
+                conv=conv,
+                name=f"stage{s}",
+            )(x, skips)
+            for u, feature in enumerate(features):
+                if last_only and not (is_last and u == NUM_UNITS - 1):
+                    continue
+                y = conv(self.unit_channels, name=f"stage{s}_head{u}_hidden")(feature)
+                y = conv(self.num_keypoints, size=3, relu=False, name=f"stage{s}_head{u}_out")(y)
+                y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
+                heatmaps.append(resize_aligned(y, heatmap_hw))
+            x = next_x
+        return heatmaps
+
+
+class Stage(nn.Module):
+    """One encoder-decoder pass.
+
+    Returns the decoder's features, coarsest first; the input of the next stage; and, for each
+    encoder layer, finest first, what the next stage adds to its own (both None if `feeds_next`
+    is False).
+    """
+
+    blocks_per_unit: tuple[int, ...]
+    stem_channels: int
+    unit_channels: int
+    feeds_next: bool
+    conv: Callable[..., ConvNorm]
+
+    @nn.compact
+    def __call__(self, x, skips):
+        encoded = []
+        for layer, num_blocks in enumerate(self.blocks_per_unit):
+            for block in range(num_blocks):
+                stride = 2 if layer > 0 and block == 0 else 1
+                x = Bottleneck(
+                    self.stem_channels * 2**layer,
+                    stride,
+                    self.conv,
+                    name=f"layer{layer + 1}_block{block}",
+                )(x)
+            if skips is not None:
+                x = x + skips[layer]
+            encoded.append(x)
+
+        features, next_skips, y = [], [], None
+        for unit, x in enumerate(reversed(encoded)):
+            name = f"unit{unit}"
+            lateral = self.conv(self.unit_channels, relu=False, name=f"{name}_lateral")(x)
+            if y is not None:
+                y = resize_aligned(y, x.shape[1:3])
+                lateral += self.conv(self.unit_channels, relu=False, name=f"{name}_up")(y)
+            y = nn.relu(lateral)
+            features.append(y)
+            if self.feeds_next:
+                next_skips.append(
+                    self.conv(x.shape[-1], name=f"{name}_encoder_skip")(x)
+                    + self.conv(x.shape[-1], name=f"{name}_decoder_skip")(y)
+                )
+        if not self.feeds_next:
+            return features, None, None
+        next_x = self.conv(self.stem_channels, name="next_stage_input")(y)
+        return features, next_x, next_skips[::-1]
+
+
+def resize_aligned(x: Float[Array, "B H W C"], hw: tuple[int, int]) -> Float[Array, "B h w C"]:
+    """Bilinear resize with aligned corners (`jax.image.resize` aligns the pixels' outer edges)."""
+    if x.shape[1:3] == tuple(hw):
+        return x
+    rows = interpolation_matrix(x.shape[1], hw[0]).astype(x.dtype)
+    columns = interpolation_matrix(x.shape[2], hw[1]).astype(x.dtype)
+    return jnp.einsum("hH,wW,BHWC->BhwC", rows, columns, x)
+
+
+def interpolation_matrix(size: int, new_size: int) -> Float[np.ndarray, "new_size size"]:
+    """Row i holds the two weights that make output i; the first and last map onto each other."""
+    position = np.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
+    return np.maximum(0.0, 1.0 - np.abs(position[:, None] - np.arange(size)))
+
+
+def initial_variables(model: MSPN, seed: int, crop_hw: tuple[int, int]) -> dict[str, Any]:
+    """What `model.init` returns, as NumPy arrays, in a moment instead of a minute of compiling.
+
+    The shapes come from tracing, the values leaf by leaf from the leaf's own generator:
+    kernels kaiming normal (fan out), scales and variances 1, the rest 0.
+    """
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *crop_hw, 3)))
+    leaves, tree = jax.tree.flatten_with_path(shapes)
+
+    def value(index: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name != "kernel":
+            return np.full(shape, float(name in ("scale", "var")), np.float32)
+        fan_out = shape[0] * shape[1] * shape[3]
+        rng = np.random.default_rng([seed, index])
+        return rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / fan_out))
+
+    return jax.tree.unflatten(
+        tree, [value(i, path[-1].key, leaf.shape) for i, (path, leaf) in enumerate(leaves)]
+    )
+
+
+def count_parameters(params: Any) -> int:
+    """How many trainable numbers a tree of arrays or shapes holds."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

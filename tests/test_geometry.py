@@ -1,0 +1,84 @@
+"""Boxes and maps between frames against the reference, to the bit where crops depend on it."""
+
+import numpy as np
+import pytest
+
+from conftest import golden_npz
+from mspn_jax import geometry
+
+CROP_HW = (256, 192)
+
+
+def test_maps_equal_the_references():
+    golden = golden_npz("warp_matrices.npz")
+    for center, size, rotation, forward, inverse in zip(
+        golden["center"], golden["scale"], golden["rotation_deg"],
+        golden["warp_mat"], golden["warp_mat_inv"],
+    ):  # fmt: skip
+        ours = geometry.image_to_crop(center, size, rotation, CROP_HW)
+        np.testing.assert_array_equal(ours, forward)
+        np.testing.assert_allclose(geometry.invert(ours), inverse, rtol=1e-5, atol=1e-4)
+
+
+def test_regions_of_annotated_boxes_equal_the_references():
+    golden = golden_npz("pipeline_val_gt.npz")
+    center, size = geometry.crop_region(golden["bbox_xyxy"], padding=1.25)
+    np.testing.assert_array_equal(center, golden["center"])
+    np.testing.assert_array_equal(size, golden["scale_padded"])
+    np.testing.assert_array_equal(geometry.fix_aspect(size, CROP_HW), golden["input_scale"])
+
+
+def test_regions_of_detected_boxes_equal_the_references():
+    golden = golden_npz("pipeline_val_det.npz")
+    center, size = geometry.crop_region(golden["bbox_xyxy"], padding=1.25)
+    np.testing.assert_array_equal(center, golden["input_center"])
+    np.testing.assert_array_equal(geometry.fix_aspect(size, CROP_HW), golden["input_scale"])
+
+
+def test_the_center_of_the_region_is_the_middle_of_the_crop_and_its_width_the_crops():
+    center, size = np.float32([50, 80]), np.float32([30, 40])
+    affine = geometry.image_to_crop(center, size, 90.0, CROP_HW)
+    np.testing.assert_allclose(geometry.transform(affine, center), [96, 128], atol=1e-4)
+    # Turned by a right angle, what lies right of the center lies above the middle of the crop.
+    np.testing.assert_allclose(
+        geometry.transform(affine, center + np.float32([15, 0])), [96, 128 - 96], atol=1e-4
+    )
+
+
+def test_crop_points_return_to_the_image():
+    golden = golden_npz("decode.npz")
+    ours = geometry.crop_to_image(
+        golden["keypoints_k5"], golden["input_center"], golden["input_scale"], CROP_HW
+    )
+    np.testing.assert_allclose(ours, golden["image_keypoints_k5"], rtol=1e-5, atol=1e-3)
+    center, size = golden["input_center"][0], golden["input_scale"][0]
+    affine = geometry.image_to_crop(center, size, 0.0, CROP_HW)
+    there = geometry.transform(affine, golden["image_keypoints_k5"][0])
+    np.testing.assert_allclose(there, golden["keypoints_k5"][0], atol=1e-2)
+
+
+def test_annotated_boxes_are_added_up_in_float64_and_clipped():
+    boxes = [[-5.0, 10.0, 30.0, 20.0], [90.0, 40.0, 30.0, 30.0], [0.1, 0.2, 0.3, 0.4]]
+    clipped = geometry.clip_boxes(boxes, (60, 100))
+    expected = [[0, 10, 25, 30], [90, 40, 99, 59], [0.1, 0.2, 0.1 + 0.3, 0.2 + 0.4]]
+    np.testing.assert_array_equal(clipped, np.array(expected).astype(np.float32))
+
+
+def test_mirroring_twice_is_nothing():
+    points = np.float32([[0, 5], [63, 1], [10.5, 2]])
+    mirrored = geometry.mirror_x(points, 64)
+    np.testing.assert_array_equal(mirrored[:, 0], [63, 0, 52.5])
+    np.testing.assert_array_equal(geometry.mirror_x(mirrored, 64), points)
+
+
+def test_unusable_boxes():
+    boxes = [[0, 0, 1, 1], [0, 0, 0, 5], [3, 3, -1, 2], [np.nan, 0, 1, 1], [0, np.inf, 1, 1]]
+    np.testing.assert_array_equal(geometry.usable_boxes(boxes), [True, False, False, False, False])
+    assert geometry.usable_boxes(np.empty((0, 4))).shape == (0,)
+
+
+@pytest.mark.parametrize("size", [(30.0, 20.0), (20.0, 30.0), (15.0, 20.0)])
+def test_aspect_is_fixed_by_enlarging(size):
+    fixed = geometry.fix_aspect(np.float32(size), CROP_HW)
+    assert fixed[0] / fixed[1] == pytest.approx(0.75)
+    assert (fixed >= np.float32(size)).all() and (fixed == np.float32(size)).any()

@@ -1,0 +1,297 @@
+"""Crops, augmentation and batches: byte for byte the reference's, each picture decoded once."""
+
+import dataclasses
+import hashlib
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+
+from conftest import golden_json, golden_npz
+from mspn_jax import geometry
+from mspn_jax.data import augment, coco, pipeline, synthetic
+from mspn_jax.data.records import Records, decode_picture, open_records
+from mspn_jax.skeletons import COCO
+
+CROP_HW = (256, 192)
+
+
+def sha256(crop: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(crop).tobytes()).hexdigest()
+
+
+def read_image(folder, image_id: int) -> np.ndarray:
+    return decode_picture((folder / f"{image_id:012d}.jpg").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> Records:
+    root = tmp_path_factory.mktemp("drawn")
+    synthetic.write_dataset(root, {"train2017": 30, "val2017": 10})
+    return open_records(root, "train2017", COCO, only_with_people=True)
+
+
+# ------------------------------------------------------------------------------------ crops
+
+
+def test_crops_of_annotated_boxes_equal_the_references(coco_sample):
+    golden = golden_npz("pipeline_val_gt.npz")
+    people = {
+        annotation_id: (picture, i)
+        for picture in coco.read_pictures(coco_sample, "val2017", COCO)
+        for i, annotation_id in enumerate(picture.annotation_ids)
+    }
+    for row, annotation_id in enumerate(golden["ann_id"]):
+        picture, i = people[annotation_id]
+        box_xyxy = geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw)
+        np.testing.assert_array_equal(box_xyxy, golden["bbox_xyxy"][row])
+        image_to_crop, keypoints_crop_xy, visibility = augment.apply(
+            augment.Drawn(), picture.keypoints_image_xy[i], picture.visibility[i], box_xyxy,
+            1.25, picture.image_hw[1], CROP_HW, COCO.flip_permutation, 1.5,
+        )  # fmt: skip
+        np.testing.assert_array_equal(image_to_crop, golden["warp_mat"][row])
+        np.testing.assert_allclose(
+            keypoints_crop_xy, golden["transformed_keypoints"][row], atol=1e-3
+        )
+        np.testing.assert_array_equal(np.minimum(visibility, 1), golden["keypoints_visible"][row])
+        crop = np.empty((*CROP_HW, 3), np.uint8)
+        pipeline.cut(
+            read_image(coco_sample / "val2017", picture.image_id), image_to_crop, False, crop
+        )
+        assert sha256(crop) == golden["crop_rgb_sha256"][row]
+
+
+def test_crops_of_detected_boxes_equal_the_references(coco_sample):
+    golden = golden_npz("pipeline_val_det.npz")
+    rows = [int(np.flatnonzero(golden["id"] == i)[0]) for i in golden["crop_ids"]]
+    center_xy, size_wh = pipeline.crop_regions(golden["bbox_xyxy"], 1.25, CROP_HW)
+    for row, expected in zip(rows, golden["crop_rgb_sha256"]):
+        image = read_image(coco_sample / "val2017", golden["img_id"][row])
+        crop = np.empty((*CROP_HW, 3), np.uint8)
+        image_to_crop = geometry.image_to_crop(center_xy[row], size_wh[row], 0.0, CROP_HW)
+        pipeline.cut(image, image_to_crop, False, crop)
+        assert sha256(crop) == expected
+
+
+def test_augmented_crops_and_keypoints_equal_the_references(coco_sample):
+    golden = golden_npz("pipeline_train.npz")
+    people = {
+        annotation_id: (picture, i)
+        for picture in coco.read_pictures(coco_sample, "val2017", COCO)
+        for i, annotation_id in enumerate(picture.annotation_ids)
+    }
+    kinds = set()
+    for row, annotation_id in enumerate(golden["ann_id"]):
+        picture, i = people[annotation_id]
+        half_body = golden["half_body_ids_mask"][row].astype(bool)
+        drawn = augment.Drawn(
+            flip=bool(golden["flip"][row]),
+            half_body=half_body if half_body.any() else None,
+            shift_xy=tuple(golden["offset"][row]),
+            scale=float(golden["scale_factor"][row]),
+            rotation_deg=float(golden["rotation"][row]),
+        )
+        kinds.add((drawn.flip, drawn.half_body is not None, drawn.rotation_deg != 0))
+        image_to_crop, keypoints_crop_xy, visibility = augment.apply(
+            drawn, picture.keypoints_image_xy[i], picture.visibility[i],
+            geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw),
+            1.25, picture.image_hw[1], CROP_HW, COCO.flip_permutation, 1.5,
+        )  # fmt: skip
+        np.testing.assert_array_equal(image_to_crop, golden["warp_mat"][row])
+        np.testing.assert_allclose(
+            keypoints_crop_xy, golden["transformed_keypoints"][row], atol=2e-3
+        )
+        np.testing.assert_array_equal(np.minimum(visibility, 1), golden["keypoints_visible"][row])
+        crop = np.empty((*CROP_HW, 3), np.uint8)
+        image = read_image(coco_sample / "val2017", picture.image_id)
+        pipeline.cut(image, image_to_crop, drawn.flip, crop)
+        assert sha256(crop) == golden["crop_rgb_sha256"][row], row
+    assert len(kinds) >= 4  # with and without each
+
+
+def test_a_mirrored_region_is_cut_as_from_the_mirrored_picture():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (90, 120, 3), np.uint8)
+    for center in ([60, 45], [-20, 10], [118, 88], [500, 500]):
+        for rotation in (0.0, 33.0, -80.0):
+            affine = geometry.image_to_crop(
+                np.float32(center), np.float32([48, 64]), rotation, (64, 48)
+            )
+            crop = np.empty((64, 48, 3), np.uint8)
+            pipeline.cut(image, affine, True, crop)
+            whole = cv2.warpAffine(cv2.flip(image, 1), affine, (48, 64), flags=cv2.INTER_LINEAR)
+            np.testing.assert_array_equal(crop, whole)
+
+
+# ----------------------------------------------------------------------------- augmentation
+
+
+def test_frequencies_and_spread_of_augmentations_are_the_references():
+    golden = golden_json("augment.json")
+    rng = np.random.default_rng(0)
+    visibility = np.ones(17, np.float32)
+    draws = [
+        augment.draw(rng, visibility, COCO.is_upper_body, COCO.flip_permutation, augment.Settings())
+        for _ in range(20_000)
+    ]
+    distributions = golden["distributions"]
+    assert np.mean([d.flip for d in draws]) == pytest.approx(0.5, abs=0.015)
+    halves = golden["half_body"][1]["freq"]
+    none = np.mean([d.half_body is None for d in draws])
+    upper = np.mean([d.half_body is not None and d.half_body[0] for d in draws])
+    assert none == pytest.approx(halves["none"], abs=0.015)
+    assert upper == pytest.approx(halves["upper"], abs=0.015)
+    columns = {
+        "offset_x": [d.shift_xy[0] for d in draws],
+        "offset_y": [d.shift_xy[1] for d in draws],
+        "scale": [d.scale for d in draws],
+        "rotation": [d.rotation_deg for d in draws],
+    }
+    for name, values in columns.items():
+        expected = distributions[name]
+        assert np.std(values) == pytest.approx(expected["std"], rel=0.03), name
+        percentiles = [1, 5, 10, 90, 95, 99]
+        np.testing.assert_allclose(
+            np.percentile(values, percentiles),
+            [expected["percentiles"][str(p)] for p in percentiles],
+            atol=0.12 * expected["std"], err_msg=name,
+        )  # fmt: skip
+    assert np.mean(np.array(columns["offset_x"]) == 0) == pytest.approx(0.7, abs=0.015)
+
+
+def test_half_bodies_are_chosen_as_the_reference_does():
+    for case in golden_json("augment.json")["half_body_selection"]:
+        visibility = np.array(case["visible"], np.float32)
+        for chance, expected in ((0.0, case["prefer_upper"]), (0.99, case["prefer_lower"])):
+            chosen = augment._draw_half_body(
+                visibility > 0, COCO.is_upper_body, 0.0, chance, augment.Settings()
+            )
+            assert (None if chosen is None else np.flatnonzero(chosen).tolist()) == expected
+
+
+def test_one_bright_pixel_at_a_keypoint_follows_it_through_every_map():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        x, y = rng.integers(40, 160, 2)
+        image = np.zeros((200, 200, 3), np.uint8)
+        cv2.circle(image, (int(x), int(y)), 2, (255, 255, 255), -1)
+        keypoints = np.tile(np.float32([x, y]), (17, 1))
+        drawn = augment.draw(
+            rng, np.ones(17), COCO.is_upper_body, COCO.flip_permutation, augment.Settings()
+        )
+        drawn = dataclasses.replace(drawn, half_body=None)
+        image_to_crop, keypoints_crop_xy, _ = augment.apply(
+            drawn, keypoints, np.ones(17, np.float32), np.float32([50, 40, 150, 160]), 1.25, 200,
+            CROP_HW, COCO.flip_permutation, 1.5,
+        )  # fmt: skip
+        crop = np.empty((*CROP_HW, 3), np.uint8)
+        pipeline.cut(image, image_to_crop, drawn.flip, crop)
+        if not ((keypoints_crop_xy[0] > 8) & (keypoints_crop_xy[0] < (184, 248))).all():
+            continue
+        weights = crop[..., 0].astype(float)
+        center = [(weights.sum(0) @ np.arange(192)), (weights.sum(1) @ np.arange(256))]
+        np.testing.assert_allclose(np.array(center) / weights.sum(), keypoints_crop_xy[0], atol=0.1)
+
+
+# ---------------------------------------------------------------------------------- batches
+
+
+def take(records, count, **arguments):
+    arguments = dict(crop_hw=(64, 48), batch_size=8, seed=5) | arguments
+    return list(itertools.islice(pipeline.training_batches(records, COCO, **arguments), count))
+
+
+def assert_same(batches, others):
+    for batch, other in zip(batches, others, strict=True):
+        for a, b in zip(dataclasses.astuple(batch), dataclasses.astuple(other)):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_batches_depend_on_seed_and_step_alone(records):
+    batches = take(records, 6)
+    assert_same(batches, take(records, 6, num_threads=1))
+    assert_same(batches[3:], take(records, 3, first_step=3, num_threads=3))
+    assert (take(records, 1, seed=6)[0].crops != batches[0].crops).any()
+
+
+def test_processes_shares_put_together_are_one_processs_batches(records):
+    whole = take(records, 5)
+    shares = [take(records, 5, process=p, num_processes=2) for p in range(2)]
+    for batch, first, second in zip(whole, *shares):
+        np.testing.assert_array_equal(batch.crops, np.concatenate([first.crops, second.crops]))
+
+
+def test_every_person_once_an_epoch(records):
+    num_people = int(records.num_people.sum())
+    chunks = pipeline._TrainingChunks(
+        records, COCO, crop_hw=(64, 48), batch_size=8, settings=augment.NONE, padding=1.25, seed=0,
+        process=0, num_processes=1, num_threads=1,
+    )  # fmt: skip
+    epochs, pictures, people = chunks._people(0, 3 * num_people + 1)
+    for epoch in range(3):
+        chosen = epochs == epoch
+        pairs = set(zip(pictures[chosen].tolist(), people[chosen].tolist()))
+        assert len(pairs) == chosen.sum() == num_people
+    first, second = (pictures[epochs == epoch].tolist() for epoch in (0, 1))
+    assert first != second and sorted(first) == sorted(second)
+
+
+def test_each_picture_is_decoded_once_but_at_the_edges_of_a_chunk(records):
+    class Counting:
+        def __init__(self, source):
+            self.source, self.read = source, 0
+
+        def __getitem__(self, i):
+            self.read += 1
+            return self.source[i]
+
+    counting = Counting(records.source)
+    chunks = pipeline._TrainingChunks(
+        dataclasses.replace(records, source=counting), COCO, crop_hw=(64, 48), batch_size=16,
+        settings=augment.NONE, padding=1.25, seed=0, process=0, num_processes=1, num_threads=1,
+    )  # fmt: skip
+    chunks[0]
+    epochs = chunks.people_per_chunk / records.num_people.sum()
+    assert counting.read <= np.ceil(epochs * len(records.num_people)) + 1
+
+
+def test_people_of_a_picture_go_to_different_batches(records):
+    chunks = pipeline._TrainingChunks(
+        records, COCO, crop_hw=(64, 48), batch_size=256, settings=augment.NONE, padding=1.25,
+        seed=0, process=0, num_processes=1, num_threads=1,
+    )  # fmt: skip
+    _, pictures, _ = chunks._people(0, 64)
+    batches = np.arange(64) % chunks.batches_per_chunk
+    assert len(set(zip(pictures.tolist(), batches.tolist()))) == 64
+
+
+def test_evaluation_crops_all_boxes_in_order_and_pads_the_last_batch(records):
+    count = 21
+    indices = np.sort(np.random.default_rng(0).integers(0, len(records.image_ids), count))
+    boxes_xyxy = np.tile(np.float32([20, 30, 90, 150]), (count, 1)) + np.arange(count)[:, None]
+    boxes = pipeline.Boxes(indices, boxes_xyxy.astype(np.float32))
+    batches = list(pipeline.evaluation_batches(records, boxes, crop_hw=(64, 48), batch_size=8))
+    assert [batch.start for batch in batches] == [0, 8, 16]
+    assert {batch.crops.shape for batch in batches} == {(8, 64, 48, 3)}
+    np.testing.assert_array_equal(batches[-1].mask, np.arange(8) < 5)
+    assert not batches[-1].crops[5:].any()
+    crops = np.concatenate([batch.crops for batch in batches])
+    center_xy, size_wh = pipeline.crop_regions(boxes.boxes_xyxy, 1.25, (64, 48))
+    for i in (0, 7, 8, 20):
+        image = decode_picture(records.source[int(indices[i])]["image"])
+        expected = np.empty((64, 48, 3), np.uint8)
+        affine = geometry.image_to_crop(center_xy[i], size_wh[i], 0.0, (64, 48))
+        pipeline.cut(image, affine, False, expected)
+        np.testing.assert_array_equal(crops[i], expected)
+
+
+def test_shares_of_boxes_cover_all_once():
+    boxes = pipeline.Boxes(np.zeros(10, int), np.zeros((10, 4), np.float32))
+    parts = [np.arange(10)[pipeline.share_of(boxes, p, 3)] for p in range(3)]
+    np.testing.assert_array_equal(np.concatenate(parts), np.arange(10))
+
+
+def test_a_batch_that_does_not_divide_is_refused(records):
+    with pytest.raises(ValueError, match="batch of 8 does not divide among 3 processes"):
+        take(records, 1, num_processes=3)

@@ -15,13 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_DECAY = 0.9  # of the running statistics: torch calls it momentum 0.1
 STRIDE = 4  # of the heatmaps, in crop pixels
 NUM_UNITS = 4  # resolutions of a stage
 COARSEST_STRIDE = STRIDE * 2 ** (NUM_UNITS - 1)
+MEAN_RGB = (123.675, 116.28, 103.53)  # ImageNet's, in grey levels
+STD_RGB = (58.395, 57.12, 57.375)
 
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -243,6 +245,15 @@ def interpolation_matrix(size: int, new_size: int) -> Float[np.ndarray, "new_siz
     """Row i holds the two weights that make output i; the first and last map onto each other."""
     position = np.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
     return np.maximum(0.0, 1.0 - np.abs(position[:, None] - np.arange(size)))
+
+
+def normalise(
+    crops: UInt8[Array, "B H W 3"],
+    mean_rgb: tuple[float, float, float] = MEAN_RGB,
+    std_rgb: tuple[float, float, float] = STD_RGB,
+) -> Float[Array, "B H W 3"]:
+    """Crops of bytes -> what the network takes."""
+    return (crops.astype(jnp.float32) - jnp.array(mean_rgb)) / jnp.array(std_rgb)
 
 
 def initial_variables(model: MSPN, seed: int, crop_hw: tuple[int, int]) -> dict[str, Any]:

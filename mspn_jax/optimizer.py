@@ -12,7 +12,7 @@ def learning_rate_schedule(
     batch_size: int,
     steps_per_epoch: int,
     warmup_steps: int = 500,
-    drop_epochs: tuple[int, ...] = (170, 200),
+    drop_epochs: tuple[float, ...] = (170, 200),
     drop_factor: float = 0.1,
 ) -> optax.Schedule:
     """step -> learning rate, scaled linearly with the global batch size from batch 256.

@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from mspn_jax import geometry
 from mspn_jax.skeletons import Skeleton
+
+log = logging.getLogger(__name__)
 
 PERSON = 1  # COCO's category id
 LAYOUT = "annotations/person_keypoints_<split>.json and <split>/*.jpg"
@@ -128,7 +130,7 @@ def read_pictures(
         if kept == first_people:
             break
     if without_area:
-        logging.warning(
+        log.warning(
             "%s: left out %d people whose box has no area inside their picture: annotation %s",
             path, len(without_area), some(without_area),
         )  # fmt: skip
@@ -247,7 +249,7 @@ def read_detections(path: str | os.PathLike, image_ids: Iterable[int]) -> Detect
     usable = geometry.usable_boxes(table[:, 1:5]) & np.isfinite(table[:, 5])
     if not usable.all():
         bad = np.flatnonzero(~usable)
-        logging.warning(
+        log.warning(
             "%s: left out %d boxes that are not finite or have no area, person %s of the file",
             path, len(bad), some(bad.tolist()),
         )  # fmt: skip

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import math
 import os
+import pathlib
 from collections.abc import Iterator
 
 import cv2
@@ -24,7 +25,14 @@ from jaxtyping import Float, Int, UInt8
 
 from mspn_jax import geometry
 from mspn_jax.data import augment
-from mspn_jax.data.records import Records, decode_picture
+from mspn_jax.data.coco import (
+    DataError,
+    annotation_file,
+    read_detections,
+    read_pictures,
+    some,
+)
+from mspn_jax.data.records import Records, decode_picture, open_records
 from mspn_jax.skeletons import Skeleton
 
 Array = np.ndarray
@@ -56,14 +64,21 @@ class Boxes:
 
     Attributes:
       record_indices: (N,) int, into the records.
+      image_ids: (N,) int64, COCO's.
       boxes_xyxy: (N, 4) float32, image pixels.
+      scores: (N,) float64, the detector's; 1 for annotated boxes.
     """
 
     record_indices: Int[Array, "N"]
+    image_ids: Int[Array, "N"]
     boxes_xyxy: Float[Array, "N 4"]
+    scores: Float[Array, "N"]
 
     def __len__(self) -> int:
         return len(self.record_indices)
+
+    def __getitem__(self, rows: slice | Array) -> "Boxes":
+        return Boxes(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,7 +365,75 @@ def evaluation_batches(
         yield from batches
 
 
-def share_of(boxes: Boxes, process: int, num_processes: int) -> slice:
-    """The stretch of the boxes that one of several processes evaluates."""
-    edges = np.linspace(0, len(boxes), num_processes + 1).astype(int)
-    return slice(int(edges[process]), int(edges[process + 1]))
+@dataclasses.dataclass(frozen=True)
+class EvaluationSet:
+    """What there is to evaluate, and against what.
+
+    Attributes:
+      annotation_file: COCO's json of the split.
+      annotation_ids: the people to score against, None for all.
+      has_annotations: False for a split that one can only submit, such as test-dev.
+    """
+
+    records: Records
+    boxes: Boxes
+    annotation_file: pathlib.Path
+    annotation_ids: frozenset[int] | None
+    has_annotations: bool
+
+
+def open_evaluation_set(
+    root: str | os.PathLike,
+    split: str,
+    skeleton: Skeleton,
+    detections: str | os.PathLike = "",
+    first_people: int = 0,
+    records_dir: str | os.PathLike = "",
+) -> EvaluationSet:
+    """A split with the boxes to evaluate in it.
+
+    Args:
+      detections: a detector's results in COCO's format; without it, the annotated boxes of
+        everyone with labelled keypoints. Annotated boxes are clipped to their picture, detected
+        ones are taken as they are.
+      first_people, records_dir: as in `open_records`.
+
+    Raises:
+      DataError: there are no boxes, or some pictures cannot be read: figures that silently leave
+        pictures out would not be COCO's.
+    """
+    pictures = read_pictures(root, split, skeleton, first_people)
+    image_hw = {picture.image_id: picture.image_hw for picture in pictures}
+    if detections:
+        found = read_detections(detections, image_hw)
+        image_ids, scores = found.image_ids, found.scores
+        boxes_xyxy = geometry.boxes_xywh_to_xyxy(found.boxes_xywh)
+    else:
+        people = [p for p in pictures if len(p.annotation_ids)]
+        if not people:
+            raise DataError(
+                f"{split}: has no annotated boxes; a detector's are needed (data.detections)"
+            )
+        image_ids = np.repeat([p.image_id for p in people], [len(p.boxes_xywh) for p in people])
+        boxes_xyxy = np.concatenate([geometry.clip_boxes(p.boxes_xywh, p.image_hw) for p in people])
+        scores = np.ones(len(image_ids))
+    if not len(image_ids):
+        raise DataError(f"{detections}: no box of a person in it")
+
+    records = open_records(root, split, skeleton, records_dir, first_people)
+    if records.unreadable:
+        raise DataError(
+            f"{split}: {len(records.unreadable)} pictures cannot be read, and so not be evaluated:"
+            f" {some(records.unreadable)}. Download them again and delete the split's records"
+        )
+    index_of = {image_id: i for i, image_id in enumerate(records.image_ids.tolist())}
+    record_indices = np.array([index_of[image_id] for image_id in image_ids.tolist()])
+    order = np.argsort(record_indices, kind="stable")
+    chosen = np.concatenate([p.annotation_ids for p in pictures]) if first_people else None
+    return EvaluationSet(
+        records=records,
+        boxes=Boxes(record_indices, image_ids, boxes_xyxy, scores)[order],
+        annotation_file=annotation_file(root, split),
+        annotation_ids=None if chosen is None else frozenset(chosen.tolist()),
+        has_annotations=any(len(p.annotation_ids) for p in pictures),
+    )

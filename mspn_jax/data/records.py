@@ -9,6 +9,7 @@ import dataclasses
 import fcntl
 import hashlib
 import io
+import logging
 import multiprocessing.pool
 import os
 import pathlib
@@ -19,11 +20,13 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
+from absl import logging as absl_logging
 from tqdm import tqdm
 
 from mspn_jax.data.coco import LAYOUT, DataError, Picture, annotation_file, read_pictures, some
 from mspn_jax.skeletons import Skeleton
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,9 +168,9 @@ def open_records(
             if only_with_people:
                 pictures = [picture for picture in pictures if len(picture.annotation_ids)]
             num_bytes = _check_files(folder, pictures, data_dir)
-            for leftover in path.parent.glob("*.incomplete*"):
+            for leftover in path.parent.glob("*incomplete*"):
                 shutil.rmtree(leftover)
-            logging.info(
+            log.info(
                 "making records of %d pictures (%.1f GB) in %s",
                 len(pictures), num_bytes / 1e9, data_dir,
             )  # fmt: skip
@@ -177,15 +180,16 @@ def open_records(
                     num_keypoints=skeleton.num_keypoints, data_dir=str(data_dir),
                 ).download_and_prepare()  # fmt: skip
 
-    builder = tfds.builder_from_directory(path)
+    with _quiet_tfds():
+        builder = tfds.builder_from_directory(path)
     index = builder.info.metadata
     if index["other_size"]:
-        logging.warning(
+        log.warning(
             "%s: %d pictures have another size than the json says, so that their keypoints may"
             " lie elsewhere: id %s", folder, len(index["other_size"]), some(index["other_size"]),
         )  # fmt: skip
     if index["unreadable"]:
-        logging.warning(
+        log.warning(
             "%s: %d pictures cannot be read: %s",
             folder, len(index["unreadable"]), some(index["unreadable"]),
         )  # fmt: skip
@@ -202,14 +206,14 @@ def open_records(
 @contextlib.contextmanager
 def _quiet_tfds():
     """TFDS speaks of downloads and unregistered configs; the records' own messages say enough."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    verbosity = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
     tfds.disable_progress_bar()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        logging.set_verbosity(verbosity)
+        absl_logging.set_verbosity(verbosity)
 
 
 def _records_dir(root, records_dir) -> pathlib.Path:
@@ -235,7 +239,7 @@ def _lock(file, what: str) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        logging.info("another process is making the %s: waiting for it", what)
+        log.info("another process is making the %s: waiting for it", what)
         fcntl.flock(file, fcntl.LOCK_EX)
 
 

@@ -1,0 +1,39 @@
+# Everything runs in an environment of its own, .venv, which is made when it is not there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+RUN = runs/quickstart
+DATA = data/synthetic
+
+.PHONY: quickstart test lint clean
+
+quickstart: $(VENV)/installed
+	$(BIN)/python -m mspn_jax.data.synthetic --root $(DATA)
+	$(BIN)/python train.py --config configs/quickstart.py --workdir $(RUN) --config.data.root=$(DATA)
+	$(BIN)/python eval.py --config configs/quickstart.py --checkpoint $(RUN) \
+	  --config.data.root=$(DATA) --output $(RUN)/evaluation --mean_pose --pictures 16
+	@echo
+	@echo "People drawn by a program, and what the network found: $(RUN)/evaluation/pictures.jpg"
+	@echo "Its losses: $(BIN)/pip install tensorboard && $(BIN)/tensorboard --logdir $(RUN)"
+	@echo "Next, real pictures: docs/coco.md"
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy mspn_jax *.py
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name one: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(RUN) $(DATA)

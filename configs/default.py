@@ -1,0 +1,62 @@
+"""What the published models share: COCO at 256x192, as mmpose 1.3.2 trains them.
+
+Each variant is a file beside this one. Any key can be given on the command line, as in
+`--config.batch_size=128 --config.data.root=/data/coco`.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from mspn_jax.data import augment
+
+
+def get_config(variant: str, num_stages: int) -> ConfigDict:
+    """The config of a published model, by its name and number of stages."""
+    config = ConfigDict()
+    config.variant = variant
+    config.skeleton = "coco"
+    config.crop_hw = (256, 192)
+    config.padding = 1.25  # of the crop region, over the box's size
+    config.seed = 0
+
+    config.model = ConfigDict()
+    config.model.num_stages = num_stages
+    config.model.blocks_per_unit = (3, 4, 6, 3)  # ResNet-50's
+    config.model.stem_channels = 64
+    config.model.unit_channels = 256
+    config.dtype = "float32"  # what convolutions compute in; or bfloat16
+    config.sync_batch_norm = False  # normalise with the statistics of all devices' crops
+
+    config.data = ConfigDict()
+    config.data.root = "data/coco"
+    config.data.train_split = "train2017"
+    config.data.val_split = "val2017"
+    config.data.detections = ""  # COCO detection json; empty: evaluate on ground-truth boxes
+    config.data.records_dir = ""  # empty: root/records, or the user's cache if that is read-only
+    config.data.first_people = 0  # of each split, in the order of the file; 0: all
+    config.data.num_threads = 0  # that decode and warp; 0: one a core
+
+    config.augment = ConfigDict(dataclasses.asdict(augment.Settings()))
+
+    config.batch_size = 256  # of all devices together
+    config.num_epochs = 210
+    config.num_steps = 0  # instead of num_epochs, if not 0
+    config.num_hard_keypoints = 8
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 5e-3  # at batch 256; scaled linearly with the batch
+    config.optimizer.warmup_steps = 500
+    config.optimizer.drop_epochs = (170.0, 200.0)
+    config.optimizer.drop_factor = 0.1
+
+    config.eval = ConfigDict()
+    config.eval.every_epochs = 10  # 0: only at the end
+    config.eval.batch_size = 64  # of one process
+    config.eval.flip_test = True
+    config.eval.oks_nms_threshold = 0.0  # 0: none, as in the published figures; their older was 0.9
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 500
+    config.checkpoint.keep_latest = 2  # besides the one with the best AP
+    config.log_every_steps = 20
+    return config

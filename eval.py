@@ -1,0 +1,110 @@
+"""Evaluates a checkpoint: python eval.py --config configs/X.py --checkpoint PATH [--output DIR]
+
+Prints COCO's ten figures; writes metrics.json and keypoints_results.json (COCO's submission
+format) to DIR. Where a split has no annotations, as test-dev, just the latter.
+"""
+
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from mspn_jax import checkpoints, inference, program
+from mspn_jax.data import pipeline
+from mspn_jax.data.records import decode_picture
+from mspn_jax.draw import draw_people, grid, write_picture
+from mspn_jax.evaluation import coco_metrics, evaluate, mean_pose_results, write_json
+from mspn_jax.skeletons import Skeleton
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "a workdir (its best is taken), one step's folder, or convert.py's output"
+)
+_MEAN_POSE = flags.DEFINE_bool(
+    "mean_pose", False, "score beside it the training split's mean pose, put into every box"
+)
+_PICTURES = flags.DEFINE_integer("pictures", 0, "draw people on so many pictures, into DIR")
+_OUTPUT = flags.DEFINE_string("output", None, "where to write; by default only figures are printed")
+flags.mark_flags_as_required(["config", "checkpoint"])
+
+log = logging.getLogger("mspn_jax")
+
+
+def main() -> None:
+    config = _CONFIG.value
+    description, variables, step = checkpoints.load(_CHECKPOINT.value)
+    program.check_described(description, config)
+    skeleton = description.new_skeleton()
+    dataset = pipeline.open_evaluation_set(
+        config.data.root, config.data.val_split, skeleton, config.data.detections,
+        config.data.first_people, config.data.records_dir,
+    )  # fmt: skip
+    log.info(
+        "%s from %s: %d %s boxes in %d pictures of %s, %s flip test",
+        description.variant, step, len(dataset.boxes),
+        "detected" if config.data.detections else "ground-truth",
+        len(set(dataset.boxes.image_ids.tolist())), config.data.val_split,
+        "with" if config.eval.flip_test else "without",
+    )  # fmt: skip
+    if _OUTPUT.value:
+        pathlib.Path(_OUTPUT.value).mkdir(parents=True, exist_ok=True)
+
+    estimate = inference.estimate_on_devices(
+        description.new_model(dtype=jnp.dtype(config.dtype)),
+        skeleton.flip_permutation,
+        config.eval.flip_test,
+        description.mean_rgb,
+        description.std_rgb,
+    )
+    with tqdm(total=len(dataset.boxes), unit="box", disable=jax.process_index() > 0) as bar:
+        results, figures, table = evaluate(
+            estimate, variables, dataset, skeleton, crop_hw=description.crop_hw,
+            batch_size=config.eval.batch_size, padding=description.padding,
+            oks_nms_threshold=config.eval.oks_nms_threshold or None,
+            num_threads=config.data.num_threads, progress=bar.update,
+        )  # fmt: skip
+    if jax.process_index() > 0:
+        return
+    if figures is None:
+        log.info("%s has no annotations: no figures, only results", config.data.val_split)
+    print(table, end="")
+    if _MEAN_POSE.value and figures is not None:
+        guesses = mean_pose_results(config.data.root, config.data.train_split, dataset, skeleton)
+        blind, _ = coco_metrics(
+            dataset.annotation_file, guesses, skeleton, dataset.annotation_ids
+        )
+        print(f"AP {figures['AP']:.3f}; of the mean pose put into every box {blind['AP']:.3f}")
+    if _OUTPUT.value:
+        output = pathlib.Path(_OUTPUT.value)
+        write_json(output / "keypoints_results.json", results)
+        if figures is not None:
+            write_json(output / "metrics.json", figures)
+        if _PICTURES.value:
+            write_picture(output / "pictures.jpg", picture_grid(dataset, results, skeleton))
+        log.info("written: %s", ", ".join(str(p) for p in sorted(output.iterdir())))
+
+
+def picture_grid(
+    dataset: pipeline.EvaluationSet, results: list[dict[str, Any]], skeleton: Skeleton
+) -> np.ndarray:
+    """The first pictures that have people, with everyone found in them."""
+    images = []
+    records = dict.fromkeys(dataset.boxes.record_indices.tolist())
+    for record_index in list(records)[: _PICTURES.value]:
+        record = dataset.records.source[record_index]
+        people = np.array(
+            [r["keypoints"] for r in results if r["image_id"] == record["image_id"]]
+        ).reshape(-1, skeleton.num_keypoints, 3)
+        image = decode_picture(record["image"])
+        images.append(draw_people(image, people[..., :2], people[..., 2], skeleton))
+    return grid(images)
+
+
+if __name__ == "__main__":
+    program.run(main)

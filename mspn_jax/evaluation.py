@@ -1,0 +1,231 @@
+"""Estimated people -> COCO's results json -> COCO's ten figures."""
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from pycocotools.coco import COCO as CocoAnnotations
+from pycocotools.cocoeval import COCOeval
+
+from mspn_jax.data.coco import PERSON, DataError, read_pictures
+from mspn_jax.data.pipeline import EvaluationSet, crop_regions
+from mspn_jax.inference import estimate_boxes
+from mspn_jax.skeletons import Skeleton
+
+log = logging.getLogger(__name__)
+Array = np.ndarray
+
+METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+KEYPOINT_SCORE_THRESHOLD = 0.2  # joints below it do not count in a person's score
+
+
+def person_scores(
+    box_scores: Float[Array, "N"], keypoint_scores: Float[Array, "N K"]
+) -> Float[Array, "N"]:
+    """Box score times the mean of the keypoint scores above the threshold (0 if there are none)."""
+    counted = keypoint_scores > KEYPOINT_SCORE_THRESHOLD
+    total = np.where(counted, keypoint_scores, 0).sum(1)
+    return box_scores * total / np.maximum(counted.sum(1), 1)
+
+
+def oks_nms(
+    keypoints_image_xy: Float[Array, "N K 2"],
+    scores: Float[Array, "N"],
+    areas: Float[Array, "N"],
+    oks_sigmas: tuple[float, ...],
+    threshold: float,
+) -> Int[Array, "M"]:
+    """Indices of the people of one picture to keep, best first.
+
+    Of two people more alike than `threshold` in object keypoint similarity, taken over all joints
+    and with the mean of their areas, the one with the lower score goes.
+    """
+    variances = np.square(2 * np.array(oks_sigmas))
+    order = np.argsort(-scores, kind="stable")
+    kept = []
+    while len(order):
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        squared = np.square(keypoints_image_xy[rest] - keypoints_image_xy[best]).sum(-1)
+        area = (areas[rest] + areas[best])[:, None] / 2 + np.spacing(1)
+        similarity = np.exp(-squared / variances / area / 2).mean(-1)
+        order = rest[similarity <= threshold]
+    return np.array(kept, int)
+
+
+def coco_results(
+    image_ids: Int[Array, "N"],
+    boxes_xyxy: Float[Array, "N 4"],
+    box_scores: Float[Array, "N"],
+    keypoints_image_xy: Float[Array, "N K 2"],
+    keypoint_scores: Float[Array, "N K"],
+    crop_areas: Float[Array, "N"],
+    skeleton: Skeleton,
+    oks_nms_threshold: float | None = None,
+) -> list[dict[str, Any]]:
+    """People in COCO's submission format.
+
+    `bbox` is among the keys, as in the reference: COCO takes a person's area from it, which moves
+    AP and AR of medium and large people.
+
+    Args:
+      crop_areas: of the crop regions, in square image pixels; OKS-NMS measures by them.
+      oks_nms_threshold: similarity above which the lesser of two people goes; None keeps all.
+    """
+    scores = person_scores(box_scores, keypoint_scores)
+    rows = np.arange(len(image_ids))
+    if oks_nms_threshold is not None:
+        kept = []
+        for image_id in np.unique(image_ids):
+            of_picture = rows[image_ids == image_id]
+            best = oks_nms(
+                keypoints_image_xy[of_picture], scores[of_picture], crop_areas[of_picture],
+                skeleton.oks_sigmas, oks_nms_threshold,
+            )  # fmt: skip
+            kept.append(of_picture[best])
+        rows = np.concatenate(kept)
+    triples = np.concatenate([keypoints_image_xy, keypoint_scores[..., None]], -1)
+    boxes_xywh = np.concatenate(
+        [boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], -1
+    )
+    return [
+        {
+            "image_id": int(image_ids[i]),
+            "category_id": PERSON,
+            "keypoints": triples[i].ravel().tolist(),
+            "score": float(scores[i]),
+            "bbox": boxes_xywh[i].tolist(),
+        }
+        for i in rows
+    ]
+
+
+def mean_pose_results(
+    root: str | os.PathLike, train_split: str, dataset: EvaluationSet, skeleton: Skeleton
+) -> list[dict[str, Any]]:
+    """What one gets without looking at the pictures: the mean pose, fitted into every box.
+
+    The mean is that of the training split's labelled joints, in units of their boxes. A model that
+    has learnt anything scores above it.
+    """
+    total = np.zeros((skeleton.num_keypoints, 2))
+    count = np.zeros((skeleton.num_keypoints, 1))
+    for picture in read_pictures(root, train_split, skeleton):
+        top_left, size = picture.boxes_xywh[:, None, :2], picture.boxes_xywh[:, None, 2:]
+        labelled = (picture.visibility > 0)[..., None]
+        total += np.where(labelled, (picture.keypoints_image_xy - top_left) / size, 0).sum(0)
+        count += labelled.sum(0)
+    mean = total / np.maximum(count, 1)
+    boxes_xyxy = dataset.boxes.boxes_xyxy
+    size_wh = boxes_xyxy[:, None, 2:] - boxes_xyxy[:, None, :2]
+    return coco_results(
+        dataset.boxes.image_ids, boxes_xyxy, dataset.boxes.scores,
+        boxes_xyxy[:, None, :2] + mean * size_wh,
+        np.ones((len(boxes_xyxy), skeleton.num_keypoints)), size_wh.prod((1, 2)), skeleton,
+    )  # fmt: skip
+
+
+def coco_metrics(
+    annotation_file: str | os.PathLike,
+    results: list[dict[str, Any]],
+    skeleton: Skeleton,
+    annotation_ids: Collection[int] | None = None,
+) -> tuple[dict[str, float], str]:
+    """COCO's ten figures by pycocotools, and its own table of them.
+
+    Args:
+      results: from `coco_results`.
+      annotation_ids: score against these people alone; None takes all of the file.
+
+    Returns:
+      {name: figure} in the order of `METRICS`; -1 where there is nobody of that size.
+
+    Raises:
+      DataError: the file has no annotations to score against.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = CocoAnnotations(str(annotation_file))
+        if annotation_ids is not None:
+            truth.dataset["annotations"] = [
+                a for a in truth.dataset["annotations"] if a["id"] in annotation_ids
+            ]
+            truth.createIndex()
+    if not truth.dataset.get("annotations"):
+        raise DataError(f"{annotation_file}: no annotations in it to score against")
+    if not results:
+        log.warning("nobody was found in any picture: every figure is 0")
+        return dict.fromkeys(METRICS, 0.0), ""
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = truth.loadRes(copy.deepcopy(results))  # which it would change
+        evaluation = COCOeval(truth, found, "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.array(skeleton.oks_sigmas)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    with contextlib.redirect_stdout(io.StringIO()) as table:
+        evaluation.summarize()
+    return dict(zip(METRICS, map(float, evaluation.stats), strict=True)), table.getvalue()
+
+
+def evaluate(
+    estimate_batch: Callable[..., Any],
+    variables: Any,
+    dataset: EvaluationSet,
+    skeleton: Skeleton,
+    *,
+    crop_hw: tuple[int, int],
+    batch_size: int,
+    padding: float,
+    oks_nms_threshold: float | None = None,
+    num_threads: int = 0,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> tuple[list[dict[str, Any]], dict[str, float] | None, str]:
+    """Estimates everyone in a split and scores them.
+
+    Args:
+      estimate_batch: from `inference.estimate_on_devices`.
+      others: as in `inference.estimate_boxes` and `coco_results`.
+
+    Returns:
+      The results, COCO's ten figures (None where there are no annotations), and its table of them.
+    """
+    boxes = dataset.boxes
+    keypoints_image_xy, keypoint_scores = estimate_boxes(
+        estimate_batch, variables, dataset.records, boxes, crop_hw=crop_hw, batch_size=batch_size,
+        padding=padding, num_threads=num_threads, progress=progress,
+    )  # fmt: skip
+    _, size_wh = crop_regions(boxes.boxes_xyxy, padding, crop_hw)
+    results = coco_results(
+        boxes.image_ids, boxes.boxes_xyxy, boxes.scores, keypoints_image_xy, keypoint_scores,
+        size_wh.prod(-1), skeleton, oks_nms_threshold,
+    )  # fmt: skip
+    if not dataset.has_annotations:
+        return results, None, ""
+    figures, table = coco_metrics(
+        dataset.annotation_file, results, skeleton, dataset.annotation_ids
+    )
+    return results, figures, table
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Writes a file whole or not at all."""
+    path = pathlib.Path(path)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        try:
+            json.dump(content, file)
+            file.flush()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.chmod(path, 0o644)

@@ -1,0 +1,134 @@
+"""Crops -> keypoints: the one path that evaluation, prediction and export share.
+
+Mirroring, merging and decoding run on the device; only bytes go there and only keypoints return.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, UInt8
+
+from mspn_jax import heatmaps
+from mspn_jax.data import pipeline
+from mspn_jax.data.records import Records
+from mspn_jax.geometry import crop_to_image
+from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, STRIDE, normalise
+
+Variables = Any
+
+
+def estimate(
+    model: MSPN,
+    variables: Variables,
+    crops: UInt8[Array, "B H W 3"],
+    flip_permutation: Int[np.ndarray, "K"],
+    flip_test: bool = True,
+    mean_rgb: tuple[float, float, float] = MEAN_RGB,
+    std_rgb: tuple[float, float, float] = STD_RGB,
+) -> tuple[Float[Array, "B K 2"], Float[Array, "B K"]]:
+    """Keypoints of the person in the middle of each crop.
+
+    Args:
+      crops: RGB.
+      flip_permutation: the skeleton's.
+      flip_test: average with the heatmaps of the mirrored crops; twice the work.
+
+    Returns:
+      keypoints_crop_xy and keypoint_scores, as from `heatmaps.decode`.
+    """
+    batch = crops.shape[0]
+    if flip_test:
+        crops = jnp.concatenate([crops, crops[:, :, ::-1]])
+    maps = model.apply(variables, normalise(crops, mean_rgb, std_rgb), method="predict")
+    if flip_test:
+        maps = heatmaps.merge_flipped(maps[:batch], maps[batch:], flip_permutation)
+    return heatmaps.decode(maps, STRIDE)
+
+
+def estimate_on_devices(
+    model: MSPN,
+    flip_permutation: Int[np.ndarray, "K"],
+    flip_test: bool = True,
+    mean_rgb: tuple[float, float, float] = MEAN_RGB,
+    std_rgb: tuple[float, float, float] = STD_RGB,
+) -> Callable[[Variables, Array], tuple[Array, Array]]:
+    """`estimate` with a batch shared by this process's devices: crops are (D, B/D, H, W, 3).
+
+    Compiled once for each shape; give it variables that are on the devices (`to_devices`).
+    """
+
+    def on_one(variables, crops):
+        return estimate(model, variables, crops, flip_permutation, flip_test, mean_rgb, std_rgb)
+
+    return jax.pmap(on_one, in_axes=(None, 0), devices=jax.local_devices())
+
+
+def to_devices(tree: Any) -> Any:
+    """A copy on each of this process's devices."""
+    devices = Mesh(np.array(jax.local_devices()), ("batch",))
+    return jax.device_put(tree, NamedSharding(devices, PartitionSpec()))
+
+
+def estimate_boxes(
+    estimate_batch: Callable[[Variables, Array], tuple[Array, Array]],
+    variables: Variables,
+    records: Records,
+    boxes: pipeline.Boxes,
+    *,
+    crop_hw: tuple[int, int],
+    batch_size: int,
+    padding: float,
+    num_threads: int = 0,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> tuple[Float[np.ndarray, "N K 2"], Float[np.ndarray, "N K"]]:
+    """Keypoints of the people in boxes, in image pixels, and their scores.
+
+    Processes share the boxes, and each one's devices its batches; all return the whole.
+
+    Args:
+      estimate_batch: from `estimate_on_devices`.
+      batch_size: of this process, rounded up to a multiple of its devices.
+      padding: of the crop region, over the box's size.
+      progress: called with the number of boxes done, after each batch.
+    """
+    num_devices = jax.local_device_count()
+    batch_size = math.ceil(batch_size / num_devices) * num_devices
+    edges = np.linspace(0, len(boxes), jax.process_count() + 1).astype(int)
+    share = boxes[edges[jax.process_index()] : edges[jax.process_index() + 1]]
+    variables = to_devices(variables)
+
+    done: list[np.ndarray] = []
+
+    def collect(output, mask: np.ndarray) -> None:
+        keypoints_crop_xy, keypoint_scores = jax.device_get(output)
+        rows = np.concatenate([keypoints_crop_xy, keypoint_scores[..., None]], -1)
+        done.append(rows.reshape(batch_size, -1, 3)[mask])
+        progress(int(mask.sum()))
+
+    waiting = None  # the batch that the devices work on while the next is made ready
+    for batch in pipeline.evaluation_batches(
+        records, share, crop_hw=crop_hw, batch_size=batch_size, padding=padding,
+        num_threads=num_threads,
+    ):  # fmt: skip
+        crops = batch.crops.reshape(num_devices, -1, *batch.crops.shape[1:])
+        output = estimate_batch(variables, crops)
+        if waiting is not None:
+            collect(*waiting)
+        waiting = output, batch.mask
+    if waiting is not None:
+        collect(*waiting)
+
+    rows = np.concatenate(done)
+    if jax.process_count() > 1:
+        most = int(np.diff(edges).max())
+        padded = np.pad(rows, [(0, most - len(rows)), (0, 0), (0, 0)])
+        gathered = multihost_utils.process_allgather(padded)
+        rows = np.concatenate([part[:n] for part, n in zip(gathered, np.diff(edges))])
+    center_xy, size_wh = pipeline.crop_regions(boxes.boxes_xyxy, padding, crop_hw)
+    return crop_to_image(rows[..., :2], center_xy, size_wh, crop_hw), rows[..., 2]

@@ -1,0 +1,138 @@
+"""What the entry points share: log lines, errors as one line, several processes."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from mspn_jax.checkpoints import CheckpointError, Description
+from mspn_jax.data.coco import DataError
+
+log = logging.getLogger("mspn_jax")
+
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, to run as one of several processes"
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes there are")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "run as one of several processes, and ask the cluster (SLURM, TPU) which"
+)
+
+
+class UsageError(ValueError):
+    """The command cannot be carried out as given; the message says what to change."""
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs an entry point: parses flags, joins the other processes, and names errors in a line."""
+    log.setLevel(logging.INFO)
+    app.run(lambda argv: _guarded(main), flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"error: {error}")
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # ml_collections raises these for keys that a config does not have and values that do not
+        # fit them.
+        sys.exit(f"error: {' '.join(str(error.args[0]).split())}")
+    if "config" in flags.FLAGS:
+        config = config_flags.get_config_filename(flags.FLAGS["config"])
+        if not os.path.isfile(config):
+            sys.exit(f"error: {config}: no such config")
+    if len(rest) > 1:
+        sys.exit(f"error: unknown argument {rest[1]!r}; --help lists the flags")
+    return rest
+
+
+def _guarded(main: Callable[[], None]) -> None:
+    absl_logging.set_verbosity(absl_logging.ERROR)  # the libraries' own reports
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
+    if _COORDINATOR.value or _DISTRIBUTED.value:
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if jax.process_index() > 0:
+        log.setLevel(logging.WARNING)
+    try:
+        main()
+    except (DataError, CheckpointError, UsageError) as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {os.strerror(error.errno or 0)}")
+
+
+def check_batch(batch_size: int) -> None:
+    """Raises UsageError where a global batch does not divide among all devices.
+
+    pmap itself would take 3 crops on 4 devices without a word.
+    """
+    if batch_size < 1 or batch_size % jax.device_count():
+        raise UsageError(
+            f"batch_size {batch_size} does not divide among {jax.device_count()} devices"
+        )
+
+
+def check_described(description: Description, config: Any) -> None:
+    """Raises UsageError where a checkpoint is not of the config's network."""
+    model = description.model | {"num_keypoints": config.model.get("num_keypoints")}
+    for key, value in config.model.items():
+        of_checkpoint = model[key]
+        if list(np.ravel(of_checkpoint)) != list(np.ravel(value)):
+            raise UsageError(
+                f"the checkpoint is of {description.variant}, with {key} {of_checkpoint}, but the"
+                f" config says {value}: give the config it was trained with"
+            )
+    if tuple(config.crop_hw) != description.crop_hw or config.skeleton != description.skeleton:
+        raise UsageError(
+            f"the checkpoint is of {description.crop_hw} crops and skeleton"
+            f" {description.skeleton!r}, the config of {tuple(config.crop_hw)} and"
+            f" {config.skeleton!r}"
+        )
+
+
+class StopRequest:
+    """Whether a signal has asked to stop, and which."""
+
+    received: signal.Signals | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self.received is not None
+
+    def leave(self, message: str) -> NoReturn:
+        """Ends the program with a line and the signal's customary exit status, 128 + its number."""
+        assert self.received is not None
+        log.info("%s: %s", self.received.name, message)
+        sys.exit(128 + self.received)
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Within it, the first Ctrl-C or SIGTERM only asks to stop; the second stops at once."""
+    request = StopRequest()
+
+    def ask(number: int, frame) -> None:
+        request.received = signal.Signals(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        log.warning("%s: stopping after this step; once more stops at once", request.received.name)
+
+    before = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,498 @@
+"""The files of torch_fixtures were written by torch itself; what is built here is what torch never
+writes, and must be refused without being believed."""
+
+import io
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from mspn_jax import torch_checkpoint
+from mspn_jax.torch_checkpoint import CheckpointError, metadata, read
+
+FIXTURES = Path(__file__).parent / "torch_fixtures"
+FUZZER = Path(__file__).parents[1] / "benchmarks" / "fuzz_torch_checkpoint.py"
+
+
+def expected() -> dict[str, dict[str, np.ndarray]]:
+    files = {}
+    with np.load(FIXTURES / "expected.npz") as arrays:
+        for key, array in arrays.items():
+            file, name, *bits = key.split(":")
+            array = array.view(ml_dtypes.bfloat16) if bits else array
+            files.setdefault(file, {})[name] = array
+    return files
+
+
+EXPECTED = expected()
+
+
+def code(value: object) -> bytes:
+    """The instructions that push a plain value."""
+    return pickle.dumps(value, protocol=2)[2:-1]
+
+
+def storage_code(numel: int = 6, key: object = "0", kind: str = "Float") -> bytes:
+    return (b"(" + code("storage") + f"ctorch\n{kind}Storage\n".encode() + code(key) + code("cpu")
+            + code(numel) + b"tQ")
+
+
+def tensor_code(size=(2, 3), stride=(3, 1), offset=0, storage: bytes | None = None) -> bytes:
+    return (b"ctorch._utils\n_rebuild_tensor_v2\n(" + (storage or storage_code()) + code(offset)
+            + code(size) + code(stride) + b"\x89}tR")
+
+
+def dict_code(**values: bytes) -> bytes:
+    return b"}(" + b"".join(code(name) + value for name, value in values.items()) + b"u"
+
+
+def write_zip(path: Path, program: bytes, storages: dict[str, bytes] | None = None) -> Path:
+    """A checkpoint with this pickle, and by default one storage of six float32, 0 to 5."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a/data.pkl", b"\x80\x02" + program + b".")
+        if storages is None:
+            storages = {"0": np.arange(6, dtype="<f4").tobytes()}
+        for key, data in storages.items():
+            file.writestr(f"a/data/{key}", data)
+    return path
+
+
+def write_safetensors(path: Path, header: object, data: bytes = bytes(8)) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def refused(path: Path) -> str:
+    """What the one line says, after the file's name, that the file is refused with."""
+    with pytest.raises(CheckpointError) as caught:
+        read(path)
+    file, reason = str(caught.value)[: len(str(path))], str(caught.value)[len(str(path)) + 2 :]
+    assert file == str(path) and len(reason.splitlines()) == 1 and len(reason) < 300
+    assert ": " in reason, "no remedy"
+    return reason
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoint.pth"
+
+
+# --- what torch writes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", EXPECTED)
+def test_reads_what_torch_reads(file):
+    arrays = read(FIXTURES / file)
+    assert sorted(arrays) == sorted(EXPECTED[file])
+    for name, array in EXPECTED[file].items():
+        assert arrays[name].dtype == array.dtype, name
+        assert arrays[name].shape == array.shape, name
+        assert arrays[name].tobytes() == array.tobytes(), name
+        assert arrays[name].flags.carray, f"{name} is not contiguous and writable"
+
+
+def test_the_fixtures_hold_what_they_are_for():
+    plain = EXPECTED["plain_zip.pth"]
+    assert {str(array.dtype) for array in plain.values()} == {
+        "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8",
+        "uint16", "uint32", "uint64", "bool"}
+    assert {array.shape for array in plain.values()} >= {(), (0,), (3, 0, 2), (7, 5)}
+    assert len(EXPECTED) == 11
+
+
+def test_tied_tensors_do_not_share_memory():
+    arrays = read(FIXTURES / "plain_zip.pth")
+    arrays["tied_a"][:] = 0
+    np.testing.assert_array_equal(arrays["tied_b"], EXPECTED["plain_zip.pth"]["tied_b"])
+
+
+@pytest.mark.parametrize("layout", ["zip", "legacy"])
+def test_metadata_of_mmcv(layout):
+    notes = metadata(FIXTURES / f"mmcv_{layout}.pth")
+    assert notes == {"mmpose_version": "0.11.0", "epoch": 210, "lr": 5e-3, "big": 1 << 70}
+
+
+def test_metadata_of_others():
+    assert metadata(FIXTURES / "authors_legacy.pth") == {"iteration": 9}
+    assert metadata(FIXTURES / "plain.safetensors") == {"format": "pt"}
+    with pytest.raises(CheckpointError, match="not a file"):
+        metadata(FIXTURES / "missing.pth")
+
+
+def test_finds_the_state_dict(path):
+    a, b, c = (dict_code(**{name: tensor_code()}) for name in "abc")
+    assert list(read(write_zip(path, dict_code(model=b, state_dict=a, optimizer=c)))) == ["a"]
+    assert list(read(write_zip(path, dict_code(model=b, optimizer=c)))) == ["b"]
+    assert list(read(write_zip(path, dict_code(model=tensor_code())))) == ["model"]
+
+
+def test_module_prefix_goes_only_from_all(path):
+    both = dict_code(**{"module.a": tensor_code(), "module.b": tensor_code()})
+    assert list(read(write_zip(path, both))) == ["a", "b"]
+    one = dict_code(**{"module.a": tensor_code(), "b": tensor_code()})
+    assert list(read(write_zip(path, one))) == ["module.a", "b"]
+
+
+def test_none_and_metadata_are_no_tensors(path):
+    program = dict_code(a=tensor_code(), none=b"N", _metadata=code({"version": 1}))
+    assert list(read(write_zip(path, program))) == ["a"]
+
+
+def test_any_byte_but_zero_is_true(path):
+    program = dict_code(a=tensor_code((3,), (1,), storage=storage_code(3, kind="Bool")))
+    array = read(write_zip(path, program, {"0": b"\0\1\2"}))["a"]
+    assert array.dtype == bool and array.tobytes() == b"\0\1\1"
+
+
+def test_the_step_along_one_can_be_anything(path):
+    array = read(write_zip(path, dict_code(a=tensor_code((1, 3), ((1 << 62) - 1, 2)))))["a"]
+    np.testing.assert_array_equal(array, [[0, 2, 4]])
+
+
+def test_memory_and_time_stay_near_the_file_s_size(path):
+    count = 16 << 20
+    program = dict_code(a=tensor_code((count // 4, 4), (4, 1), storage=storage_code(count)))
+    write_zip(path, program, {"0": bytes(4 * count)})
+    tracemalloc.start()
+    start = time.perf_counter()
+    array = read(path)["a"]
+    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert array.shape == (count // 4, 4)
+    # The mapped file itself is not among these, and is at most as much again.
+    assert peak < 1.1 * path.stat().st_size
+    assert seconds < 2
+
+
+# --- state dicts that are none --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("file", "reason"), [
+    ("refused_model_legacy.pth", r"holds '__main__.Network', not a dict: save its state_dict\(\)"),
+    ("refused_sparse_zip.pth", r"holds 'torch._utils._rebuild_sparse_tensor' as 'x', not a tensor"),
+    ("refused_negated_zip.pth", "holds 'torch._utils._rebuild_tensor_v2' as 'x', not a tensor"),
+    ("refused_float8_zip.pth", "has 'x' in 'float8_e4m3fn', which cannot be read"),
+])
+def test_refuses_what_is_no_plain_tensor(file, reason):
+    with pytest.raises(CheckpointError, match=reason):
+        read(FIXTURES / file)
+
+
+@pytest.mark.parametrize(("program", "reason"), [
+    (dict_code(a=tensor_code(), epoch=code(3)), "an object of type int as 'epoch', not a tensor"),
+    (dict_code(a=tensor_code(), b=dict_code(c=tensor_code())), "type dict as 'b'"),
+    (dict_code(a=tensor_code(), b=storage_code()), "type storage as 'b'"),
+    (dict_code(a=tensor_code())[:-1] + b"K\0" + tensor_code() + b"u", "whose name is no text"),
+    (dict_code(state_dict=dict_code(), a=tensor_code()), "holds no tensors"),
+    (dict_code(meta=code({"epoch": 1}), a=tensor_code()), "type dict as 'meta'"),
+    (code([1]), "type list, not a dict"),
+    (dict_code(**{"line\nbreak" * 99: code(1)}), r"line\nbreak"),
+])
+def test_refuses_other_entries_by_name(path, program, reason):
+    assert reason in refused(write_zip(path, program))
+
+
+# --- programs that mean harm ----------------------------------------------------------------------
+
+
+class Harm:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.marker}'",)
+
+
+def test_runs_nothing(path, tmp_path):
+    marker = tmp_path / "harmed"
+    harm = pickle.dumps(Harm(marker), protocol=2)
+    assert "posix.system" in refused(write_zip(path, harm[2:-1]))
+    assert "posix.system" in refused(write_zip(path, dict_code(a=tensor_code(), b=harm[2:-1])))
+    beside = write_zip(path, dict_code(meta=harm[2:-1], model=dict_code(a=tensor_code())))
+    assert list(read(beside)) == ["a"]
+    legacy = pickle.dumps(torch_checkpoint._LEGACY_MAGIC, 2) + pickle.dumps(1001, 2) + harm + harm
+    path.write_bytes(legacy + pickle.dumps([], 2))
+    assert "posix.system" in refused(path)
+    assert not marker.exists()
+    pickle.loads(harm)
+    assert marker.exists(), "the harm does none: this test could not fail"
+
+
+DEEP = b")" + b"\x85" * 300_000  # tuples in tuples: enough for Python to crash on their hash
+DEEP_KIND = (b"(" + code("storage") + code("torch") + DEEP + b"\x93" + code("0") + code("cpu")
+             + code(6) + b"tQ")
+PAIRS = b"](" + b"".join(b"](" + code(f"k{i}") + b"Ne" for i in range(3000)) + b"e"
+
+
+@pytest.mark.parametrize("program", [
+    pytest.param(b"Nr\xff\xff\xff\x7f", id="memo number"),
+    pytest.param(b"}" + DEEP + b"Ns", id="deep key"),
+    pytest.param(b"}))\x86" + b"2\x86" * 200 + b"Ns", id="doubled by DUP"),
+    pytest.param(b"})q\0" + b"h\0h\0\x86q\0" * 200 + b"Ns", id="doubled key"),
+    pytest.param(b"}" * 100_000 + b"N" * 100_000, id="many dicts"),
+    pytest.param(b"]" * 100_000 + b"a" * 99_999, id="deep list"),
+    pytest.param(b"(" * 100_000, id="marks"),
+    pytest.param(dict_code(a=tensor_code(storage=DEEP_KIND)), id="deep kind of storage"),
+    pytest.param(b"\x8e" + struct.pack("<Q", 1 << 40), id="bytes that are not there"),
+    pytest.param(b"\x96" + struct.pack("<Q", 1 << 40), id="bytearray that is not there"),
+    pytest.param(b"\x8b" + struct.pack("<i", 1 << 30), id="number that is not there"),
+    pytest.param(b"\x8b" + struct.pack("<i", -1), id="number of negative length"),
+    pytest.param(b"I" + b"9" * 1_000_000 + b"\n", id="number of a million digits"),
+    pytest.param(b"\x82\1", id="extension"),
+    pytest.param(b"\x97", id="buffer from outside"),
+    pytest.param(b"R", id="empty stack"),
+    pytest.param(b"t", id="no mark"),
+    pytest.param(b"h\7", id="empty memo"),
+    pytest.param(b"\xff", id="no instruction"),
+    pytest.param(code("a" * 100) + b"q\1\x8c\1bq\0" + b"h\1h\0\x93" * 1000, id="long name"),
+    pytest.param(b"ccollections\nOrderedDict\nq\7" + PAIRS + b"\x85q\x08" + b"h\7h\x08R" * 3000,
+                 id="dict built again and again"),
+    pytest.param(b"ctorch._utils\n_rebuild_tensor_v2\n}b", id="build on a function"),
+    pytest.param(b"ccollections\nOrderedDict\n}" + code("a") + b"Nsb", id="build on a class"),
+    pytest.param(dict_code(a=tensor_code(storage=storage_code(key=[1]))), id="key of a list"),
+    pytest.param(dict_code(a=tensor_code(storage=storage_code(numel="6"))), id="textual length"),
+    pytest.param(dict_code(a=tensor_code(storage=b"N")), id="tensor without storage"),
+    pytest.param(dict_code(a=b"ctorch._utils\n_rebuild_parameter\n)R"), id="empty parameter"),
+])
+def test_hostile_programs_cost_little(path, program):
+    write_zip(path, program)
+    tracemalloc.start()
+    refused(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * path.stat().st_size + (4 << 20)
+
+
+def test_programs_are_bounded(path, monkeypatch):
+    write_zip(path, dict_code(a=tensor_code()))
+    read(path)
+    monkeypatch.setattr(torch_checkpoint, "_MAX_OPCODES", 20)
+    assert "holds far more than weights" in refused(path)
+
+
+# --- tensors that are not in the file -------------------------------------------------------------
+
+
+HUGE = 1 << 61
+
+
+@pytest.mark.parametrize(("tensor", "reason"), [
+    (tensor_code((3, 3)), "reach past its storage"),
+    (tensor_code(offset=1), "reach past its storage"),
+    (tensor_code((2, 3), (4, 1)), "reach past its storage"),
+    (tensor_code((5,), (HUGE,)), "reach past its storage"),  # wraps around in 64 bits
+    (tensor_code((3,), (1,), offset=HUGE), "reach past its storage"),
+    (tensor_code((1,), (1,), offset=6), "reach past its storage"),
+    (tensor_code((-2, -3)), "impossible shape"),
+    (tensor_code((2, 3), (-3, 1)), "impossible shape"),
+    (tensor_code(offset=-1), "impossible shape"),
+    (tensor_code((2, 3), (3,)), "impossible shape"),
+    (tensor_code((1,) * 33, (1,) * 33), "impossible shape"),
+    (tensor_code((1 << 9999, 0), (1, 1)), "impossible shape"),
+    (tensor_code((2.0, 3)), "impossible shape"),
+    (tensor_code([2, 3]), "impossible shape"),
+    (tensor_code((0, HUGE, HUGE), (1, 1, 1)), "is damaged"),
+    (tensor_code((10**6, 10**6), (0, 0)), "far larger than the file"),
+    (tensor_code((HUGE, HUGE), (0, 0)), "is damaged"),
+    (tensor_code(storage=storage_code(7)), "lacks 'a' or a part of it"),
+    (tensor_code(storage=storage_code(5)), "lacks 'a' or a part of it"),
+    (tensor_code(storage=storage_code(-6)), "impossible shape"),
+    (tensor_code(storage=storage_code(1 << 9999)), "impossible shape"),
+    (tensor_code(storage=storage_code(key="1")), "lacks 'a' or a part of it"),
+    (tensor_code(storage=storage_code(kind="ComplexFloat")), "which cannot be read"),
+])
+def test_refuses_tensors_beyond_the_file(path, tensor, reason):
+    assert reason in refused(write_zip(path, dict_code(a=tensor)))
+
+
+def test_expansion_is_bounded_over_all_tensors(path):
+    """One tensor of 0.6 MB that takes 4 bytes in the file is fine; two are too many."""
+    expanded = tensor_code((600_000 // 4,), (0,))
+    assert read(write_zip(path, dict_code(a=expanded)))["a"].shape == (150_000,)
+    assert "has 'b' far larger" in refused(write_zip(path, dict_code(a=expanded, b=expanded)))
+
+
+# --- damaged files --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", [
+    "protocol5_zip.pt", "without_sums_zip.pth", "authors_legacy.pth", "storage_views_legacy.pth",
+    "plain.safetensors"])
+def test_refuses_every_truncation(path, file):
+    data = (FIXTURES / file).read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        refused(path)
+
+
+def test_refuses_flipped_weights(path):
+    data = bytearray((FIXTURES / "protocol5_zip.pt").read_bytes())
+    at = data.index(np.float32([1.5, -2.5]).tobytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    assert "wrong checksum for 'archive/data/1'" in refused(path)
+
+
+def test_refuses_compressed_records(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a/data.pkl", bytes(10_000_000))
+    assert "compressed" in refused(path)
+
+
+def test_refuses_zips_of_other_kinds(path):
+    np.savez(path.with_suffix(".npz"), a=np.zeros(3))
+    assert "without torch's data.pkl" in refused(path.with_suffix(".npz"))
+
+
+def rezipped(path: Path, old: bytes, new: bytes, count: int = 2) -> Path:
+    data = write_zip(path, dict_code(a=tensor_code()), {"0": bytes(24), "1": bytes(24)})
+    data = data.read_bytes()
+    assert data.count(old) == count
+    path.write_bytes(data.replace(old, new))
+    return path
+
+
+def test_refuses_records_of_one_name(path):
+    assert "damaged record 'a/data/0'" in refused(rezipped(path, b"a/data/1", b"a/data/0"))
+
+
+def test_refuses_records_without_their_mark(path):
+    assert "damaged record" in refused(rezipped(path, b"PK\1\2", b"PK\1\3", count=3))
+    assert "damaged record" in refused(rezipped(path, b"PK\3\4", b"PK\3\5", count=3))
+
+
+def test_refuses_records_that_overlap(path):
+    data = write_zip(path, dict_code(a=tensor_code()), {"0": bytes(24), "1": bytes(24)})
+    data = data.read_bytes()
+    first, second = (data.index(b"PK\3\4", data.index(b"a/data.pkl")),
+                     data.rindex(b"PK\3\4"))
+    rezipped(path, struct.pack("<L", second) + b"a/data/1", struct.pack("<L", first) + b"a/data/1",
+             count=1)
+    assert "overlaps" in refused(path)
+
+
+def test_refuses_a_directory_that_is_too_long(path, monkeypatch):
+    write_zip(path, dict_code(a=tensor_code()))
+    read(path)
+    monkeypatch.setattr(torch_checkpoint, "_MAX_HEADER_BYTES", 100)
+    assert "damaged directory" in refused(path)
+
+
+def test_refuses_legacy_storages_out_of_order(path):
+    data = (FIXTURES / "storage_views_legacy.pth").read_bytes()
+    path.write_bytes(data.replace(struct.pack("<q", 6), struct.pack("<q", 5)))
+    assert "ends before or within storage '1'" in refused(path)
+    keys = pickle.dumps(["1"], protocol=2)
+    for wrong in (code(["1", "1"]), code(["2"]), b"]" + DEEP + b"a"):
+        path.write_bytes(data.replace(keys, b"\x80\x02" + wrong + b"."))
+        assert "lists storages that no tensor names" in refused(path)
+    path.write_bytes(data[:-1])
+    assert "ends before or within storage '1'" in refused(path)
+    path.write_bytes(data.replace(pickle.dumps(1001, 2), pickle.dumps(1002, 2)))
+    assert "unknown protocol" in refused(path)
+
+
+def entry(start=0, stop=8, shape=(2,), dtype="F32") -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
+
+
+@pytest.mark.parametrize(("header", "reason"), [
+    ({"a": entry(), "b": entry()}, "overlap"),
+    ({"a": entry(4, 8, (1,))}, "overlap"),
+    ({"a": entry(0, 5, (1,)), "b": entry(4, 8, (1,))}, "overlap"),
+    ({"a": entry(0, 8), "b": entry(8, 4)}, "overlap"),
+    ({"a": entry(-8, 0)}, "overlap"),
+    ({"a": entry(0, 16, (4,))}, "shorter or longer than its tensors"),
+    ({"a": entry(0, 4, (1,))}, "shorter or longer than its tensors"),
+    ({"a": entry(0, 1 << 70)}, "shorter or longer than its tensors"),
+    ({"a": entry(shape=(3,))}, "lacks 'a' or a part of it"),
+    ({"a": entry(shape=(-2,))}, "impossible shape"),
+    ({"a": entry(shape=(10**4000,) * 30)}, "impossible shape"),
+    ({"a": entry(shape=(1,) * 40)}, "impossible shape"),
+    ({"a": entry(shape=(True, 2))}, "impossible shape"),
+    ({"a": entry(dtype="F8_E4M3", shape=(8,))}, "which cannot be read"),
+    ({"a": entry(dtype=[])}, "is damaged"),
+    ({"a": entry(stop=8.0)}, "is damaged"),
+    ({"a": {}}, "is damaged"),
+    ({"a": 3}, "is damaged"),
+    ({}, "shorter or longer"),
+    (b'{"a": %b, "a": %b}' % (2 * (json.dumps(entry()).encode(),)), "names a tensor twice"),
+    (b'{"a": ' + b"[" * 200_000, "is damaged"),
+    (b"{" + b'"\xff"', "is damaged"),
+])
+def test_refuses_bad_safetensors(tmp_path, header, reason):
+    assert reason in refused(write_safetensors(tmp_path / "a.safetensors", header))
+
+
+def test_reads_safetensors_of_eight_bytes(tmp_path):
+    """What the bad ones above are made from is good."""
+    array = read(write_safetensors(tmp_path / "a.safetensors", {"a": entry()}))["a"]
+    assert array.dtype == np.float32 and array.shape == (2,)
+
+
+def test_refuses_a_safetensors_header_longer_than_the_file(path):
+    path.write_bytes(struct.pack("<Q", 1 << 40) + b'{"a": 1}')
+    assert "header longer than the file" in refused(path)
+
+
+# --- files that are no checkpoints ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("data", "reason"), [
+    (b"", "is empty"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "run `git lfs pull`"),
+    (b"<!DOCTYPE html><html></html>", "web page"),
+    (b"\n  <html>", "web page"),
+    (b"hello", "is no checkpoint"),
+    (b"\x89PNG\r\n", "is no checkpoint"),
+    (pickle.dumps({"a": np.zeros(3)}), "not torch's"),
+    (b"\x80", "is damaged"),
+    (b"PK\3\4", "cut short"),
+])
+def test_names_what_is_no_checkpoint(path, data, reason):
+    path.write_bytes(data)
+    assert reason in refused(path)
+
+
+def test_names_the_tar_of_old(path):
+    with tarfile.open(path, "w") as file:
+        file.addfile(tarfile.TarInfo("sys_info"), io.BytesIO())
+    assert "before 0.1.10" in refused(path)
+
+
+def test_names_what_is_no_file(tmp_path):
+    assert "is not a file" in refused(tmp_path)
+    assert "is not a file" in refused(tmp_path / "missing.pth")
+    os.mkfifo(tmp_path / "pipe")
+    assert "is not a file" in refused(tmp_path / "pipe")
+
+
+def test_names_what_cannot_be_read(path, monkeypatch):
+    path.write_bytes(b"x")
+
+    def denied(*_args, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", denied)
+    with pytest.raises(CheckpointError, match="cannot be read: Permission denied"):
+        read(path)
+
+
+def test_fuzzed():
+    """In a process of its own: audit hooks and limits stay for good."""
+    result = subprocess.run([sys.executable, FUZZER, "--files", "2000", "--seed", "1"],
+                            capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert " 0 crashes" in result.stdout

@@ -1,0 +1,269 @@
+"""The commands as people type them, on drawn people: train, stop, resume, evaluate, and refusals."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from mspn_jax import checkpoints
+from mspn_jax.data import coco, synthetic
+
+HERE = pathlib.Path(__file__).parents[1]
+CONFIG = '''
+from configs import default
+
+
+def get_config():
+    config = default.get_config("tiny", num_stages=1)
+    config.crop_hw = (64, 64)
+    config.model.blocks_per_unit = (1, 1, 1, 1)
+    config.model.stem_channels = 8
+    config.model.unit_channels = 16
+    config.data.root = "ROOT"
+    config.batch_size = 8
+    config.num_steps = 12
+    config.eval.every_epochs = 1
+    config.eval.batch_size = 16
+    config.checkpoint.every_steps = 3
+    config.log_every_steps = 2
+    return config
+'''
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> pathlib.Path:
+    root = tmp_path_factory.mktemp("drawn")
+    synthetic.write_dataset(root, {"train2017": 40, "val2017": 12})
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(root) -> pathlib.Path:
+    path = root / "tiny.py"
+    path.write_text(CONFIG.replace("ROOT", str(root)))
+    return path
+
+
+def command(program: str, *arguments: object) -> list[str]:
+    return [sys.executable, str(HERE / program), *map(str, arguments)]
+
+
+def run(program: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess:
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(HERE),
+    }
+    return subprocess.run(
+        command(program, *arguments), capture_output=True, text=True, env=environment, cwd=HERE
+    )
+
+
+@pytest.fixture(scope="module")
+def workdir(config, tmp_path_factory) -> pathlib.Path:
+    """A run from start to end, undisturbed."""
+    workdir = tmp_path_factory.mktemp("run")
+    done = run("train.py", "--config", config, "--workdir", workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def metrics_of(workdir) -> list[dict]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:  # how fast it went is not the same twice
+        line.pop("crops_per_second", None)
+        line.pop("data_wait", None)
+    return lines
+
+
+def variables_at(workdir, step: int) -> list[np.ndarray]:
+    import jax
+
+    return jax.tree.leaves(checkpoints.load(workdir / "checkpoints" / str(step))[1])
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_it_promises(workdir):
+    names = {path.name for path in workdir.iterdir()}
+    assert {"checkpoints", "metrics.jsonl", "config.json"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    lines = metrics_of(workdir)
+    losses = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in losses] == [2, 4, 6, 8, 10, 12]
+    terms = [line["stage0_unit0"] for line in losses]
+    assert terms and losses[-1]["unexplained"] < losses[0]["unexplained"]
+    assert [line["step"] for line in lines if "AP" in line][-1] == 12
+    description, _, step = checkpoints.load(workdir)
+    assert description.variant == "tiny" and description.crop_hw == (64, 64)
+    assert step.parent == workdir / "checkpoints"
+
+
+@pytest.mark.slow
+def test_a_run_stopped_and_started_again_ends_in_the_very_same_numbers(
+    workdir, config, tmp_path
+):
+    arguments = ("--config", config, "--workdir", tmp_path)
+    with subprocess.Popen(
+        command("train.py", *arguments), stderr=subprocess.PIPE, text=True, cwd=HERE,
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+    ) as process:  # fmt: skip
+        for line in process.stderr:
+            if line.startswith("step 4/"):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGINT, rest
+    assert "saved at step" in rest and "goes on from there" in rest
+    again = run("train.py", *arguments, "--config.log_every_steps=4")
+    assert again.returncode == 0, again.stderr
+    assert "resuming at step" in again.stderr
+    assert "config.log_every_steps was 2 when this run began, and is now 4" in again.stderr
+    for mine, expected in zip(variables_at(tmp_path, 12), variables_at(workdir, 12), strict=True):
+        np.testing.assert_array_equal(mine, expected)
+    assert [m for m in metrics_of(tmp_path) if "AP" in m][-1] == (
+        [m for m in metrics_of(workdir) if "AP" in m][-1]
+    )
+    finished = run("train.py", *arguments)
+    assert finished.returncode == 1
+    assert "has done its 12 steps" in finished.stderr
+
+
+@pytest.mark.slow
+def test_a_run_killed_without_warning_ends_in_the_very_same_numbers(workdir, config, tmp_path):
+    arguments = ("--config", config, "--workdir", tmp_path)
+    with subprocess.Popen(
+        command("train.py", *arguments), stderr=subprocess.PIPE, text=True, cwd=HERE,
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            done = [p.name for p in (tmp_path / "checkpoints").glob("[0-9]*") if p.name.isdecimal()]
+            if done:
+                break
+            time.sleep(0.05)
+        process.kill()
+    again = run("train.py", *arguments)
+    assert again.returncode == 0, again.stderr
+    for mine, expected in zip(variables_at(tmp_path, 12), variables_at(workdir, 12), strict=True):
+        np.testing.assert_array_equal(mine, expected)
+    assert metrics_of(tmp_path) == metrics_of(workdir)
+
+
+@pytest.mark.slow
+def test_evaluation_prints_and_writes_the_ten_figures(workdir, config, root, tmp_path):
+    done = run(
+        "eval.py", "--config", config, "--checkpoint", workdir, "--output", tmp_path / "out",
+        "--mean_pose", "--pictures", 3,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Average") == 10 and "of the mean pose" in done.stdout
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(metrics) == "AP AP50 AP75 APM APL AR AR50 AR75 ARM ARL".split()
+    step = checkpoints.find(workdir)[0]
+    during = json.loads((step / "metrics" / "metrics").read_text())
+    assert metrics == pytest.approx(during, abs=1e-6)
+    results = json.loads((tmp_path / "out" / "keypoints_results.json").read_text())
+    people = sum(len(p.annotation_ids) for p in coco.read_pictures(root, "val2017", _skeleton()))
+    assert len(results) == people
+    assert (tmp_path / "out" / "pictures.jpg").stat().st_size > 10_000
+
+
+def _skeleton():
+    from mspn_jax.skeletons import COCO
+
+    return COCO
+
+
+@pytest.mark.slow
+def test_devices_share_an_evaluation(workdir, config, tmp_path):
+    outputs = []
+    for devices in (1, 3):
+        output = tmp_path / str(devices)
+        done = run(
+            "eval.py", "--config", config, "--checkpoint", workdir, "--output", output,
+            devices=devices,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        outputs.append(json.loads((output / "keypoints_results.json").read_text()))
+    for one, three in zip(*outputs, strict=True):
+        assert one["image_id"] == three["image_id"]
+        np.testing.assert_allclose(one["score"], three["score"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_split_that_can_only_be_submitted(workdir, config, root, tmp_path):
+    content = json.loads(coco.annotation_file(root, "val2017").read_text())
+    (root / "annotations" / "image_info_test-dev.json").write_text(
+        json.dumps({"images": content["images"]})
+    )
+    (root / "test-dev").symlink_to(root / "val2017")
+    detections = [
+        {"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": 0.5}
+        for a in content["annotations"]
+    ]
+    (tmp_path / "detections.json").write_text(json.dumps(detections))
+    done = run(
+        "eval.py", "--config", config, "--checkpoint", workdir, "--output", tmp_path / "out",
+        "--config.data.val_split=test-dev",
+        f"--config.data.detections={tmp_path / 'detections.json'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no figures, only results" in done.stderr and not done.stdout
+    assert len(json.loads((tmp_path / "out" / "keypoints_results.json").read_text())) == (
+        len(detections)
+    )
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "program, arguments, message",
+    [
+        ("train.py", ["--config.sead=1"], 'Did you mean "seed"'),
+        ("train.py", ["--config.batch_size=many"], "invalid literal for int"),
+        ("train.py", ["--config.data.root=nowhere"], "nowhere: no such folder"),
+        ("train.py", ["--config.data.val_split=val2027"], "person_keypoints_val2027.json: no such"),
+        ("train.py", ["--config.crop_hw=(60,64)"], "multiples of 32"),
+        ("train.py", ["--config.skeleton=dog"], "no skeleton 'dog'"),
+        ("eval.py", ["--checkpoint=nowhere"], "nowhere: no such checkpoint"),
+        ("eval.py", ["--config.model.num_stages=2"], "with num_stages 1, but the config says 2"),
+        ("eval.py", ["--config.data.detections=nowhere.json"], "nowhere.json: No such file"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_line(
+    workdir, config, tmp_path, program, arguments, message
+):
+    where = ["--workdir", tmp_path / "new"] if program == "train.py" else ["--checkpoint", workdir]
+    done = run(program, "--config", config, *where, *arguments)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "new" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_divide_among_devices_is_refused(config, tmp_path):
+    done = run("train.py", "--config", config, "--workdir", tmp_path, devices=3)
+    assert done.returncode == 1
+    assert "batch_size 8 does not divide among 3 devices" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_workdir_of_another_variant_is_refused(workdir, config):
+    done = run(
+        "train.py", "--config", config, "--workdir", workdir, "--config.model.unit_channels=24"
+    )
+    assert done.returncode == 1 and "of another model" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_library_is_imported_in_a_moment():
+    program = "import time; t = time.time(); import mspn_jax; print(time.time() - t)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=HERE)
+    assert float(done.stdout) < 2

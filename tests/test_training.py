@@ -1,0 +1,202 @@
+"""One training step against the reference, and what several devices make of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from conftest import golden_json, golden_npz
+from golden import recipe
+from mspn_jax import convert, geometry, heatmaps, losses, training
+from mspn_jax.data import augment, coco, pipeline
+from mspn_jax.data.records import decode_picture
+from mspn_jax.inference import to_devices
+from mspn_jax.model import MSPN, initial_variables
+from mspn_jax.optimizer import adam
+from mspn_jax.skeletons import COCO
+
+CROP_HW = (256, 192)
+TINY = dict(num_stages=1, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16)
+
+
+@pytest.fixture(scope="module")
+def reference_batch(coco_sample) -> dict[str, np.ndarray]:
+    """The four crops of the golden step, cut by our own pipeline."""
+    wanted = golden_json("train_step.json")["ann_ids"]
+    rows = {}
+    for picture in coco.read_pictures(coco_sample, "val2017", COCO):
+        for i, annotation_id in enumerate(picture.annotation_ids.tolist()):
+            if annotation_id not in wanted:
+                continue
+            path = coco_sample / "val2017" / picture.file_name
+            image_to_crop, keypoints_crop_xy, visibility = augment.apply(
+                augment.Drawn(), picture.keypoints_image_xy[i], picture.visibility[i],
+                geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw), 1.25,
+                picture.image_hw[1], CROP_HW, COCO.flip_permutation, 1.5,
+            )  # fmt: skip
+            crop = np.empty((*CROP_HW, 3), np.uint8)
+            pipeline.cut(decode_picture(path.read_bytes()), image_to_crop, False, crop)
+            rows[annotation_id] = (crop, keypoints_crop_xy, visibility)
+    columns = zip(*(rows[annotation_id] for annotation_id in wanted))
+    names = ("crops", "keypoints_crop_xy", "visibility")
+    return {name: np.stack(column)[None] for name, column in zip(names, columns)}
+
+
+@pytest.fixture(scope="module")
+def reference_variables():
+    entries = golden_json("state_dict_1stage.json")["mmpose1x"]
+    return convert.from_torch(
+        recipe.make_state_dict(entries, golden_json("meta.json")["seed"])
+    )
+
+
+def brick_names():
+    """Flax path of every brick -> its names in mmpose."""
+    return {brick.path: brick.mmpose for brick in convert.bricks(1, (3, 4, 6, 3))}
+
+
+def leaf(tree, path):
+    for key in path:
+        tree = tree[key]
+    return np.asarray(tree)
+
+
+def in_torch_order(kernel):
+    return kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel
+
+
+def test_a_whole_step_equals_the_references(reference_batch, reference_variables):
+    golden, arrays = golden_json("train_step.json"), golden_npz("train_step.npz")
+    optimizer = adam(golden["lr"])
+    step = training.on_all_devices(training.train_step(MSPN(1), optimizer))
+    state = to_devices(training.new_state(reference_variables, optimizer))
+    state, metrics = jax.device_get(step(state, reference_batch))
+
+    terms = sum(metrics[f"stage0_unit{unit}"][0] for unit in range(4))
+    assert metrics["loss"][0] == pytest.approx(golden["float64"]["total"], rel=1e-6)
+    assert terms == pytest.approx(metrics["loss"][0], rel=1e-6)
+    assert state.step == 1
+
+    # What Adam did tells the gradients: after one step its first moment is a tenth of them.
+    moments = state.opt_state[0].mu
+    leaves = {"weight": ("kernel", "conv"), "norm.weight": ("scale", "norm"),
+              "norm.bias": ("bias", "norm")}  # fmt: skip
+    compared = 0
+    for path, names in brick_names().items():
+        for torch_leaf, (ours, module) in leaves.items():
+            name = f"{getattr(names, module)}.{torch_leaf.rpartition('.')[2]}"
+            norm, _, distance, update_norm, _ = golden["params"][name]
+            gradient = 10 * leaf(moments, (*path, ours))
+            assert np.linalg.norm(gradient) == pytest.approx(norm, rel=0.02), name
+            before = leaf(reference_variables["params"], (*path, ours))
+            update = leaf(state.params, (*path, ours)).astype(np.float64) - before
+            assert np.linalg.norm(update) == pytest.approx(update_norm, rel=0.02), name
+            compared += 1
+            if f"grad/{name}" in arrays:
+                flat = in_torch_order(gradient).ravel()
+                flat = flat[:: max(1, flat.size // 4096)]
+                expected = arrays[f"grad/{name}"]
+                relative = np.linalg.norm(flat - expected) / np.linalg.norm(expected)
+                assert relative < 0.02, (name, relative, distance)
+        for ours, theirs in (("mean", "running_mean"), ("var", "running_var")):
+            name = f"{names.norm}.{theirs}"
+            if name in arrays:
+                np.testing.assert_allclose(
+                    leaf(state.batch_stats, (*path, ours)), arrays[name], rtol=2e-5, atol=2e-6
+                )
+                compared += 1
+    assert compared == len(golden["params"]) + 2 * 10
+
+
+@pytest.mark.slow
+def test_six_steps_lose_as_the_references(reference_batch, reference_variables):
+    golden = golden_json("train_step.json")
+    optimizer = optax.adam(1e-4)
+    step = training.on_all_devices(training.train_step(MSPN(1), optimizer))
+    state = to_devices(training.new_state(reference_variables, optimizer))
+    curve = []
+    for _ in range(6):
+        state, metrics = step(state, reference_batch)
+        curve.append(float(metrics["loss"][0]))
+    np.testing.assert_allclose(curve, golden["losses_6_steps_lr1e_4"]["float64"], rtol=5e-3)
+
+
+def random_batch(count: int, rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "crops": rng.integers(0, 256, (count, rows, 64, 64, 3), np.uint8),
+        "keypoints_crop_xy": rng.uniform(0, 64, (count, rows, 17, 2)).astype(np.float32),
+        "visibility": rng.integers(0, 3, (count, rows, 17)).astype(np.float32),
+    }
+
+
+def on_devices(count: int, model: MSPN, batch):
+    """A step of `count` devices, as vmap plays it on one: the same collectives."""
+    optimizer = adam(1e-3)
+    state = training.new_state(initial_variables(MSPN(**TINY), 0, (64, 64)), optimizer)
+    step = jax.vmap(
+        training.train_step(model, optimizer), in_axes=(None, 0), out_axes=(None, 0),
+        axis_name=training.AXIS,
+    )  # fmt: skip
+    return jax.device_get(jax.jit(step)(state, batch))
+
+
+def test_running_statistics_are_those_of_all_devices():
+    batch = random_batch(2, 4)
+    both, _ = on_devices(2, MSPN(**TINY), batch)
+    singles = [
+        on_devices(1, MSPN(**TINY), {k: v[i : i + 1] for k, v in batch.items()})[0]
+        for i in range(2)
+    ]
+    for mine, first, second in zip(
+        *(jax.tree.leaves(s.batch_stats) for s in (both, *singles)), strict=True
+    ):
+        np.testing.assert_allclose(mine, (first + second) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_synchronised_norm_on_two_devices_is_one_device_with_both_batches():
+    batch = random_batch(2, 4)
+    together = {k: v.reshape(1, 8, *v.shape[2:]) for k, v in batch.items()}
+    one, metrics_one = on_devices(1, MSPN(**TINY), together)
+    two, metrics_two = on_devices(2, MSPN(**TINY, axis_name=training.AXIS), batch)
+    apart, metrics_apart = on_devices(2, MSPN(**TINY), batch)
+    assert metrics_two["loss"][0] == pytest.approx(metrics_one["loss"][0], rel=1e-5)
+    assert metrics_apart["loss"][0] != pytest.approx(metrics_one["loss"][0], rel=1e-5)
+    for mine, expected in zip(
+        jax.tree.leaves(two.batch_stats), jax.tree.leaves(one.batch_stats), strict=True
+    ):
+        np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_unexplained_is_1_for_noise_and_0_for_the_target_at_any_height():
+    xy = jnp.array([[[20.0, 20.0], [40.0, 30.0]]])
+    targets, weights = heatmaps.encode(xy, jnp.ones((1, 2)), (64, 64), (16, 16), (5,))
+    assert training._unexplained(0.01 * targets[:, 0], targets[:, 0], weights) < 1e-6
+    noise = np.random.default_rng(0).standard_normal((1, 16, 16, 2))
+    assert training._unexplained(jnp.asarray(noise), targets[:, 0], weights) > 0.9
+
+
+def test_a_step_compiles_once():
+    optimizer = adam(1e-3)
+    step = training.on_all_devices(training.train_step(MSPN(**TINY), optimizer))
+    state = to_devices(training.new_state(initial_variables(MSPN(**TINY), 0, (64, 64)), optimizer))
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None
+    )
+    state, _ = step(state, random_batch(1, 4))
+    assert compiled
+    compiled.clear()
+    for seed in (1, 2):
+        state, _ = step(state, random_batch(1, 4, seed))
+    assert not compiled
+
+
+def test_losses_of_the_step_use_all_five_levels():
+    targets, _ = heatmaps.encode(jnp.zeros((1, 2, 2)) + 8, jnp.ones((1, 2)), (64, 64), (16, 16))
+    assert targets.shape[1] == 5
+    _, terms = losses.mspn_loss(jnp.zeros((2, 4, 1, 16, 16, 2)), targets, jnp.ones((1, 2)))
+    # Wider Gaussians weigh more: the last stage learns narrower ones than the first.
+    assert terms["stage0_unit0"] > terms["stage1_unit0"]
+    assert terms["stage0_unit1"] == pytest.approx(float(terms["stage1_unit0"]))

@@ -9,7 +9,6 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
@@ -24,14 +23,17 @@ from mspn_jax.skeletons import Skeleton
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "a workdir (its best is taken), one step's folder, or convert.py's output"
+    "checkpoint",
+    None,
+    "a workdir (its best is taken), one step's folder, or convert.py's output",
+    required=True,
 )
 _MEAN_POSE = flags.DEFINE_bool(
     "mean_pose", False, "score beside it the training split's mean pose, put into every box"
 )
 _PICTURES = flags.DEFINE_integer("pictures", 0, "draw people on so many pictures, into DIR")
 _OUTPUT = flags.DEFINE_string("output", None, "where to write; by default only figures are printed")
-flags.mark_flags_as_required(["config", "checkpoint"])
+flags.mark_flag_as_required("config")
 
 log = logging.getLogger("mspn_jax")
 
@@ -56,7 +58,7 @@ def main() -> None:
         pathlib.Path(_OUTPUT.value).mkdir(parents=True, exist_ok=True)
 
     estimate = inference.estimate_on_devices(
-        description.new_model(dtype=jnp.dtype(config.dtype)),
+        description.new_model(dtype=program.dtype_named(config.dtype)),
         skeleton.flip_permutation,
         config.eval.flip_test,
         description.mean_rgb,
@@ -76,9 +78,7 @@ def main() -> None:
     print(table, end="")
     if _MEAN_POSE.value and figures is not None:
         guesses = mean_pose_results(config.data.root, config.data.train_split, dataset, skeleton)
-        blind, _ = coco_metrics(
-            dataset.annotation_file, guesses, skeleton, dataset.annotation_ids
-        )
+        blind, _ = coco_metrics(dataset.annotation_file, guesses, skeleton, dataset.annotation_ids)
         print(f"AP {figures['AP']:.3f}; of the mean pose put into every box {blind['AP']:.3f}")
     if _OUTPUT.value:
         output = pathlib.Path(_OUTPUT.value)

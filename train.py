@@ -8,9 +8,9 @@ import json
 import logging
 import math
 import pathlib
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -22,19 +22,20 @@ from mspn_jax.evaluation import evaluate
 from mspn_jax.model import count_parameters, initial_variables
 from mspn_jax.program import UsageError
 from mspn_jax.reports import TrainingReport
-from mspn_jax.skeletons import SKELETONS
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
-_WORKDIR = flags.DEFINE_string("workdir", None, "where the run keeps everything")
-flags.mark_flags_as_required(["config", "workdir"])
+_WORKDIR = flags.DEFINE_string("workdir", None, "where the run keeps everything", required=True)
+flags.mark_flag_as_required("config")
 
 log = logging.getLogger("mspn_jax")
 
 
 def main() -> None:
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
-    skeleton = SKELETONS[config.skeleton]
+    skeleton = program.skeleton_named(config.skeleton)
     program.check_batch(config.batch_size)
+    program.check_crop(config.crop_hw)
+    dtype = program.dtype_named(config.dtype)
 
     # Data. What is wrong with it is said now, before anything is compiled.
     records = open_records(
@@ -45,6 +46,10 @@ def main() -> None:
         config.data.root, config.data.val_split, skeleton, config.data.detections,
         config.data.first_people, config.data.records_dir,
     )  # fmt: skip
+    if not validation.has_annotations:
+        raise UsageError(
+            f"{config.data.val_split}: has no annotations, so no AP can be taken on it"
+        )
     num_people = int(records.num_people.sum())
     steps_per_epoch = math.ceil(num_people / config.batch_size)
     num_steps = config.num_steps or config.num_epochs * steps_per_epoch
@@ -59,7 +64,7 @@ def main() -> None:
         source=f"trained on {config.data.train_split}",
     )
     model = description.new_model(
-        dtype=jnp.dtype(config.dtype),
+        dtype=dtype,
         axis_name=training.AXIS if config.sync_batch_norm else None,
     )
     schedule = optimizer.learning_rate_schedule(
@@ -69,10 +74,9 @@ def main() -> None:
 
     # The start: the workdir's last checkpoint, if it has one, else new weights.
     workdir.mkdir(parents=True, exist_ok=True)
-    _warn_of_changes(config, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep_latest)
-    description.write(workdir / "checkpoints")
-    state = training.new_state(initial_variables(model, config.seed, config.crop_hw), adam)
+    variables = initial_variables(model, config.seed, config.crop_hw)
+    state = training.new_state(variables, adam)
     log.info(
         "%s: %s parameters, %d people in %d pictures, %d steps of %d an epoch, on %d %s",
         config.variant, f"{count_parameters(state.params):,}", num_people,
@@ -84,13 +88,15 @@ def main() -> None:
         log.info("resuming at step %d, epoch %.1f", state.step, state.step / steps_per_epoch)
     first_step = int(state.step)
     if first_step >= num_steps:
-        raise UsageError(f"{workdir}: has done its {num_steps} steps; num_epochs says how many")
+        log.info("%s has done its %d steps; num_epochs says how many", workdir, num_steps)
+        return
+    if jax.process_index() == 0:  # only now: a run that is refused leaves the workdir as it was
+        _keep_config(config, workdir)
+        description.write(workdir / "checkpoints")
 
-    step = training.on_all_devices(
-        training.train_step(model, adam, config.num_hard_keypoints)
-    )
+    step = training.on_all_devices(training.train_step(model, adam, config.num_hard_keypoints))
     estimate = inference.estimate_on_devices(
-        description.new_model(dtype=jnp.dtype(config.dtype)),
+        description.new_model(dtype=dtype),
         skeleton.flip_permutation,
         config.eval.flip_test,
     )
@@ -112,7 +118,7 @@ def main() -> None:
             with report.waiting_for_data():
                 batch = training.on_this_process(next(batches))
             state, metrics = step(state, batch)
-            report.step(done, metrics, schedule(done - 1))
+            report.step(done, metrics, schedule)
             is_last = done == num_steps or stop.requested
             with report.pause():
                 if done % evaluate_every == 0 or done == num_steps:
@@ -123,6 +129,7 @@ def main() -> None:
                         oks_nms_threshold=config.eval.oks_nms_threshold or None,
                         num_threads=config.data.num_threads,
                     )  # fmt: skip
+                    assert figures is not None
                     report.write(done, figures)
                     log.info("step %d: %s", done, _brief(figures))
                     checkpoints.save(done, state, figures)
@@ -144,7 +151,7 @@ def _brief(figures: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
 
 
-def _warn_of_changes(config: ConfigDict, workdir: pathlib.Path) -> None:
+def _keep_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Keeps the config in the workdir, and says which keys differ from the one kept there."""
     path = workdir / "config.json"
     now = json.loads(config.to_json_best_effort())
@@ -156,14 +163,17 @@ def _warn_of_changes(config: ConfigDict, workdir: pathlib.Path) -> None:
                     "config.%s was %s when this run began, and is now %s",
                     key, before.get(key), after.get(key),
                 )  # fmt: skip
-    if jax.process_index() == 0:
-        path.write_text(json.dumps(now, indent=2) + "\n")
+    path.write_text(json.dumps(now, indent=2) + "\n")
 
 
-def _flat(config: dict, prefix: str = "") -> dict:
-    flat = {}
+def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    flat: dict[str, Any] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
     return flat
 
 

@@ -222,7 +222,7 @@ def load(checkpoint: str | os.PathLike) -> tuple[Description, Any, pathlib.Path]
 
 
 def check_same_leaves(step: pathlib.Path, variables: Any) -> None:
-    """Raises CheckpointError naming what a step's weights lack, have besides, or shape otherwise."""
+    """Raises CheckpointError, naming an array that is missing, extra, or of another shape."""
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             saved_tree = checkpointer.metadata(step / _VARIABLES).item_metadata.tree

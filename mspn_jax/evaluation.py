@@ -94,9 +94,7 @@ def coco_results(
             kept.append(of_picture[best])
         rows = np.concatenate(kept)
     triples = np.concatenate([keypoints_image_xy, keypoint_scores[..., None]], -1)
-    boxes_xywh = np.concatenate(
-        [boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], -1
-    )
+    boxes_xywh = np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], -1)
     return [
         {
             "image_id": int(image_ids[i]),

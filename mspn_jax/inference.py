@@ -45,7 +45,7 @@ def estimate(
     batch = crops.shape[0]
     if flip_test:
         crops = jnp.concatenate([crops, crops[:, :, ::-1]])
-    maps = model.apply(variables, normalise(crops, mean_rgb, std_rgb), method="predict")
+    maps: Any = model.apply(variables, normalise(crops, mean_rgb, std_rgb), method="predict")
     if flip_test:
         maps = heatmaps.merge_flipped(maps[:batch], maps[batch:], flip_permutation)
     return heatmaps.decode(maps, STRIDE)
@@ -57,7 +57,7 @@ def estimate_on_devices(
     flip_test: bool = True,
     mean_rgb: tuple[float, float, float] = MEAN_RGB,
     std_rgb: tuple[float, float, float] = STD_RGB,
-) -> Callable[[Variables, Array], tuple[Array, Array]]:
+) -> Callable[..., tuple[Array, Array]]:
     """`estimate` with a batch shared by this process's devices: crops are (D, B/D, H, W, 3).
 
     Compiled once for each shape; give it variables that are on the devices (`to_devices`).
@@ -76,7 +76,7 @@ def to_devices(tree: Any) -> Any:
 
 
 def estimate_boxes(
-    estimate_batch: Callable[[Variables, Array], tuple[Array, Array]],
+    estimate_batch: Callable[..., tuple[Array, Array]],
     variables: Variables,
     records: Records,
     boxes: pipeline.Boxes,

@@ -197,7 +197,7 @@ class Stage(nn.Module):
     conv: Callable[..., ConvNorm]
 
     @nn.compact
-    def __call__(self, x, skips):
+    def __call__(self, x: Any, skips: Any) -> tuple[list[Array], Any, Any]:
         encoded = []
         for layer, num_blocks in enumerate(self.blocks_per_unit):
             for block in range(num_blocks):
@@ -212,7 +212,9 @@ class Stage(nn.Module):
                 x = x + skips[layer]
             encoded.append(x)
 
-        features, next_skips, y = [], [], None
+        features: list[Array] = []
+        next_skips: list[Array] = []
+        y: Any = None
         for unit, x in enumerate(reversed(encoded)):
             name = f"unit{unit}"
             lateral = self.conv(self.unit_channels, relu=False, name=f"{name}_lateral")(x)

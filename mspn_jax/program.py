@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 from absl import logging as absl_logging
@@ -16,6 +17,8 @@ from ml_collections import config_flags
 
 from mspn_jax.checkpoints import CheckpointError, Description
 from mspn_jax.data.coco import DataError
+from mspn_jax.model import COARSEST_STRIDE
+from mspn_jax.skeletons import SKELETONS, Skeleton
 
 log = logging.getLogger("mspn_jax")
 
@@ -83,6 +86,26 @@ def check_batch(batch_size: int) -> None:
         raise UsageError(
             f"batch_size {batch_size} does not divide among {jax.device_count()} devices"
         )
+
+
+def skeleton_named(name: str) -> Skeleton:
+    """Raises UsageError where there is none of that name."""
+    if name not in SKELETONS:
+        raise UsageError(f"no skeleton {name!r}; there are {', '.join(SKELETONS)}")
+    return SKELETONS[name]
+
+
+def dtype_named(name: str) -> jnp.dtype:
+    """Raises UsageError where convolutions cannot compute in it."""
+    if name not in ("float32", "bfloat16"):
+        raise UsageError(f"dtype {name!r}: must be float32 or bfloat16")
+    return jnp.dtype(name)
+
+
+def check_crop(crop_hw: tuple[int, int]) -> None:
+    """Raises UsageError where the network cannot take crops of that size."""
+    if any(side < COARSEST_STRIDE or side % COARSEST_STRIDE for side in crop_hw):
+        raise UsageError(f"crop_hw {tuple(crop_hw)}: both must be multiples of {COARSEST_STRIDE}")
 
 
 def check_described(description: Description, config: Any) -> None:

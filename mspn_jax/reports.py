@@ -7,11 +7,10 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 import tensorboardX
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -36,13 +35,12 @@ class TrainingReport:
         self.every_steps = every_steps
         self.bar = None
         self.file = self.events = None
-        self.figures: dict[str, float] = {}
-        self._in_flight: list[Any] = []
+        self._in_flight: Any = None
         self._stack = contextlib.ExitStack()
         if jax.process_index() == 0:
             path = pathlib.Path(workdir) / "metrics.jsonl"
             _forget_after(path, first_step)
-            self.file = self._stack.enter_context(open(path, "a"))
+            self.file = self._stack.enter_context(path.open("a"))
             self.events = self._stack.enter_context(
                 tensorboardX.SummaryWriter(str(workdir), purge_step=first_step + 1)
             )
@@ -75,32 +73,33 @@ class TrainingReport:
         yield
         self._since += time.perf_counter() - start
 
-    def step(self, step: int, metrics: dict[str, Any], learning_rate: float) -> None:
-        """Takes the metrics of the step that was just started, so `step` steps are done by now.
+    def step(self, step: int, metrics: dict[str, Any], learning_rate: Callable[[int], Any]) -> None:
+        """Takes the metrics of the step that was just started.
 
         Waits until the step before is finished: the devices have always one more to go on with,
         and the host is never further ahead.
+
+        Args:
+          step: how many steps are done with this one.
+          metrics: of `training.train_step`, still on the devices.
+          learning_rate: the schedule.
         """
         self._steps += 1
-        if self._in_flight:
-            jax.block_until_ready(self._in_flight[-1])
-        self._in_flight.append(metrics)
+        jax.block_until_ready(self._in_flight)
+        self._in_flight = metrics
         if step % self.every_steps and step < self.num_steps:
             return
-        mean = {
-            name: float(np.mean([m[name][0] for m in jax.device_get(self._in_flight)]))
-            for name in metrics
-        }
-        self._in_flight.clear()
+        # Of this step alone: a mean since the last line would depend on where a run was resumed.
+        now = {name: float(values[0]) for name, values in jax.device_get(metrics).items()}
         elapsed = time.perf_counter() - self._since
         speed = {
             "crops_per_second": self._steps * self.batch_size / elapsed,
             "data_wait": self._waited / elapsed,
         }
         self._restart_clock()
-        self.write(step, {**mean, "learning_rate": float(learning_rate), **speed})
+        self.write(step, {**now, "learning_rate": float(learning_rate(step - 1)), **speed})
         brief = (
-            f"loss {mean['loss']:.1f}, unexplained {mean['unexplained']:.3f},"
+            f"loss {now['loss']:.1f}, unexplained {now['unexplained']:.3f},"
             f" {speed['crops_per_second']:.1f} crops/s, data wait {speed['data_wait']:.0%}"
         )
         if self.bar is not None:

@@ -108,9 +108,7 @@ def on_all_devices(
     The state stays one tree, not stacked by device; it is given away to the step. Batches are
     those of `on_this_process`; metrics come back with a leading axis of this process's devices.
     """
-    return jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=0
-    )
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=0)
 
 
 def on_this_process(batch: TrainingBatch) -> dict[str, Any]:

@@ -6,6 +6,13 @@ import pathlib
 
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
+
+# Half the time to compile; what is compiled runs slower, which tiny models do not feel.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
+# The shapes in the signatures of what runs on the device are checked while the tests run.
+install_import_hook(["mspn_jax.heatmaps", "mspn_jax.losses"], "beartype.beartype")
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 _SAMPLE_BESIDE = pathlib.Path(__file__).parents[2] / "shared" / "coco_sample"

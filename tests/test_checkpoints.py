@@ -86,9 +86,9 @@ def test_weights_alone_are_a_checkpoint_too(tmp_path):
 
 
 def test_what_is_not_a_checkpoint_is_refused(tmp_path, run):
-    with pytest.raises(CheckpointError, match="nowhere: no such checkpoint"):
+    with pytest.raises(CheckpointError, match=r"nowhere: no such checkpoint"):
         checkpoints.load(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="a workdir of train.py"):
+    with pytest.raises(CheckpointError, match=r"a workdir of train\.py"):
         checkpoints.load(tmp_path)
     DESCRIPTION.write(tmp_path)
     with pytest.raises(CheckpointError, match="no checkpoint was saved there yet"):

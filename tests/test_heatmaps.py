@@ -19,13 +19,13 @@ def codec():
 
 
 def to_nhwc(maps):
-    return np.moveaxis(maps, -3, -1)
+    return jnp.asarray(np.moveaxis(maps, -3, -1))
 
 
 def test_targets_equal_the_references():
     golden = golden_npz("encode.npz")
     targets, weights = heatmaps.encode(
-        golden["keypoints"], golden["keypoints_visible"], CROP_HW, HEATMAP_HW,
+        jnp.asarray(golden["keypoints"]), jnp.asarray(golden["keypoints_visible"]), CROP_HW, HEATMAP_HW,
         tuple(golden["kernel_sizes"].tolist()),
     )  # fmt: skip
     reference = golden["heatmaps"].transpose(1, 0, 3, 4, 2)
@@ -122,7 +122,7 @@ def test_flip_permutation_is_the_references():
 def test_round_trip_stays_within_a_quarter_cell_of_the_cell_center():
     rng = np.random.default_rng(0)
     xy = rng.uniform((12, 12), (180, 244), (64, 17, 2)).astype(np.float32)
-    targets, _ = heatmaps.encode(xy, jnp.ones((64, 17)), CROP_HW, HEATMAP_HW, (5,))
+    targets, _ = heatmaps.encode(jnp.asarray(xy), jnp.ones((64, 17)), CROP_HW, HEATMAP_HW, (5,))
     decoded, scores = jax.jit(heatmaps.decode)(targets[:, 0])
     # A target is symmetric about its cell, so decoding returns the cell's middle.
     np.testing.assert_allclose(decoded, 4 * np.floor(xy / 4) + 2, atol=1e-4)

@@ -44,13 +44,16 @@ def test_one_map_losses_equal_the_references(golden, name, loss, weights):
 @pytest.mark.parametrize("num_stages", [1, 2, 3, 4])
 def test_the_whole_loss_and_each_term_equal_the_references(golden, num_stages):
     arrays, figures = golden
-    keypoints, visibility = arrays["head_keypoints"], arrays["head_visible"]
+    keypoints, visibility = (
+        jnp.asarray(arrays["head_keypoints"]),
+        jnp.asarray(arrays["head_visible"]),
+    )
     # The reference was run with as many levels as the heads need: one stage has four.
     kernel_sizes = heatmaps.KERNEL_SIZES[1:] if num_stages == 1 else heatmaps.KERNEL_SIZES
     targets, weights = heatmaps.encode(keypoints, visibility, (256, 192), (64, 48), kernel_sizes)
     predictions = np.stack(
         [
-            recipe.head_pred(SEED, i, keypoints, arrays["head_joint_shift"])
+            recipe.head_pred(SEED, i, arrays["head_keypoints"], arrays["head_joint_shift"])
             for i in range(4 * num_stages)
         ]
     )

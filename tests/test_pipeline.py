@@ -224,7 +224,7 @@ def test_processes_shares_put_together_are_one_processs_batches(records):
 
 def test_every_person_once_an_epoch(records):
     num_people = int(records.num_people.sum())
-    chunks = pipeline._TrainingChunks(
+    chunks = pipeline.TrainingChunks(
         records, COCO, crop_hw=(64, 48), batch_size=8, settings=augment.NONE, padding=1.25, seed=0,
         process=0, num_processes=1, num_threads=1,
     )  # fmt: skip
@@ -247,7 +247,7 @@ def test_each_picture_is_decoded_once_but_at_the_edges_of_a_chunk(records):
             return self.source[i]
 
     counting = Counting(records.source)
-    chunks = pipeline._TrainingChunks(
+    chunks = pipeline.TrainingChunks(
         dataclasses.replace(records, source=counting), COCO, crop_hw=(64, 48), batch_size=16,
         settings=augment.NONE, padding=1.25, seed=0, process=0, num_processes=1, num_threads=1,
     )  # fmt: skip
@@ -257,20 +257,23 @@ def test_each_picture_is_decoded_once_but_at_the_edges_of_a_chunk(records):
 
 
 def test_people_of_a_picture_go_to_different_batches(records):
-    chunks = pipeline._TrainingChunks(
+    chunks = pipeline.TrainingChunks(
         records, COCO, crop_hw=(64, 48), batch_size=256, settings=augment.NONE, padding=1.25,
         seed=0, process=0, num_processes=1, num_threads=1,
     )  # fmt: skip
-    _, pictures, _ = chunks._people(0, 64)
-    batches = np.arange(64) % chunks.batches_per_chunk
-    assert len(set(zip(pictures.tolist(), batches.tolist()))) == 64
+    count = int(records.num_people.sum())
+    _, pictures, _ = chunks._people(0, count)
+    batches = np.arange(count) % chunks.batches_per_chunk
+    assert len(set(zip(pictures.tolist(), batches.tolist()))) == count
 
 
 def test_evaluation_crops_all_boxes_in_order_and_pads_the_last_batch(records):
     count = 21
     indices = np.sort(np.random.default_rng(0).integers(0, len(records.image_ids), count))
     boxes_xyxy = np.tile(np.float32([20, 30, 90, 150]), (count, 1)) + np.arange(count)[:, None]
-    boxes = pipeline.Boxes(indices, boxes_xyxy.astype(np.float32))
+    boxes = pipeline.Boxes(
+        indices, records.image_ids[indices], boxes_xyxy.astype(np.float32), np.ones(count)
+    )
     batches = list(pipeline.evaluation_batches(records, boxes, crop_hw=(64, 48), batch_size=8))
     assert [batch.start for batch in batches] == [0, 8, 16]
     assert {batch.crops.shape for batch in batches} == {(8, 64, 48, 3)}
@@ -284,12 +287,6 @@ def test_evaluation_crops_all_boxes_in_order_and_pads_the_last_batch(records):
         affine = geometry.image_to_crop(center_xy[i], size_wh[i], 0.0, (64, 48))
         pipeline.cut(image, affine, False, expected)
         np.testing.assert_array_equal(crops[i], expected)
-
-
-def test_shares_of_boxes_cover_all_once():
-    boxes = pipeline.Boxes(np.zeros(10, int), np.zeros((10, 4), np.float32))
-    parts = [np.arange(10)[pipeline.share_of(boxes, p, 3)] for p in range(3)]
-    np.testing.assert_array_equal(np.concatenate(parts), np.arange(10))
 
 
 def test_a_batch_that_does_not_divide_is_refused(records):

@@ -46,9 +46,7 @@ def reference_batch(coco_sample) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def reference_variables():
     entries = golden_json("state_dict_1stage.json")["mmpose1x"]
-    return convert.from_torch(
-        recipe.make_state_dict(entries, golden_json("meta.json")["seed"])
-    )
+    return convert.from_torch(recipe.make_state_dict(entries, golden_json("meta.json")["seed"]))
 
 
 def brick_names():
@@ -86,7 +84,7 @@ def test_a_whole_step_equals_the_references(reference_batch, reference_variables
     for path, names in brick_names().items():
         for torch_leaf, (ours, module) in leaves.items():
             name = f"{getattr(names, module)}.{torch_leaf.rpartition('.')[2]}"
-            norm, _, distance, update_norm, _ = golden["params"][name]
+            norm, _, distance, _, update_norm = golden["params"][name]
             gradient = 10 * leaf(moments, (*path, ours))
             assert np.linalg.norm(gradient) == pytest.approx(norm, rel=0.02), name
             before = leaf(reference_variables["params"], (*path, ours))
@@ -160,7 +158,7 @@ def test_synchronised_norm_on_two_devices_is_one_device_with_both_batches():
     together = {k: v.reshape(1, 8, *v.shape[2:]) for k, v in batch.items()}
     one, metrics_one = on_devices(1, MSPN(**TINY), together)
     two, metrics_two = on_devices(2, MSPN(**TINY, axis_name=training.AXIS), batch)
-    apart, metrics_apart = on_devices(2, MSPN(**TINY), batch)
+    _, metrics_apart = on_devices(2, MSPN(**TINY), batch)
     assert metrics_two["loss"][0] == pytest.approx(metrics_one["loss"][0], rel=1e-5)
     assert metrics_apart["loss"][0] != pytest.approx(metrics_one["loss"][0], rel=1e-5)
     for mine, expected in zip(

@@ -51,7 +51,12 @@ def annotation_file(root: str | os.PathLike, split: str) -> pathlib.Path:
     """
     root = pathlib.Path(root)
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder. data.root must be in COCO's layout: {LAYOUT}")
+        raise DataError(
+            f"{root}: no such folder. COCO 2017 is 19 GB: train2017.zip, val2017.zip and"
+            " annotations_trainval2017.zip of images.cocodataset.org, unpacked there (the commands"
+            f" are in docs/coco.md) to have COCO's layout, {LAYOUT}; --config.data.root names"
+            " another place"
+        )
     for kind in ("person_keypoints", "image_info"):
         path = root / "annotations" / f"{kind}_{split}.json"
         if path.is_file():

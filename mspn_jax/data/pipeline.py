@@ -16,7 +16,8 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Generator
+from typing import Any
 
 import cv2
 import grain.python as grain
@@ -121,20 +122,22 @@ def cut(
     cv2.warpAffine(image, image_to_crop, (crop_w, crop_h), dst=crop, flags=cv2.INTER_LINEAR)
 
 
+def num_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class _Chunks(grain.RandomAccessDataSource):
     """Chunk number -> its batches. What to cut for one picture is for the subclasses to say."""
 
     def __init__(self, records: Records, crop_hw: tuple[int, int], num_threads: int):
         self.records = records
         self.crop_hw = crop_hw
-        self.num_threads = num_threads or len(os.sched_getaffinity(0))
-
-    @functools.cached_property
-    def _pool(self) -> concurrent.futures.ThreadPoolExecutor:
-        cv2.setNumThreads(
-            1
-        )  # the threads are over pictures: OpenCV's own would only get in the way
-        return concurrent.futures.ThreadPoolExecutor(self.num_threads)
+        # The threads are over pictures: OpenCV's own would only get in the way.
+        cv2.setNumThreads(1)
+        self._pool = concurrent.futures.ThreadPoolExecutor(num_threads or num_cores())
 
     def __repr__(self) -> str:  # grain compares it when it restores an iterator
         return f"{type(self).__name__}({len(self.records.image_ids)} pictures)"
@@ -150,14 +153,14 @@ class _Chunks(grain.RandomAccessDataSource):
             for row in range(start, end):
                 cut_row(row, record, image)
 
-        for done in [self._pool.submit(cut_picture, s, e) for s, e in zip(starts, ends)]:
-            done.result()
+        for _ in self._pool.map(cut_picture, starts.tolist(), ends.tolist()):
+            pass
 
 
 # --------------------------------------------------------------------------------- training
 
 
-class _TrainingChunks(_Chunks):
+class TrainingChunks(_Chunks):
     """The endless stream of people, epoch after epoch, in chunks.
 
     An epoch is a permutation of the pictures, the people of each in their order. The people of
@@ -236,11 +239,12 @@ class _TrainingChunks(_Chunks):
             person = position - (ends[place] - self.records.num_people[record])
             parts.append((np.full(len(position), epoch), record, person))
             start += last - first
-        return tuple(np.concatenate(column) for column in zip(*parts))
+        epochs, records, people = (np.concatenate(column) for column in zip(*parts))
+        return epochs, records, people
 
 
 @functools.lru_cache(maxsize=2)
-def _epoch(chunks: _TrainingChunks, epoch: int) -> tuple[Array, Array]:
+def _epoch(chunks: TrainingChunks, epoch: int) -> tuple[Array, Array]:
     """The epoch's order of records, and where in its stream of people each one's end."""
     num_records = len(chunks.records.num_people)
     order = np.random.default_rng([chunks.seed, epoch]).permutation(num_records)
@@ -260,7 +264,7 @@ def training_batches(
     process: int = 0,
     num_processes: int = 1,
     num_threads: int = 0,
-) -> Iterator[TrainingBatch]:
+) -> Generator[TrainingBatch, None, None]:
     """The batches of steps `first_step`, `first_step + 1`, ... without end.
 
     Each is a pure function of (seed, step); on the process depends which rows of it, on the
@@ -279,7 +283,7 @@ def training_batches(
         raise ValueError(f"batch of {batch_size} does not divide among {num_processes} processes")
     if not records.num_people.sum():
         raise ValueError("there are no people in these records to train on")
-    chunks = _TrainingChunks(
+    chunks = TrainingChunks(
         records, skeleton, crop_hw=crop_hw, batch_size=batch_size, settings=settings,
         padding=padding, seed=seed, process=process, num_processes=num_processes,
         num_threads=num_threads,
@@ -290,7 +294,7 @@ def training_batches(
         skip = 0
 
 
-def _read(chunks: _Chunks, first: int) -> Iterator:
+def _read(chunks: _Chunks, first: int) -> Generator[Any, None, None]:
     """The chunks from `first` on, a few of them cut ahead in the background."""
     options = grain.ReadOptions(num_threads=_CHUNKS_AHEAD, prefetch_buffer_size=_CHUNKS_AHEAD)
     iterator = iter(grain.MapDataset.source(chunks)[first:].to_iter_dataset(options))
@@ -303,7 +307,7 @@ def _read(chunks: _Chunks, first: int) -> Iterator:
 # ------------------------------------------------------------------------------- evaluation
 
 
-class _EvaluationChunks(_Chunks):
+class EvaluationChunks(_Chunks):
     """Boxes in their order, in chunks of several batches; the last batch is padded with zeros."""
 
     def __init__(self, records, boxes: Boxes, *, crop_hw, batch_size, padding, num_threads):
@@ -355,9 +359,9 @@ def evaluation_batches(
     batch_size: int,
     padding: float = 1.25,
     num_threads: int = 0,
-) -> Iterator[EvaluationBatch]:
+) -> Generator[EvaluationBatch, None, None]:
     """Crops of all the boxes, in their order, in batches of one size; each picture decoded once."""
-    chunks = _EvaluationChunks(
+    chunks = EvaluationChunks(
         records, boxes, crop_hw=crop_hw, batch_size=batch_size, padding=padding,
         num_threads=num_threads,
     )  # fmt: skip

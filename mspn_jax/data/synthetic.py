@@ -41,16 +41,16 @@ ARMS = (  # share, swing, spread, elbow, fold
 # The trunk leans forward; the knee bends the shin backward.
 # Rare kinds are rare on purpose: a first run has minutes to learn them all.
 STANCES = (  # share, lean, swing, spread, knee
-    (0.52, (-5, 10), (-8, 8), (1, 14), (0, 10)),  # standing
+    (0.54, (-5, 10), (-8, 8), (1, 14), (0, 10)),  # standing
     (0.28, (-3, 20), (-35, 50), (0, 10), (0, 75)),  # walking, running
     (0.10, (-10, 15), (-15, 40), (15, 45), (10, 90)),  # jumping
     (0.06, (-8, 25), (65, 95), (3, 28), (60, 105)),  # sitting
-    (0.02, (5, 40), (80, 125), (5, 35), (100, 145)),  # crouching
-    (0.02, (35, 95), (-15, 15), (2, 18), (0, 20)),  # bending
+    (0.01, (5, 40), (80, 125), (5, 35), (100, 145)),  # crouching
+    (0.01, (35, 95), (-15, 15), (2, 18), (0, 20)),  # bending
 )
 # Share, mean (to either side) and standard deviation in degrees.
 VIEWS = ((0.64, 0, 12), (0.14, 40, 10), (0.04, 90, 10), (0.18, 180, 12))  # 0 is from the front
-ROLLS = ((0.945, 0, 6), (0.03, 35, 10), (0.015, 90, 12), (0.01, 180, 10))  # 180 is a handstand
+ROLLS = ((0.96, 0, 6), (0.025, 35, 10), (0.01, 90, 12), (0.005, 180, 10))  # 180 is a handstand
 
 
 class Pose(NamedTuple):
@@ -233,7 +233,7 @@ def dress(rng: Rng, points: Points, head: float, seen_face: frozenset[str]) -> l
     sleeves = rng.choice(("none", "short", "long"))
     arm_color = shirt if sleeves == "long" else skin
     shin_color = trousers if rng.random() < 0.65 else skin
-    stoutness = rng.uniform(1.0, 1.4)
+    stoutness = rng.uniform(1.2, 1.6)
 
     def blob(centers: str, radii: Sequence[float], color: Color, unit: float = stoutness) -> Blob:
         return Blob(centers.split(), unit * np.array(radii), color)
@@ -399,7 +399,7 @@ def find_place(
         moved = figure._replace(origin_xy=target_xy - figure.xy().mean(axis=0))
         is_apart = all(
             np.linalg.norm(target_xy - other.xy().mean(axis=0))
-            > 0.35 * (figure.stature + other.stature)
+            > 0.42 * (figure.stature + other.stature)
             for other in others
         )
         if is_apart and is_inside(moved.xy(), picture_hw).mean() > rng.uniform(0.65, 1):
@@ -421,13 +421,13 @@ def draw_picture(rng: Rng, picture_hw: tuple[int, int]) -> tuple[np.ndarray, lis
 
     count = rng.choice((1, 2, 3, 4), p=(0.3, 0.35, 0.25, 0.1))
     people: list[Figure] = []
-    for stature in np.sort(np.exp(rng.uniform(*np.log((0.27, 1.1)), count))) * picture_hw[0]:
+    for stature in np.sort(np.exp(rng.uniform(*np.log((0.35, 1.1)), count))) * picture_hw[0]:
         figure = find_place(rng, sample_figure(rng, sample_pose(rng), stature), people, picture_hw)
         if figure is not None:
             people.append(figure)
     # The larger ones are nearer, and are drawn later.
     silhouettes = [draw_figure(canvas, person, figure) for person, figure in enumerate(people)]
-    if people and rng.random() < 0.15:  # an object in front of the nearest
+    if people and rng.random() < 0.1:  # an object in front of the nearest
         draw_object(rng, canvas, rng.choice(people[-1].xy()), 0.35 * people[-1].stature)
 
     for person, (figure, silhouette) in enumerate(zip(people, silhouettes, strict=True)):
@@ -555,11 +555,14 @@ def _write_split(annotation_file: Path, folder: Path, info: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draws people into COCO's own layout.")
     parser.add_argument("--root", default="data/synthetic")
-    parser.add_argument("--train", type=int, default=1500, help="pictures in train2017")
+    parser.add_argument("--train", type=int, default=2500, help="pictures in train2017")
     parser.add_argument("--val", type=int, default=200, help="pictures in val2017")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    write_dataset(args.root, {"train2017": args.train, "val2017": args.val}, args.seed)
+    try:
+        write_dataset(args.root, {"train2017": args.train, "val2017": args.val}, args.seed)
+    except OSError as error:
+        raise SystemExit(f"error: {error}") from None
     print(f"{args.root}: {args.train} pictures in train2017, {args.val} in val2017")
 
 

@@ -1,0 +1,160 @@
+"""How fast crops are made, against a plain loader and against the floor.
+
+    python benchmarks/input.py [--root data/coco --split val2017] [--workers 1]
+
+Three ways through the same people, in turn, several times; medians are printed.
+  ours    what training reads: each picture decoded once, targets left to the device
+  plain   person by person, as pose loaders do it: read and decode the picture, mirror it, warp,
+          draw the five levels of targets with a blur each
+  floor   one decode a picture and one warp a person, and nothing else
+Nothing is normalised anywhere. Without --root the people are drawn ones.
+"""
+
+import argparse
+import concurrent.futures
+import itertools
+import os
+import pathlib
+import resource
+import statistics
+import sys
+import tempfile
+import time
+
+import cv2
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from mspn_jax import geometry
+from mspn_jax.data import augment, coco, pipeline, synthetic
+from mspn_jax.data.records import decode_picture, open_records
+from mspn_jax.heatmaps import KERNEL_SIZES, PEAK
+from mspn_jax.skeletons import COCO
+
+CROP_HW, HEATMAP_HW, STRIDE = (256, 192), (64, 48), 4
+
+
+def plain_sample(path: str, picture: coco.Picture, i: int, rng: np.random.Generator):
+    """One person's crop, targets and weights, from the picture's file."""
+    image = cv2.imread(path, cv2.IMREAD_COLOR_RGB)
+    drawn = augment.draw(
+        rng, picture.visibility[i], COCO.is_upper_body, COCO.flip_permutation, augment.Settings()
+    )
+    image_to_crop, keypoints_crop_xy, visibility = augment.apply(
+        drawn, picture.keypoints_image_xy[i], picture.visibility[i],
+        geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw), 1.25, image.shape[1],
+        CROP_HW, COCO.flip_permutation, augment.Settings().half_body_padding,
+    )  # fmt: skip
+    if drawn.flip:
+        image = cv2.flip(image, 1)
+    crop = cv2.warpAffine(image, image_to_crop, CROP_HW[::-1], flags=cv2.INTER_LINEAR)
+    targets = np.zeros((len(KERNEL_SIZES), COCO.num_keypoints, *HEATMAP_HW), np.float32)
+    cells = (keypoints_crop_xy / STRIDE).astype(int)
+    for joint, (x, y) in enumerate(cells):
+        if visibility[joint] and 0 <= x < HEATMAP_HW[1] and 0 <= y < HEATMAP_HW[0]:
+            for level, kernel_size in enumerate(KERNEL_SIZES):
+                target = targets[level, joint]
+                target[y, x] = 1
+                target = cv2.GaussianBlur(target, (kernel_size, kernel_size), 0)
+                targets[level, joint] = target / target[y, x] * PEAK
+    return crop, targets, np.minimum(visibility, 1)
+
+
+def plain(pool, folder: pathlib.Path, pictures: list[coco.Picture], people: int) -> None:
+    everyone = [(p, i) for p in pictures for i in range(len(p.annotation_ids))]
+    order = np.random.default_rng(0).permutation(people) % len(everyone)
+
+    def sample(index: int):
+        picture, i = everyone[order[index]]
+        rng = np.random.default_rng(index)
+        return plain_sample(str(folder / picture.file_name), picture, i, rng)
+
+    for _ in pool.map(sample, range(people)):
+        pass
+
+
+def floor(pool, folder: pathlib.Path, pictures: list[coco.Picture], people: int) -> None:
+    def picture_of(picture: coco.Picture) -> None:
+        image = decode_picture((folder / picture.file_name).read_bytes())
+        boxes_xyxy = geometry.clip_boxes(picture.boxes_xywh, picture.image_hw)
+        for center_xy, size_wh in zip(*pipeline.crop_regions(boxes_xyxy, 1.25, CROP_HW)):
+            image_to_crop = geometry.image_to_crop(center_xy, size_wh, 0.0, CROP_HW)
+            cv2.warpAffine(image, image_to_crop, CROP_HW[::-1], flags=cv2.INTER_LINEAR)
+
+    chosen, count = [], 0
+    for picture in itertools.cycle(pictures):
+        if count >= people:
+            break
+        chosen.append(picture)
+        count += len(picture.annotation_ids)
+    for _ in pool.map(picture_of, chosen):
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", help="a folder in COCO's layout")
+    parser.add_argument("--split", default="train2017")
+    parser.add_argument("--workers", type=int, default=1, help="threads and cores, for each way")
+    parser.add_argument("--people", type=int, default=1024, help="for each run, a multiple of 1024")
+    parser.add_argument("--runs", type=int, default=5)
+    args = parser.parse_args()
+
+    cores = sorted(os.sched_getaffinity(0))[: args.workers]
+    os.sched_setaffinity(0, cores)
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = args.root
+        if root is None:
+            root = f"{scratch}/drawn"
+            synthetic.write_dataset(root, {args.split: 300}, picture_hw=(480, 640))
+        measure(args, root, scratch)
+
+
+def measure(args: argparse.Namespace, root: str, scratch: str) -> None:
+    folder = pathlib.Path(root) / args.split
+    pictures = [p for p in coco.read_pictures(root, args.split, COCO) if len(p.annotation_ids)]
+    records = open_records(root, args.split, COCO, scratch, only_with_people=True)
+    pool = concurrent.futures.ThreadPoolExecutor(args.workers)
+    chunks = pipeline.TrainingChunks(
+        records, COCO, crop_hw=CROP_HW, batch_size=256, settings=augment.Settings(), padding=1.25,
+        seed=0, process=0, num_processes=1, num_threads=args.workers,
+    )  # fmt: skip
+    numbers = itertools.count()
+
+    def ours() -> None:
+        for _ in range(args.people // chunks.people_per_chunk):
+            chunks[next(numbers)]
+
+    ways = {
+        "ours": ours,
+        "plain": lambda: plain(pool, folder, pictures, args.people),
+        "floor": lambda: floor(pool, folder, pictures, args.people),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way()
+    memory = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]
+    for _ in range(args.runs):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            speeds[name].append(args.people / (time.perf_counter() - start))
+    memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    people = sum(len(p.annotation_ids) for p in pictures)
+    print(
+        f"{len(pictures)} pictures, {people} people ({people / len(pictures):.2f} a picture),"
+        f" {args.workers} workers on {args.workers} cores, OpenCV {cv2.__version__}"
+    )
+    for name, values in speeds.items():
+        print(f"{name:6} {statistics.median(values):7.0f} crops/s"
+              f"   ({min(values):.0f} to {max(values):.0f})")  # fmt: skip
+    for other in ("plain", "floor"):
+        ratios = [a / b for a, b in zip(speeds["ours"], speeds[other])]
+        print(f"ours / {other} {statistics.median(ratios):.2f}")
+    print(f"peak memory {memory[0]:.0f} MB after the first run, {memory[1]:.0f} MB after the last")
+
+
+if __name__ == "__main__":
+    main()

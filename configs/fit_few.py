@@ -1,0 +1,27 @@
+"""Fits a few people, to see that everything learns: docs/coco.md has the command and the figure."""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config("fit_few", num_stages=1)
+    config.crop_hw = (128, 96)
+    config.model.blocks_per_unit = (1, 1, 1, 1)
+    config.model.stem_channels = 32
+    config.model.unit_channels = 64
+
+    config.data.val_split = config.data.train_split
+    config.data.first_people = 32
+    for key in config.augment:
+        if key.endswith("probability"):
+            config.augment[key] = 0.0
+
+    config.batch_size = 32
+    config.num_epochs = 300  # of one step each
+    config.num_hard_keypoints = 17
+    config.optimizer.learning_rate = 0.08  # at batch 256, so 0.01 at 32
+    config.optimizer.warmup_steps = 20
+    config.optimizer.drop_epochs = (220.0, 270.0)
+    config.eval.every_epochs = 0
+    config.eval.flip_test = False
+    return config

@@ -1,0 +1,60 @@
+"""The rules of the house that a reader relies on."""
+
+import ast
+import pathlib
+
+import pytest
+
+HERE = pathlib.Path(__file__).parents[1]
+MODULES = sorted((HERE / "mspn_jax").rglob("*.py"))
+VAGUE = {"utils", "util", "misc", "common", "core", "base", "helpers"}
+ENTRY_POINTS_ONLY = {"program", "reports"}  # what only a program needs
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """Dotted names of what a module imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def name_of(path: pathlib.Path) -> str:
+    return ".".join(path.relative_to(HERE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def starts(names: set[str], *prefixes: str) -> set[str]:
+    return {n for n in names if any(n == p or n.startswith(f"{p}.") for p in prefixes)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_the_datas_source_imports_no_jax(path):
+    if path.parent.name == "data" or path.stem in ("geometry", "skeletons"):
+        assert not starts(imports(path), "jax", "flax", "optax", "orbax")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_run_one_way(path):
+    name, used = name_of(path), imports(path)
+    if name in ("mspn_jax.model", "mspn_jax.heatmaps", "mspn_jax.losses", "mspn_jax.optimizer"):
+        later = ("data", "training", "inference", "evaluation", "checkpoints")
+        assert not starts(used, *(f"mspn_jax.{module}" for module in later))
+    if name.startswith("mspn_jax.data."):
+        allowed = starts(used, "mspn_jax.data", "mspn_jax.geometry", "mspn_jax.skeletons")
+        allowed |= {n for n in used if n == "mspn_jax.geometry"}
+        assert starts(used, "mspn_jax") == allowed
+    if path.stem not in ENTRY_POINTS_ONLY:
+        assert not starts(used, *(f"mspn_jax.{module}" for module in ENTRY_POINTS_ONLY))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_library_module_sees_a_config(path):
+    if path.stem not in ENTRY_POINTS_ONLY:
+        assert not starts(imports(path), "ml_collections", "absl.flags")
+
+
+def test_no_module_has_a_vague_name():
+    assert not VAGUE & {path.stem for path in MODULES}

@@ -14,7 +14,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mspn_jax import inference, optimizer, program, training
+from mspn_jax import convert, inference, optimizer, program, training
 from mspn_jax.checkpoints import Checkpoints, Description
 from mspn_jax.data import augment, pipeline
 from mspn_jax.data.records import open_records
@@ -72,10 +72,16 @@ def main() -> None:
     )
     adam = optimizer.adam(schedule)
 
-    # The start: the workdir's last checkpoint, if it has one, else new weights.
+    # The start: the workdir's last checkpoint, if it has one; else a file's weights; else new ones.
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep_latest)
     variables = initial_variables(model, config.seed, config.crop_hw)
+    given = [path for path in config.init.values() if path]
+    if len(given) > 1:
+        raise UsageError(f"config.init: one start at most, not {' and '.join(given)}")
+    if given and checkpoints.latest_step() is None:
+        variables, taken = convert.initial_from(given[0], variables)
+        log.info("starting from %s: %s", given[0], taken)
     state = training.new_state(variables, adam)
     log.info(
         "%s: %s parameters, %d people in %d pictures, %d steps of %d an epoch, on %d %s",

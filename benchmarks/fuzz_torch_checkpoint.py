@@ -5,7 +5,7 @@
 Every file is one of tests/torch_fixtures, mutated by a generator of its own (seed and number), so
 that `--first N --files 1` makes file N again. Half of the mutations work on the pickle within, and
 set the sums and lengths around it right, so that they get past the layers outside. Anything but an
-array or a CheckpointError is a crash: another exception, memory out of proportion, and whatever
+array or a TorchFileError is a crash: another exception, memory out of proportion, and whatever
 Python's audit hooks see beyond the reading of that one file.
 """
 
@@ -28,18 +28,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mspn_jax import torch_checkpoint  # noqa: E402
+from mspn_jax import torch_checkpoint
 
 MEMORY_BYTES = 256 << 20
 NUMBERS = [0, 1, 2, 127, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62 - 1,
-           2**62, 2**63 - 1]
+           2**62, 2**63 - 1]  # fmt: skip
 OPCODES = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
 INTEGERS = (b"K", b"M", b"J", b"\x8a")
 # Calls, some of them whole:
 HOSTILE = [
     b"cos\nsystem\nX\x04\0\0\0true\x85R", b"cbuiltins\neval\n(X\x03\0\0\x001+1tR",
     b"cbuiltins\n__import__\n", b"csubprocess\nPopen\n)\x81}b", b"(X\x04\0\0\0trueios\nsystem\n",
-    b"cmspn_jax.torch_checkpoint\n_Tensor\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"cmspn_jax.torch_pickle\nTensor\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
     b"ctorch._utils\n_rebuild_tensor_v3\n", b"ctorch._utils\n_rebuild_parameter\n",
     b"ccollections\nOrderedDict\n]\x85R", b"ctorch\nFloatStorage\n", b"R", b"Q", b"P1\n", b"\x93",
     b"}b", b")\x81", b"h\0R", b"h\x01b",
@@ -53,7 +53,7 @@ HOSTILE = [
     # What else there is:
     b"\x82\x01", b"\x84\x01\0\0\0", b"\x97", b"\x98", b"\x8f(K\x01\x90", b"\x94", b"0", b"1", b"2",
     b"N", b"K\0", b"J\xff\xff\xff\xff",
-]
+]  # fmt: skip
 
 
 def flipped(data: bytes, rng: random.Random) -> bytes:
@@ -103,8 +103,9 @@ def reprogrammed(pickle: bytes, rng: random.Random) -> bytes:
             case 5 | 8:
                 integers = [i for i, piece in enumerate(code) if piece.startswith(INTEGERS)]
                 number = rng.choice([*NUMBERS, rng.getrandbits(16), -1])
-                code[rng.choice(integers or [at])] = (
-                    b"\x8a\x09" + number.to_bytes(9, "little", signed=True))
+                code[rng.choice(integers or [at])] = b"\x8a\x09" + number.to_bytes(
+                    9, "little", signed=True
+                )
             case 6 | 7:
                 code[at] = rng.choice(HOSTILE) + code[at]
     return b"".join(code)
@@ -148,17 +149,20 @@ def in_safetensors(data: bytes, change: Callable[[bytes], bytes], rng: random.Ra
     return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
 
-SOURCES = {path.name: path.read_bytes()
-           for path in sorted((ROOT / "tests" / "torch_fixtures").iterdir())
-           if path.suffix in (".pth", ".pt", ".safetensors")}
+SOURCES = {
+    path.name: path.read_bytes()
+    for path in sorted((ROOT / "tests" / "torch_fixtures").iterdir())
+    if path.suffix in (".pth", ".pt", ".safetensors")
+}
 
 
 def mutated(seed: int, number: int) -> bytes:
     rng = random.Random(f"{seed} {number}")
     data = rng.choice(list(SOURCES.values()))
     if rng.random() < 0.5:
-        layer = (in_zip if data.startswith(b"PK") else
-                 in_safetensors if data[8:9] == b"{" else in_legacy)
+        layer = (
+            in_zip if data.startswith(b"PK") else in_safetensors if data[8:9] == b"{" else in_legacy
+        )
         rough = rng.choice([flipped, cut, spliced, numbered])
         change = rng.choice([reprogrammed, reprogrammed, reprogrammed, rough])
         return layer(data, lambda pickle: change(pickle, rng), rng)
@@ -177,7 +181,7 @@ def watch(event: str, arguments: tuple) -> None:
     """While a file is read, reading it is all that may happen."""
     reads = event == "open" and arguments[1] in ("r", "rb", None) and str(arguments[0]) == str(FILE)
     if armed and not reads and event != "mmap.__new__":
-        raise Escaped(f"{event} {str(arguments):.200}")
+        raise Escaped(f"{event} {arguments!s:.200}")
 
 
 def main() -> int:
@@ -196,7 +200,7 @@ def main() -> int:
             FILE.write_bytes(SOURCES[name])
             try:
                 torch_checkpoint.read(FILE)
-            except torch_checkpoint.CheckpointError:
+            except torch_checkpoint.TorchFileError:
                 assert name.startswith("refused"), name
         "".encode("raw-unicode-escape")  # which pickletools needs, and Python imports when needed
         sys.addaudithook(watch)
@@ -214,7 +218,7 @@ def main() -> int:
                 outcome = "read"
                 if sum(array.nbytes for array in arrays.values()) > 1 << 21:
                     raise MemoryError("arrays far larger than the file")
-            except torch_checkpoint.CheckpointError as error:
+            except torch_checkpoint.TorchFileError as error:
                 armed = False
                 outcome = "refused"
                 reason = re.sub(r"'.*?'", "...", str(error).removeprefix(f"{FILE}: "))
@@ -232,10 +236,14 @@ def main() -> int:
             counts[outcome] += 1
         seconds = time.perf_counter() - begin
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{options.files} files in {seconds:.0f} s: {counts['read']} read, {counts['refused']} "
-          f"refused, {counts['crashes']} crashes")
-    print(f"slowest {1e3 * slowest[0]:.0f} ms (file {slowest[1]}), peak memory {after / 1024:.0f} "
-          f"MiB, {(after - before) / 1024:.0f} MiB of it while fuzzing")
+    print(
+        f"{options.files} files in {seconds:.0f} s: {counts['read']} read, {counts['refused']} "
+        f"refused, {counts['crashes']} crashes"
+    )
+    print(
+        f"slowest {1e3 * slowest[0]:.0f} ms (file {slowest[1]}), peak memory {after / 1024:.0f} "
+        f"MiB, {(after - before) / 1024:.0f} MiB of it while fuzzing"
+    )
     for reason, count in reasons.most_common():
         print(f"{count:8d} {reason}")
     return counts["crashes"] > 0

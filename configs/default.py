@@ -28,6 +28,11 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     config.dtype = "float32"  # what convolutions compute in; or bfloat16
     config.sync_batch_norm = False  # normalise with the statistics of all devices' crops
 
+    config.init = ConfigDict()  # at most one; empty: new weights
+    config.init.from_torch = ""  # an MSPN's .pth or .safetensors
+    config.init.resnet50 = ""  # torchvision's .pth, for the stem and every stage's encoder
+    config.init.checkpoint = ""  # convert.py's output, or another run's workdir
+
     config.data = ConfigDict()
     config.data.root = "data/coco"
     config.data.train_split = "train2017"

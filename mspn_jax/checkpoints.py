@@ -57,6 +57,11 @@ class Description:
         return MSPN(**(self.model | arguments))
 
     def new_skeleton(self) -> Skeleton:
+        if self.skeleton not in SKELETONS:
+            raise CheckpointError(
+                f"no skeleton {self.skeleton!r} in mspn_jax/skeletons.py, which this checkpoint of"
+                f" {self.variant} needs"
+            )
         return SKELETONS[self.skeleton]
 
     def write(self, folder: str | os.PathLike) -> None:
@@ -161,8 +166,16 @@ def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def save_variables(folder: str | os.PathLike, description: Description, variables: Any) -> None:
     """Writes weights alone, as step 0 of a new folder of checkpoints."""
-    with ocp.CheckpointManager(pathlib.Path(folder).absolute()) as manager:
-        manager.save(0, args=ocp.args.Composite(variables=ocp.args.StandardSave(variables)))
+    # Orbax would copy all arrays, so that they can change while it writes, and gather 2 GiB before
+    # it begins to: a large model would be in memory three times.
+    handlers = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False))
+    )
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=handlers)
+    item = ocp.args.PyTreeSave(jax.device_get(variables), ocdbt_target_data_file_size=1 << 24)
+    path = pathlib.Path(folder).absolute()
+    with ocp.CheckpointManager(path, item_handlers={_VARIABLES: handler}) as manager:
+        manager.save(0, args=ocp.args.Composite(variables=item))
     description.write(folder)
 
 

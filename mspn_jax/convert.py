@@ -1,27 +1,38 @@
-"""PyTorch names <-> the Flax tree.
+"""PyTorch's state dicts <-> the Flax tree, by the table of `torch_names`.
 
-The network is made of one brick, a convolution with its batch norm, so a conversion is a table
-of bricks: where each one stands in the Flax tree, and what the others call it. The table is made
-by loops that mirror the network. Every tensor of a source and every leaf of the result is used
-exactly once, or the conversion fails and names what is left.
+Every tensor of a source and every leaf of the result is used exactly once, or the conversion fails
+and names what is left.
 """
 
+import collections
 import dataclasses
+import functools
+import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
-from mspn_jax.model import COARSEST_STRIDE, MSPN, NUM_UNITS
+from mspn_jax import checkpoints, torch_checkpoint
+from mspn_jax.model import COARSEST_STRIDE
+from mspn_jax.torch_names import (
+    Architecture,
+    Brick,
+    ConversionError,
+    Kind,
+    Path,
+    StateDict,
+    architecture_of,
+    kind_of,
+)
 
-Path = tuple[str, ...]
-StateDict = Mapping[str, np.ndarray]
 Variables = dict[str, Any]
 
-# Leaf of a brick (collection, name) -> whose it is in torch, and under what name.
+# Leaf of a brick (collection, name) -> whose it is in torch, and under what name; in torch's order.
 _LEAVES = {
     ("params", "kernel"): ("conv", "weight"),
     ("params", "scale"): ("norm", "weight"),
@@ -29,212 +40,224 @@ _LEAVES = {
     ("batch_stats", "mean"): ("norm", "running_mean"),
     ("batch_stats", "var"): ("norm", "running_var"),
 }
+_COUNT = "num_batches_tracked"  # a norm has it in torch, and nothing here needs it
 
 
-class ConversionError(ValueError):
-    """A state dict that is not an MSPN's, or not wholly."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Names:
-    """What the two modules of a brick are called in a state dict."""
-
-    conv: str
-    norm: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Brick:
-    """One ConvNorm: its path in the Flax tree, and its names in the two families of files."""
-
-    path: Path
-    mmpose: Names
-    authors: Names
-
-
-def bricks(num_stages: int, blocks_per_unit: tuple[int, ...]) -> Iterator[Brick]:
-    """Every ConvNorm of the network, in torch's order of registration."""
-
-    def conv_and_bn(path: Path, mmpose: str, authors: str) -> Brick:
-        return Brick(path, *(Names(f"{n}.conv", f"{n}.bn") for n in (mmpose, authors)))
-
-    yield conv_and_bn(("stem",), "backbone.top.top.0", "top.conv")
-    for s in range(num_stages):
-        stage, mmpose_stage, authors_stage = (
-            f"stage{s}", f"backbone.multi_stage_mspn.{s}", f"stage{s}"
-        )  # fmt: skip
-        for layer, num_blocks in enumerate(blocks_per_unit, start=1):
-            for b in range(num_blocks):
-                path = (stage, f"layer{layer}_block{b}")
-                place = f"downsample.layer{layer}.{b}"
-                for i in (1, 2, 3):
-                    authors = f"{authors_stage}.{place}.conv_bn_relu{i}"
-                    yield Brick(
-                        (*path, f"conv{i}"),
-                        Names(f"{mmpose_stage}.{place}.conv{i}", f"{mmpose_stage}.{place}.bn{i}"),
-                        Names(f"{authors}.conv", f"{authors}.bn"),
-                    )
-                if b == 0:
-                    names = (f"{p}.{place}.downsample" for p in (mmpose_stage, authors_stage))
-                    yield conv_and_bn((*path, "shortcut"), *names)
-        feeds_next = s < num_stages - 1
-        for u in range(NUM_UNITS):
-            parts = [("lateral", "in_skip", "u_skip")]
-            if u > 0:
-                parts.append(("up", "up_conv", "up_conv"))
-            if feeds_next:
-                parts.append(("encoder_skip", "out_skip1", "skip1"))
-                parts.append(("decoder_skip", "out_skip2", "skip2"))
-            for ours, mmpose, authors in parts:
-                yield conv_and_bn(
-                    (stage, f"unit{u}_{ours}"),
-                    f"{mmpose_stage}.upsample.up{u + 1}.{mmpose}",
-                    f"{authors_stage}.upsample.up{u + 1}.{authors}",
-                )
-        if feeds_next:
-            names = (f"{p}.upsample.up4.cross_conv" for p in (mmpose_stage, authors_stage))
-            yield conv_and_bn((stage, "next_stage_input"), *names)
-    for s in range(num_stages):
-        for u in range(NUM_UNITS):
-            for i, part in enumerate(("hidden", "out")):
-                yield conv_and_bn(
-                    (f"stage{s}_head{u}_{part}",),
-                    f"head.predict_layers.{s * NUM_UNITS + u}.conv_layers.{i}",
-                    f"stage{s}.upsample.up{u + 1}.res_conv{i + 1}",
-                )
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """What a state dict says of the network it was saved from."""
-
-    kind: Literal["mmpose 1.x", "mmpose 0.x", "authors"]
-    num_stages: int
-    num_keypoints: int
-    blocks_per_unit: tuple[int, ...]
-    stem_channels: int
-    unit_channels: int
-
-    def model_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `MSPN`."""
-        arguments = dataclasses.asdict(self)
-        del arguments["kind"]
-        return arguments
-
-
-def recognise(state_dict: StateDict) -> Architecture:
-    """Finds the kind of file and the size of the network from names and shapes.
+def architecture_of_variables(variables: Variables) -> Architecture:
+    """Finds the size of the network whose {"params", "batch_stats"} these are.
 
     Raises:
-      ConversionError: the names are not an MSPN's.
+      ConversionError: they are not an MSPN's.
     """
-    if "backbone.top.top.0.conv.weight" in state_dict:
-        kind = "mmpose 0.x" if any(n.startswith("keypoint_head.") for n in state_dict) else (
-            "mmpose 1.x"
-        )  # fmt: skip
-        stem = "backbone.top.top.0.conv.weight"
-        stages = re.compile(r"backbone\.multi_stage_mspn\.(\d+)\.")
-    elif "top.conv.conv.weight" in state_dict:
-        kind, stem, stages = "authors", "top.conv.conv.weight", re.compile(r"stage(\d+)\.")
-    else:
-        some = ", ".join(list(state_dict)[:3])
-        raise ConversionError(
-            f"not an MSPN: no stem among its {len(state_dict)} tensors ({some}, ...)."
-            " Known are the names of mmpose 0.x and 1.x and of the original authors"
+    try:
+        params = variables["params"]
+        stages = [name for name in params if re.fullmatch(r"stage\d+", name)]
+        blocks = [re.fullmatch(r"layer(\d)_block\d+", name) for name in params["stage0"]]
+        layers = [int(block[1]) for block in blocks if block]
+        hidden, out = (params[f"stage0_head0_{part}"]["kernel"] for part in ("hidden", "out"))
+        return Architecture(
+            num_stages=len(stages),
+            num_keypoints=out.shape[-1],
+            blocks_per_unit=tuple(layers.count(i) for i in (1, 2, 3, 4)),
+            stem_channels=params["stem"]["kernel"].shape[-1],
+            unit_channels=hidden.shape[-1],
         )
-    num_stages = 1 + max((int(m[1]) for n in state_dict if (m := stages.match(n))), default=-1)
-    blocks = [
-        1 + max((int(m[1]) for n in state_dict if (m := re.search(pattern, n))), default=-1)
-        for pattern in (rf"\.?0\.downsample\.layer{layer}\.(\d+)\." for layer in (1, 2, 3, 4))
-    ]
-    head = [b for b in bricks(num_stages, tuple(blocks)) if "_head" in b.path[0]][-2:]
-    hidden, out = (
-        state_dict.get(_torch_name(brick, kind, "params", "kernel")) for brick in head
-    ) if head else (None, None)  # fmt: skip
-    if hidden is None or out is None:
-        raise ConversionError(
-            f"an MSPN of {num_stages} stages ({kind} names) without its last head"
-        )
-    return Architecture(
-        kind=kind,
-        num_stages=num_stages,
-        num_keypoints=out.shape[0],
-        blocks_per_unit=tuple(blocks),
-        stem_channels=state_dict[stem].shape[0],
-        unit_channels=hidden.shape[0],
-    )
+    except (KeyError, TypeError) as error:
+        raise ConversionError(f"not the variables of an MSPN: no {error}") from None
 
 
-def _torch_name(brick: Brick, kind: str, collection: str, leaf: str) -> str:
-    names = brick.authors if kind == "authors" else brick.mmpose
-    module, tensor = _LEAVES[collection, leaf]
-    name = f"{getattr(names, module)}.{tensor}"
-    return f"keypoint_{name}" if kind == "mmpose 0.x" and name.startswith("head.") else name
+# --- from torch -----------------------------------------------------------------------------------
 
 
 def from_torch(state_dict: StateDict) -> Variables:
-    """A state dict of any known kind -> {"params", "batch_stats"} of `MSPN`.
+    """A state dict of any kind of MSPN -> {"params", "batch_stats"} of `MSPN`, float32.
 
     Kernels turn from (out, in, h, w) to (h, w, in, out). The original authors' convolutions have
-    biases, which only shift what the norm subtracts: they are taken off the running mean.
-    `num_batches_tracked` is counted as used: nothing here needs it.
+    biases, which only shift what the norm subtracts: they are taken off the running mean. Where
+    nothing has to be computed the leaves are views of the state dict's arrays, lest a large model
+    be in memory twice.
 
     Raises:
-      ConversionError: not an MSPN, tensors missing, left over, or of a wrong shape; each is named.
+      ConversionError: not an MSPN, tensors missing, left over, of a wrong shape, or not
+        floating-point and finite; each is named.
     """
-    architecture = recognise(state_dict)
-    kind = architecture.kind
-    expected = _leaf_shapes(architecture)
-    left = {name for name in state_dict if not name.endswith(".num_batches_tracked")}
-    missing: list[str] = []
-    wrong: list[str] = []
-    variables: Variables = {"params": {}, "batch_stats": {}}
-
-    def take(name: str) -> np.ndarray | None:
-        left.discard(name)
-        if name not in state_dict:
-            missing.append(name)
-        return state_dict.get(name)
-
-    for brick in bricks(architecture.num_stages, architecture.blocks_per_unit):
-        for collection, leaf in _LEAVES:
-            name = _torch_name(brick, kind, collection, leaf)
-            tensor = take(name)
-            if tensor is None:
-                continue
-            if leaf == "kernel" and tensor.ndim == 4:
-                tensor = tensor.transpose(2, 3, 1, 0)
-            if leaf == "mean" and kind == "authors":
-                conv_bias = take(f"{brick.authors.conv}.bias")
-                if conv_bias is None:
-                    continue
-                tensor = tensor - conv_bias
-            shape = expected[(collection, *brick.path, leaf)]
-            if tensor.shape != shape:
-                wrong.append(f"{name} gives {tensor.shape} where {shape} belongs")
-            parent = variables[collection]
-            for key in brick.path:
-                parent = parent.setdefault(key, {})
-            parent[leaf] = np.ascontiguousarray(tensor, np.float32)
-
-    problems = [
-        f"{len(names)} {what}: {', '.join(names)}"
-        for what, names in (("missing", missing), ("left over", sorted(left)), ("misshapen", wrong))
-        if names
-    ]
-    if problems:
-        raise ConversionError(
-            f"an MSPN of {architecture.num_stages} stages ({kind} names) but not wholly: "
-            + "; ".join(problems)
-        )
-    return variables
+    architecture = architecture_of(state_dict)
+    shapes = _shapes(architecture)
+    leaves = _place(state_dict, kind_of(state_dict), architecture.bricks(), shapes)
+    assert leaves.keys() == shapes.keys(), "the table of names does not mirror the network"
+    return traverse_util.unflatten_dict(leaves)
 
 
-def _leaf_shapes(architecture: Architecture) -> dict[Path, tuple[int, ...]]:
-    model = MSPN(**architecture.model_arguments())
+def batches_tracked(state_dict: StateDict) -> dict[str, int]:
+    """The norms' `num_batches_tracked`, by their names in mmpose 1.x: all of a state dict that
+    `from_torch` leaves behind."""
+    kind = kind_of(state_dict)
+    counts = {}
+    for brick in architecture_of(state_dict).bricks():
+        count = state_dict.get(f"{brick.names(kind).norm}.{_COUNT}")
+        if count is not None and count.size == 1 and np.issubdtype(count.dtype, np.integer):
+            counts[f"{brick.mmpose.norm}.{_COUNT}"] = int(count.item())
+    return counts
+
+
+def _place(
+    state_dict: StateDict, kind: Kind, table: Iterable[Brick], shapes: dict[Path, tuple[int, ...]]
+) -> dict[Path, np.ndarray]:
+    """The leaves of the table's bricks, by path; or ConversionError."""
+    left = dict.fromkeys(state_dict)
+    if kind == "torchvision":
+        for name in ("fc.weight", "fc.bias"):
+            left.pop(name, None)
+    problems = collections.defaultdict[str, list[str]](list)
+    leaves: dict[Path, np.ndarray] = {}
+
+    def take(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        left.pop(name, None)
+        tensor = state_dict.get(name)
+        if tensor is None:
+            problems["missing"].append(name)
+        elif tensor.shape != shape:
+            problems["misshapen"].append(f"{name} is {tensor.shape} where {shape} belongs")
+        elif not jnp.issubdtype(tensor.dtype, jnp.floating):  # which knows bfloat16
+            problems["not floating-point"].append(name)
+        else:
+            with np.errstate(over="ignore"):
+                tensor = tensor.astype(np.float32, copy=False)
+            if np.isfinite(tensor).all():
+                return tensor
+            problems["not finite"].append(name)
+        return None
+
+    for brick in table:
+        names = brick.names(kind)
+        left.pop(f"{names.norm}.{_COUNT}", None)
+        for (collection, leaf), (module, tensor_name) in _LEAVES.items():
+            path = (collection, *brick.path, leaf)
+            shape = shapes[path]
+            if leaf == "kernel":
+                shape = tuple(shape[axis] for axis in (3, 2, 0, 1))
+            tensor = take(f"{getattr(names, module)}.{tensor_name}", shape)
+            if kind == "authors" and leaf == "mean":
+                conv_bias = take(f"{names.conv}.bias", shape)
+                if tensor is not None and conv_bias is not None:
+                    tensor = tensor - conv_bias
+            if tensor is not None:
+                leaves[path] = tensor.transpose(2, 3, 1, 0) if leaf == "kernel" else tensor
+
+    problems["left over"] = list(left)
+    listed = "; ".join(
+        f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names
+    )
+    if listed:
+        whose = "a ResNet" if kind == "torchvision" else f"an MSPN ({kind} names)"
+        raise ConversionError(f"{whose}, but not wholly the one needed: {listed}")
+    return leaves
+
+
+@functools.cache
+def _shapes(architecture: Architecture) -> dict[Path, tuple[int, ...]]:
+    """The model's own word for every leaf."""
     images = jnp.zeros((1, COARSEST_STRIDE, COARSEST_STRIDE, 3))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    return {
-        tuple(key.key for key in path): leaf.shape
-        for path, leaf in jax.tree.leaves_with_path(shapes)
-    }
+    shapes = jax.eval_shape(architecture.new_model().init, jax.random.key(0), images)
+    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
+
+
+# --- to torch -------------------------------------------------------------------------------------
+
+
+def to_torch(variables: Variables) -> dict[str, np.ndarray]:
+    """{"params", "batch_stats"} of `MSPN` -> a state dict with mmpose 1.x names, in its order.
+
+    The inverse of `from_torch`, to the bit. It lacks `num_batches_tracked`, which torch takes for
+    0 where a state dict does not have it.
+
+    Raises:
+      ConversionError: leaves missing or left over; each is named.
+    """
+    leaves = traverse_util.flatten_dict(variables)
+    state_dict, missing = {}, []
+    for brick in architecture_of_variables(variables).bricks():
+        for (collection, leaf), (module, tensor_name) in _LEAVES.items():
+            path = (collection, *brick.path, leaf)
+            if path not in leaves:
+                missing.append("/".join(path))
+                continue
+            array = np.asarray(leaves.pop(path))
+            array = array.transpose(3, 2, 0, 1) if leaf == "kernel" else array
+            name = f"{getattr(brick.mmpose, module)}.{tensor_name}"
+            state_dict[name] = np.ascontiguousarray(array)
+    left = ["/".join(path) for path in leaves]
+    listed = "; ".join(
+        f"{len(names)} {what}: {', '.join(names)}"
+        for what, names in (("missing", missing), ("left over", left))
+        if names
+    )
+    if listed:
+        raise ConversionError(f"not the variables of an MSPN: {listed}")
+    return state_dict
+
+
+# --- as the start of a training -------------------------------------------------------------------
+
+
+def initial_from(
+    path: str | os.PathLike, variables: Variables, new_heads: bool = False
+) -> tuple[Variables, str]:
+    """What a file has of a network, put over a network's initial values.
+
+    A ResNet gives the stem and every stage's encoder. An MSPN gives everything, except the last
+    convolution and norm of every head (all that depends on the keypoints) where the number of
+    keypoints is another, or `new_heads` says so.
+
+    Args:
+      path: PyTorch's `.pth`, a `.safetensors`, or one of our own checkpoints.
+      variables: of the network to start, from `initial_variables`.
+
+    Returns:
+      The variables to start with, and a line that says what was taken.
+
+    Raises:
+      ConversionError, torch_checkpoint.TorchFileError, checkpoints.CheckpointError: the file is
+        not a checkpoint, or not of this network.
+    """
+    try:
+        if os.path.isdir(path):
+            return start_from(checkpoints.load(path)[1], variables, new_heads)
+        state_dict = torch_checkpoint.read(path)
+        if kind_of(state_dict) == "torchvision":
+            return start_from_resnet(state_dict, variables)
+        return start_from(from_torch(state_dict), variables, new_heads)
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from None
+
+
+def start_from(
+    loaded: Variables, initial: Variables, new_heads: bool = False
+) -> tuple[Variables, str]:
+    """An MSPN over another's initial values: see `initial_from`."""
+    found, needed = architecture_of_variables(loaded), architecture_of_variables(initial)
+    if dataclasses.replace(found, num_keypoints=needed.num_keypoints) != needed:
+        raise ConversionError(f"an MSPN of {found}, where one of {needed} is to start")
+    taken = traverse_util.flatten_dict(loaded)
+    new_heads = new_heads or found.num_keypoints != needed.num_keypoints
+    if new_heads:
+        taken = {path: leaf for path, leaf in taken.items() if not path[1].endswith("_out")}
+    merged = traverse_util.flatten_dict(initial) | taken
+    said = f"an MSPN of {found}"
+    if new_heads:
+        said += f"; the last convolution of each head is new, for {needed.num_keypoints} keypoints"
+    return traverse_util.unflatten_dict(merged), said
+
+
+def start_from_resnet(state_dict: StateDict, initial: Variables) -> tuple[Variables, str]:
+    """torchvision's ResNet-50 in the stem and in every stage's encoder: see `initial_from`."""
+    needed = architecture_of_variables(initial)
+    merged = traverse_util.flatten_dict(initial)
+    shapes = {path: leaf.shape for path, leaf in merged.items()}
+    table = (brick for brick in needed.bricks() if brick.torchvision is not None)
+    merged |= _place(state_dict, "torchvision", table, shapes)
+    stages = "1 stage" if needed.num_stages == 1 else f"each of {needed.num_stages} stages"
+    return traverse_util.unflatten_dict(merged), (
+        f"a ResNet in the stem and the encoder of {stages}; decoders and heads are new, and the"
+        " ResNet's fc is not used"
+    )

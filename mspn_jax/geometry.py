@@ -123,4 +123,4 @@ def mirror_x(
 def usable_boxes(boxes_xywh: Float[Array, "N 4"]) -> Bool[Array, "N"]:
     """Which boxes are finite and have an area."""
     boxes_xywh = np.asarray(boxes_xywh, np.float64).reshape(-1, 4)
-    return np.isfinite(boxes_xywh).all(axis=-1) & (boxes_xywh[:, 2:] > 0).all(axis=-1)
+    return np.logical_and(np.isfinite(boxes_xywh).all(-1), (boxes_xywh[:, 2:] > 0).all(-1))

@@ -19,6 +19,8 @@ from mspn_jax.checkpoints import CheckpointError, Description
 from mspn_jax.data.coco import DataError
 from mspn_jax.model import COARSEST_STRIDE
 from mspn_jax.skeletons import SKELETONS, Skeleton
+from mspn_jax.torch_names import ConversionError
+from mspn_jax.torch_pickle import TorchFileError
 
 log = logging.getLogger("mspn_jax")
 
@@ -69,7 +71,7 @@ def _guarded(main: Callable[[], None]) -> None:
         log.setLevel(logging.WARNING)
     try:
         main()
-    except (DataError, CheckpointError, UsageError) as error:
+    except (DataError, CheckpointError, ConversionError, TorchFileError, UsageError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         if error.filename is None:

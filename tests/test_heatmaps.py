@@ -25,9 +25,12 @@ def to_nhwc(maps):
 def test_targets_equal_the_references():
     golden = golden_npz("encode.npz")
     targets, weights = heatmaps.encode(
-        jnp.asarray(golden["keypoints"]), jnp.asarray(golden["keypoints_visible"]), CROP_HW, HEATMAP_HW,
+        jnp.asarray(golden["keypoints"]),
+        jnp.asarray(golden["keypoints_visible"]),
+        CROP_HW,
+        HEATMAP_HW,
         tuple(golden["kernel_sizes"].tolist()),
-    )  # fmt: skip
+    )
     reference = golden["heatmaps"].transpose(1, 0, 3, 4, 2)
     np.testing.assert_allclose(targets, reference, atol=1e-3)
     for level in golden["keypoint_weights"]:

@@ -160,6 +160,21 @@ def test_a_run_killed_without_warning_ends_in_the_very_same_numbers(workdir, con
 
 
 @pytest.mark.slow
+def test_a_run_starts_from_another_ones_weights(workdir, config, tmp_path):
+    arguments = ("--config", config, "--workdir", tmp_path, "--config.num_steps=1")
+    both = run(
+        "train.py", *arguments, f"--config.init.checkpoint={workdir}",
+        "--config.init.from_torch=mspn.pth",
+    )  # fmt: skip
+    assert both.returncode == 1 and "one start at most" in both.stderr
+    done = run("train.py", *arguments, f"--config.init.checkpoint={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert f"starting from {workdir}: an MSPN of" in done.stderr
+    scratch = next(line for line in metrics_of(workdir) if "loss" in line)
+    assert metrics_of(tmp_path)[0]["loss"] < 0.9 * scratch["loss"]
+
+
+@pytest.mark.slow
 def test_evaluation_prints_and_writes_the_ten_figures(workdir, config, root, tmp_path):
     done = run(
         "eval.py", "--config", config, "--checkpoint", workdir, "--output", tmp_path / "out",

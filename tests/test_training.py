@@ -8,7 +8,7 @@ import pytest
 
 from conftest import golden_json, golden_npz
 from golden import recipe
-from mspn_jax import convert, geometry, heatmaps, losses, training
+from mspn_jax import convert, geometry, heatmaps, losses, torch_names, training
 from mspn_jax.data import augment, coco, pipeline
 from mspn_jax.data.records import decode_picture
 from mspn_jax.inference import to_devices
@@ -51,7 +51,7 @@ def reference_variables():
 
 def brick_names():
     """Flax path of every brick -> its names in mmpose."""
-    return {brick.path: brick.mmpose for brick in convert.bricks(1, (3, 4, 6, 3))}
+    return {brick.path: brick.mmpose for brick in torch_names.bricks(1, (3, 4, 6, 3))}
 
 
 def leaf(tree, path):

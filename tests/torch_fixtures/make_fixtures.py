@@ -30,21 +30,36 @@ def tensors() -> OrderedDict:
     parameter = torch.nn.Parameter(torch.randn(2, 2))
     parameter.note = "a parameter with state"
     return OrderedDict(
-        float64=floats.double() / 3, float32=floats, float16=floats.half(),
+        float64=floats.double() / 3,
+        float32=floats,
+        float16=floats.half(),
         bfloat16=floats.bfloat16(),
-        int64=torch.tensor([-(2**62), -1, 0, 2**62]), int32=torch.tensor([-(2**31), 7]).int(),
-        int16=torch.tensor([-32768, 7]).short(), int8=torch.tensor([-128, 127], dtype=torch.int8),
-        uint8=torch.tensor([0, 255], dtype=torch.uint8), bool=torch.tensor([True, False, True]),
+        int64=torch.tensor([-(2**62), -1, 0, 2**62]),
+        int32=torch.tensor([-(2**31), 7]).int(),
+        int16=torch.tensor([-32768, 7]).short(),
+        int8=torch.tensor([-128, 127], dtype=torch.int8),
+        uint8=torch.tensor([0, 255], dtype=torch.uint8),
+        bool=torch.tensor([True, False, True]),
         uint16=torch.tensor([[1, 2, 3], [4, 5, 65535]], dtype=torch.uint16).T,
         uint32=torch.tensor([2**32 - 1], dtype=torch.uint32),
         uint64=torch.tensor([2**63 + 1], dtype=torch.uint64),
-        base=base, transposed=base.T, sliced=base[1:4, 2::3], row=base[3], flipped=base.flip(0),
-        tied_a=tied, tied_b=tied, expanded=torch.tensor([[1.0], [2.0]]).expand(2, 3),
+        base=base,
+        transposed=base.T,
+        sliced=base[1:4, 2::3],
+        row=base[3],
+        flipped=base.flip(0),
+        tied_a=tied,
+        tied_b=tied,
+        expanded=torch.tensor([[1.0], [2.0]]).expand(2, 3),
         channels_last=torch.randn(1, 3, 2, 2).contiguous(memory_format=torch.channels_last),
         half_sliced=torch.arange(12).half().reshape(3, 4)[:, 1:3].T,
-        scalar=torch.tensor(3.25), count=torch.tensor(12), empty=torch.zeros(0),
-        empty_2d=torch.zeros(3, 0, 2), empty_view=base[2:2],
-        parameter=torch.nn.Parameter(torch.randn(2, 3)), parameter_view=parameter[0].detach(),
+        scalar=torch.tensor(3.25),
+        count=torch.tensor(12),
+        empty=torch.zeros(0),
+        empty_2d=torch.zeros(3, 0, 2),
+        empty_view=base[2:2],
+        parameter=torch.nn.Parameter(torch.randn(2, 3)),
+        parameter_view=parameter[0].detach(),
         parameter_state=parameter,
     )
 
@@ -52,8 +67,11 @@ def tensors() -> OrderedDict:
 def mmcv() -> dict:
     """As mmcv and mmengine save: logs and configs beside the weights, in classes of their own."""
     module = types.ModuleType("mmengine.logging")
-    exec("class HistoryBuffer:\n    pass\nclass ConfigDict(dict):\n    pass\n"
-         "class Names(list):\n    pass\ndef rate(*args): pass", module.__dict__)
+    exec(
+        "class HistoryBuffer:\n    pass\nclass ConfigDict(dict):\n    pass\n"
+        "class Names(list):\n    pass\ndef rate(*args): pass",
+        module.__dict__,
+    )
     sys.modules["mmengine"], sys.modules["mmengine.logging"] = types.ModuleType("mmengine"), module
     buffer = module.HistoryBuffer()
     buffer.history, buffer.rate = np.arange(4.0), functools.partial(module.rate, 0.1)
@@ -70,14 +88,30 @@ def mmcv() -> dict:
     state = network.state_dict()
     return {
         "meta": {
-            "mmpose_version": "0.11.0", "epoch": 210, "lr": 5e-3, "hook_msgs": {}, "CLASSES": None,
-            "time": datetime.datetime(2020, 11, 23, 4, 5), "log": buffer, "cfg": config,
-            "path": pathlib.PurePosixPath("work_dirs/mspn"), "score": np.float32(0.723),
-            "names": module.Names(["nose", "eye"]), "counts": defaultdict(int, {"a": 1}),
-            "set": {1, 2}, "frozen": frozenset([3]), "bytes": b"\x00\xff", "big": 1 << 70,
-            "dtype": torch.float16, "device": torch.device("cpu"), "size": torch.Size([1, 2]),
-            "range": range(3), "complex": 1j, "by_number": {0: "a", (1, 2): "b"},
-            "function": torch.nn.functional.relu, "layout": torch.strided,
+            "mmpose_version": "0.11.0",
+            "epoch": 210,
+            "lr": 5e-3,
+            "hook_msgs": {},
+            "CLASSES": None,
+            "time": datetime.datetime(2020, 11, 23, 4, 5),
+            "log": buffer,
+            "cfg": config,
+            "path": pathlib.PurePosixPath("work_dirs/mspn"),
+            "score": np.float32(0.723),
+            "names": module.Names(["nose", "eye"]),
+            "counts": defaultdict(int, {"a": 1}),
+            "set": {1, 2},
+            "frozen": frozenset([3]),
+            "bytes": b"\x00\xff",
+            "big": 1 << 70,
+            "dtype": torch.float16,
+            "device": torch.device("cpu"),
+            "size": torch.Size([1, 2]),
+            "range": range(3),
+            "complex": 1j,
+            "by_number": {0: "a", (1, 2): "b"},
+            "function": torch.nn.functional.relu,
+            "layout": torch.strided,
             "generator": np.random.default_rng(0),
         },
         "state_dict": state,
@@ -125,9 +159,12 @@ def storage_views() -> bytes:
     for header in (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {}):
         pickle.dump(header, file, protocol=2)
     whole = ("storage", torch.FloatStorage, "1", "cpu", 6)
-    Pickler(file, protocol=2).dump(OrderedDict(
-        whole=View(Storage(*whole, None), 0, (6,), (1,)),
-        part=View(Storage(*whole, ("2", 2, 3)), 1, (2,), (1,))))
+    Pickler(file, protocol=2).dump(
+        OrderedDict(
+            whole=View(Storage(*whole, None), 0, (6,), (1,)),
+            part=View(Storage(*whole, ("2", 2, 3)), 1, (2,), (1,)),
+        )
+    )
     pickle.dump(["1"], file, protocol=2)
     file.write((6).to_bytes(8, "little") + np.arange(6, dtype="<f4").tobytes())
     return file.getvalue()
@@ -150,8 +187,11 @@ class Network(torch.nn.Module):
 def main() -> None:
     # The old layout cannot hold what it has no storage class for.
     everything = tensors()
-    legacy = OrderedDict((name, value) for name, value in everything.items()
-                         if not name.startswith("uint") or name == "uint8")
+    legacy = OrderedDict(
+        (name, value)
+        for name, value in everything.items()
+        if not name.startswith("uint") or name == "uint8"
+    )
     few = OrderedDict(weight=torch.arange(6.0).reshape(2, 3).T, bias=torch.tensor([1.5, -2.5]))
     training = mmcv()
     old = {"_use_new_zipfile_serialization": False}
@@ -159,8 +199,12 @@ def main() -> None:
     (HERE / "plain_legacy.pth").write_bytes(saved(legacy, **old))
     (HERE / "mmcv_zip.pth").write_bytes(saved(training))
     (HERE / "mmcv_legacy.pth").write_bytes(saved(training, **old))
-    (HERE / "authors_legacy.pth").write_bytes(saved(
-        {"model": {f"module.{name}": value for name, value in few.items()}, "iteration": 9}, **old))
+    (HERE / "authors_legacy.pth").write_bytes(
+        saved(
+            {"model": {f"module.{name}": value for name, value in few.items()}, "iteration": 9},
+            **old,
+        )
+    )
     (HERE / "protocol5_zip.pt").write_bytes(saved({"model": few}, pickle_protocol=5))
     (HERE / "protocol1_legacy.pt").write_bytes(saved(few, pickle_protocol=1, **old))
     (HERE / "big_endian_zip.pth").write_bytes(big_endian(saved(few)))
@@ -170,7 +214,9 @@ def main() -> None:
     torch.serialization.set_crc32_options(True)
     safetensors.torch.save_file(
         {name: value.detach().clone().contiguous() for name, value in everything.items()},
-        HERE / "plain.safetensors", metadata={"format": "pt"})
+        HERE / "plain.safetensors",
+        metadata={"format": "pt"},
+    )
     (HERE / "plain.safetensors").chmod(0o644)
 
     expected = {}
@@ -195,7 +241,8 @@ def main() -> None:
     (HERE / "refused_model_legacy.pth").write_bytes(saved(Network(), **old))
     (HERE / "refused_negated_zip.pth").write_bytes(saved({"x": torch._neg_view(torch.ones(3))}))
     (HERE / "refused_float8_zip.pth").write_bytes(
-        saved({"x": torch.ones(3).to(torch.float8_e4m3fn)}))
+        saved({"x": torch.ones(3).to(torch.float8_e4m3fn)})
+    )
     (HERE / "refused_sparse_zip.pth").write_bytes(saved({"x": torch.eye(2).to_sparse()}))
 
 

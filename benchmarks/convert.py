@@ -1,0 +1,81 @@
+"""How long convert.py takes, and how much memory.
+
+    python benchmarks/convert.py [--stages 1 4] [--source FILE ...] [--repeats 3]
+
+Without --source, files of random weights are made, `.safetensors` with mmpose 1.x names. Each
+conversion is a process of its own; the least time is printed, and the highest peak of resident
+memory, of which Python, JAX and orbax take the part in the last line before anything is read.
+"""
+
+import argparse
+import multiprocessing
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def write_random(path: pathlib.Path, num_stages: int) -> None:
+    from mspn_jax import convert, torch_checkpoint
+    from mspn_jax.model import initial_variables
+    from mspn_jax.torch_names import Architecture
+
+    variables = initial_variables(Architecture(num_stages).new_model(), 0, (256, 192))
+    torch_checkpoint.write_safetensors(path, convert.to_torch(variables), {})
+
+
+def measured(*command: object) -> tuple[float, int]:
+    """Seconds of a process, and its peak of resident memory in bytes."""
+    start = time.perf_counter()
+    process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    if status:
+        sys.exit(f"{command} failed")
+    return seconds, usage.ru_maxrss * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stages", type=int, nargs="*", default=[1, 2, 3, 4])
+    parser.add_argument("--source", type=pathlib.Path, nargs="*", default=[])
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        sources = options.source
+        if not sources:
+            for num_stages in options.stages:
+                sources.append(pathlib.Path(folder) / f"{num_stages}stage.safetensors")
+                # In a process of its own, and with it the imports: Linux counts into a process's
+                # peak what its parent had when it was forked.
+                arguments = (sources[-1], num_stages)
+                maker = multiprocessing.get_context("spawn").Process(
+                    target=write_random, args=arguments
+                )
+                maker.start()
+                maker.join()
+        print("| file | MB | seconds | peak MB | peak / file |\n|---|---|---|---|---|")
+        for source in sources:
+            runs = []
+            for repeat in range(options.repeats):
+                output = pathlib.Path(folder) / f"{source.stem}-{repeat}"
+                command = (sys.executable, "convert.py", "--source", source.absolute())
+                runs.append(measured(*command, "--output", output))
+            seconds, peak = min(run[0] for run in runs), max(run[1] for run in runs)
+            size = source.stat().st_size
+            print(
+                f"| {source.name} | {size / 1e6:.0f} | {seconds:.1f} | {peak / 1e6:.0f} |"
+                f" {peak / size:.1f} |"
+            )
+        _, peak = measured(sys.executable, "-c", "import mspn_jax.convert, mspn_jax.program")
+        print(f"| nothing: imports alone | | | {peak / 1e6:.0f} | |")
+
+
+if __name__ == "__main__":
+    main()

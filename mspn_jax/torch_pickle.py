@@ -1,0 +1,202 @@
+"""The pickle in a PyTorch checkpoint, read as data: nothing in it is imported or called.
+
+A pickle is a program for a small stack machine. Python's own machine is not safe to lend to a
+stranger even where no class can be looked up: nested tuples as a dict's key overflow its C stack,
+and ten bytes with a large memo number take gigabytes. So `unpickle` runs the program itself, and
+with it a call calls nothing.
+"""
+
+import io
+import mmap
+import pickletools
+from typing import Any, NamedTuple
+
+# Some five times what a training checkpoint of the largest model needs: it bounds the memory and
+# the seconds that a hostile file can take.
+_MAX_OPCODES = 2_000_000
+AGAIN = "download it again"
+
+
+class TorchFileError(ValueError):
+    """A file that cannot be read as a checkpoint: one line that names it and says what to do."""
+
+
+def require(holds: object, otherwise: str) -> None:
+    """Raises TorchFileError saying `otherwise`, to which the reader adds the file's name."""
+    if not holds:
+        raise TorchFileError(otherwise)
+
+
+class Foreign(NamedTuple):
+    """Stands for a class or function that a pickle names, and for whatever comes of it."""
+
+    module: str
+    name: str
+
+
+class Storage(NamedTuple):
+    """A run of `numel` numbers kept beside the pickle, or what `first` and `length` cut from it."""
+
+    kind: str
+    key: str
+    numel: int
+    first: int
+    length: int
+
+
+class Tensor(NamedTuple):
+    """A strided window into a storage, counted in elements of `kind`."""
+
+    storage: Storage
+    kind: str
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def unpickle(stream: io.BytesIO | mmap.mmap) -> tuple[Any, dict[str, Storage]]:
+    """Returns the object pickled at the stream's position, and the storages it names, by key.
+
+    Lists, tuples, dicts, texts, numbers, `Storage` and `Tensor` are built; everything else is a
+    `Foreign`, and what the pickle does to one is stepped over. Nothing but text is hashed, and no
+    instruction costs more than the bytes and instructions that led to it.
+    """
+    stack, marks, memo, storages = [], [], {}, {}
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        require(count < _MAX_OPCODES, "holds far more than weights: save the state dict alone")
+        name = opcode.name
+        if name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name == "MARK":
+            marks.append(len(stack))
+        elif name == "GLOBAL":
+            stack.append(Foreign(*argument.split(" ", 1)))
+        elif name in _LITERALS:
+            stack.append(argument)
+        elif name in _RESULTS:
+            taken = []
+            if _TAKES_SLICE[name]:
+                start = marks.pop()
+                taken = [stack[start:]]
+                del stack[start:]
+            start = len(stack) - _TAKES[name]
+            taken[:0] = stack[start:]
+            del stack[start:]
+            stack.append(_RESULTS[name](*taken))
+            if isinstance(stack[-1], Storage):
+                storages.setdefault(stack[-1].key, stack[-1])
+        elif name == "POP":
+            stack.pop()
+        elif name == "POP_MARK":
+            del stack[marks.pop() :]
+        else:
+            require(
+                name in ("PROTO", "FRAME", "STOP"),
+                f"uses {name}, which torch never does: distrust it",
+            )
+    return stack[-1], storages
+
+
+def _extended(target: object, items: list) -> object:
+    if isinstance(target, list):
+        target.extend(items)
+    return target
+
+
+def _filled(target: object, items: list | tuple) -> object:
+    """Only text stays a key: anything else could be made slow, or fatal, to hash or compare."""
+    if isinstance(target, dict):
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[key if isinstance(key, str) else object()] = value
+    return target
+
+
+def _named(module: object, name: object) -> Foreign:
+    require(isinstance(module, str) and isinstance(name, str), f"is damaged: {AGAIN}")
+    return Foreign(module, name)
+
+
+def _persistent(pid: object) -> Storage | Foreign:
+    """What is kept outside the pickle."""
+    match pid:
+        case "storage", Foreign(name=kind), str(key), _, int(numel):
+            return Storage(kind, key, numel, 0, numel)
+        case "storage", Foreign(name=kind), str(key), _, int(numel), view:
+            _, first, length = view or (key, 0, numel)
+            return Storage(kind, key, numel, first, length)
+        case "module", Foreign() as network, _, _:  # where a whole network was saved
+            return network
+    return Foreign("an", "object")
+
+
+def _called(function: object, arguments: object) -> object:
+    """What stands for `function(*arguments)`. Nothing is called."""
+    match function, arguments:
+        case Foreign("collections", "OrderedDict"), ():
+            return {}
+        case Foreign("collections", "OrderedDict"), (list(pairs),):  # as Python 2 wrote it
+            items = [part for key, value in pairs for part in (key, value)]
+            pairs.clear()  # lest a pickle that builds it over and over grows with the square
+            return _filled({}, items)
+        case Foreign("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2"), (
+            (Storage() as storage, offset, size, stride)
+            | (Storage() as storage, offset, size, stride, _, _)
+        ):
+            return Tensor(storage, storage.kind, offset, size, stride)
+        case Foreign("torch._utils", "_rebuild_tensor_v3"), (
+            (Storage() as storage, offset, size, stride, _, _, Foreign("torch", kind))
+        ):
+            return Tensor(storage, kind, offset, size, stride)
+        case Foreign("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state"), (
+            data,
+            *_,
+        ):
+            return data
+    return function if isinstance(function, Foreign) else Foreign("an", "object")
+
+
+_LITERALS = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "STRING", "BINSTRING", "SHORT_BINSTRING",
+    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+}  # fmt: skip
+# What an instruction leaves on the stack for what it takes from there. A slice down to the last
+# mark comes as one list.
+_RESULTS = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": lambda: Foreign("builtins", "set"),
+    "EMPTY_TUPLE": tuple,
+    "TUPLE": tuple,
+    "TUPLE1": lambda *items: items,
+    "TUPLE2": lambda *items: items,
+    "TUPLE3": lambda *items: items,
+    "FROZENSET": lambda items: Foreign("builtins", "frozenset"),
+    "APPEND": lambda target, item: _extended(target, [item]),
+    "APPENDS": _extended,
+    "ADDITEMS": lambda target, items: target,
+    "SETITEM": lambda target, *items: _filled(target, items),
+    "SETITEMS": _filled,
+    "BUILD": lambda target, state: target,
+    "STACK_GLOBAL": _named,
+    "REDUCE": _called,
+    "NEWOBJ": _called,
+    "NEWOBJ_EX": lambda function, arguments, keywords: _called(function, arguments),
+    "BINPERSID": _persistent,
+}
+_TAKES_SLICE = {
+    opcode.name: pickletools.markobject in opcode.stack_before for opcode in pickletools.opcodes
+}
+# Apart from that slice and its mark.
+_TAKES = {
+    opcode.name: len(opcode.stack_before) - 2 * _TAKES_SLICE[opcode.name]
+    for opcode in pickletools.opcodes
+}

@@ -22,18 +22,20 @@ def clip_boxes(boxes_xywh: Float[Array, "*N 4"], image_hw: tuple[int, int]) -> F
     The corners are added in float64: in float32 one crop in twenty changes.
     """
     height, width = image_hw
-    x, y, w, h = np.moveaxis(np.asarray(boxes_xywh, np.float64), -1, 0)
-    x_limit, y_limit = width - 1, height - 1
-    corners = (x.clip(0, x_limit), y.clip(0, y_limit),
-               (x + w).clip(0, x_limit), (y + h).clip(0, y_limit))  # fmt: skip
-    return np.stack(corners, axis=-1).astype(np.float32)
+    boxes_xyxy = _corners(boxes_xywh)
+    np.minimum(boxes_xyxy, (width - 1, height - 1, width - 1, height - 1), out=boxes_xyxy)
+    return np.maximum(boxes_xyxy, 0, out=boxes_xyxy).astype(np.float32)
 
 
 def boxes_xywh_to_xyxy(boxes_xywh: Float[Array, "*N 4"]) -> Float[Array, "*N 4"]:
     """Boxes as corners in float32, not clipped: as detections are taken."""
-    boxes_xywh = np.asarray(boxes_xywh, np.float64)
-    top_left = boxes_xywh[..., :2]
-    return np.concatenate([top_left, top_left + boxes_xywh[..., 2:]], -1).astype(np.float32)
+    return _corners(boxes_xywh).astype(np.float32)
+
+
+def _corners(boxes_xywh) -> Float[Array, "*N 4"]:
+    boxes_xyxy = np.array(boxes_xywh, np.float64)
+    boxes_xyxy[..., 2:] += boxes_xyxy[..., :2]
+    return boxes_xyxy
 
 
 def crop_region(
@@ -50,11 +52,13 @@ def crop_region(
 def fix_aspect(size_wh: Float[Array, "*N 2"], crop_hw: tuple[int, int]) -> Float[Array, "*N 2"]:
     """Enlarges the short side until width : height is the crop's."""
     aspect = np.float32(crop_hw[1] / crop_hw[0])
-    width, height = np.moveaxis(np.asarray(size_wh, np.float32), -1, 0)
-    wide = width > height * aspect
-    return np.stack(
-        [np.where(wide, width, height * aspect), np.where(wide, width / aspect, height)], axis=-1
-    )
+    fixed = np.array(size_wh, np.float32)
+    width, height = fixed[..., 0], fixed[..., 1]
+    narrow = height * aspect
+    wide = width > narrow
+    fixed[..., 1] = np.where(wide, width / aspect, height)
+    fixed[..., 0] = np.where(wide, width, narrow)
+    return fixed
 
 
 def image_to_crop(

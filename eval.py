@@ -15,7 +15,8 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from mspn_jax import checkpoints, inference, program
-from mspn_jax.data import pipeline
+from mspn_jax.data import evaluation_set
+from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.records import decode_picture
 from mspn_jax.draw import draw_people, grid, write_picture
 from mspn_jax.evaluation import coco_metrics, evaluate, mean_pose_results, write_json
@@ -43,7 +44,7 @@ def main() -> None:
     description, variables, step = checkpoints.load(_CHECKPOINT.value)
     program.check_described(description, config)
     skeleton = description.new_skeleton()
-    dataset = pipeline.open_evaluation_set(
+    dataset = evaluation_set.open_split(
         config.data.root, config.data.val_split, skeleton, config.data.detections,
         config.data.first_people, config.data.records_dir,
     )  # fmt: skip
@@ -91,7 +92,7 @@ def main() -> None:
 
 
 def picture_grid(
-    dataset: pipeline.EvaluationSet, results: list[dict[str, Any]], skeleton: Skeleton
+    dataset: EvaluationSet, results: list[dict[str, Any]], skeleton: Skeleton
 ) -> np.ndarray:
     """The first pictures that have people, with everyone found in them."""
     images = []

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mspn_jax import convert, inference, optimizer, program, training
 from mspn_jax.checkpoints import Checkpoints, Description
-from mspn_jax.data import augment, pipeline
+from mspn_jax.data import augment, evaluation_set, pipeline
 from mspn_jax.data.records import open_records
 from mspn_jax.evaluation import evaluate
 from mspn_jax.model import count_parameters, initial_variables
@@ -42,7 +42,7 @@ def main() -> None:
         config.data.root, config.data.train_split, skeleton, config.data.records_dir,
         config.data.first_people, only_with_people=True,
     )  # fmt: skip
-    validation = pipeline.open_evaluation_set(
+    validation = evaluation_set.open_split(
         config.data.root, config.data.val_split, skeleton, config.data.detections,
         config.data.first_people, config.data.records_dir,
     )  # fmt: skip

@@ -78,7 +78,7 @@ def floor(pool, folder: pathlib.Path, pictures: list[coco.Picture], people: int)
     def picture_of(picture: coco.Picture) -> None:
         image = decode_picture((folder / picture.file_name).read_bytes())
         boxes_xyxy = geometry.clip_boxes(picture.boxes_xywh, picture.image_hw)
-        for center_xy, size_wh in zip(*pipeline.crop_regions(boxes_xyxy, 1.25, CROP_HW)):
+        for center_xy, size_wh in zip(*geometry.crop_regions(boxes_xyxy, 1.25, CROP_HW)):
             image_to_crop = geometry.image_to_crop(center_xy, size_wh, 0.0, CROP_HW)
             cv2.warpAffine(image, image_to_crop, CROP_HW[::-1], flags=cv2.INTER_LINEAR)
 

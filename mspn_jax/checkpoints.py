@@ -13,12 +13,11 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from mspn_jax.model import COARSEST_STRIDE, MEAN_RGB, MSPN, STD_RGB
+from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, variable_shapes
 from mspn_jax.skeletons import SKELETONS, Skeleton
 
 DESCRIPTION = "model.json"
@@ -223,11 +222,7 @@ def load(checkpoint: str | os.PathLike) -> tuple[Description, Any, pathlib.Path]
       CheckpointError: there is no checkpoint, or its arrays are not those of the model described.
     """
     step, description = find(checkpoint)
-    shapes = jax.eval_shape(
-        description.new_model().init,
-        jax.random.key(0),
-        jnp.zeros((1, COARSEST_STRIDE, COARSEST_STRIDE, 3)),
-    )
+    shapes = variable_shapes(description.new_model())
     template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     check_same_leaves(step, template)
     with ocp.StandardCheckpointer() as checkpointer:

@@ -12,13 +12,12 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from mspn_jax import checkpoints, torch_checkpoint
-from mspn_jax.model import COARSEST_STRIDE
+from mspn_jax.model import variable_shapes
 from mspn_jax.torch_names import (
     Architecture,
     Brick,
@@ -157,8 +156,7 @@ def _place(
 @functools.cache
 def _shapes(architecture: Architecture) -> dict[Path, tuple[int, ...]]:
     """The model's own word for every leaf."""
-    images = jnp.zeros((1, COARSEST_STRIDE, COARSEST_STRIDE, 3))
-    shapes = jax.eval_shape(architecture.new_model().init, jax.random.key(0), images)
+    shapes = variable_shapes(architecture.new_model())
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
 
 

@@ -17,7 +17,8 @@ from pycocotools.coco import COCO as CocoAnnotations
 from pycocotools.cocoeval import COCOeval
 
 from mspn_jax.data.coco import PERSON, DataError, read_pictures
-from mspn_jax.data.pipeline import EvaluationSet, crop_regions
+from mspn_jax.data.evaluation_set import EvaluationSet
+from mspn_jax.geometry import crop_regions
 from mspn_jax.inference import estimate_boxes
 from mspn_jax.skeletons import Skeleton
 

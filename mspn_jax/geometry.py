@@ -61,6 +61,14 @@ def fix_aspect(size_wh: Float[Array, "*N 2"], crop_hw: tuple[int, int]) -> Float
     return fixed
 
 
+def crop_regions(
+    boxes_xyxy: Float[Array, "N 4"], padding: float, crop_hw: tuple[int, int]
+) -> tuple[Float[Array, "N 2"], Float[Array, "N 2"]]:
+    """(center_xy, size_wh) of the regions that are cut for boxes, when nothing is augmented."""
+    center_xy, size_wh = crop_region(boxes_xyxy, padding)
+    return center_xy, fix_aspect(size_wh, crop_hw)
+
+
 def image_to_crop(
     center_xy: Float[Array, "2"],
     size_wh: Float[Array, "2"],

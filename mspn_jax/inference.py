@@ -15,9 +15,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 
 from mspn_jax import heatmaps
-from mspn_jax.data import pipeline
+from mspn_jax.data import evaluation_set
+from mspn_jax.data.evaluation_set import Boxes
 from mspn_jax.data.records import Records
-from mspn_jax.geometry import crop_to_image
+from mspn_jax.geometry import crop_regions, crop_to_image
 from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, STRIDE, normalise
 
 Variables = Any
@@ -79,7 +80,7 @@ def estimate_boxes(
     estimate_batch: Callable[..., tuple[Array, Array]],
     variables: Variables,
     records: Records,
-    boxes: pipeline.Boxes,
+    boxes: Boxes,
     *,
     crop_hw: tuple[int, int],
     batch_size: int,
@@ -112,7 +113,7 @@ def estimate_boxes(
         progress(int(mask.sum()))
 
     waiting = None  # the batch that the devices work on while the next is made ready
-    for batch in pipeline.evaluation_batches(
+    for batch in evaluation_set.batches(
         records, share, crop_hw=crop_hw, batch_size=batch_size, padding=padding,
         num_threads=num_threads,
     ):  # fmt: skip
@@ -130,5 +131,5 @@ def estimate_boxes(
         padded = np.pad(rows, [(0, most - len(rows)), (0, 0), (0, 0)])
         gathered = multihost_utils.process_allgather(padded)
         rows = np.concatenate([part[:n] for part, n in zip(gathered, np.diff(edges))])
-    center_xy, size_wh = pipeline.crop_regions(boxes.boxes_xyxy, padding, crop_hw)
+    center_xy, size_wh = crop_regions(boxes.boxes_xyxy, padding, crop_hw)
     return crop_to_image(rows[..., :2], center_xy, size_wh, crop_hw), rows[..., 2]

@@ -258,14 +258,23 @@ def normalise(
     return (crops.astype(jnp.float32) - jnp.array(mean_rgb)) / jnp.array(std_rgb)
 
 
+def variable_shapes(
+    model: MSPN, crop_hw: tuple[int, int] = (COARSEST_STRIDE, COARSEST_STRIDE)
+) -> dict[str, Any]:
+    """{"params", "batch_stats"} with a `jax.ShapeDtypeStruct` for each array.
+
+    Traced whole, random key and all: nothing is computed, and no device is set up for it.
+    """
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *crop_hw, 3))))
+
+
 def initial_variables(model: MSPN, seed: int, crop_hw: tuple[int, int]) -> dict[str, Any]:
     """What `model.init` returns, as NumPy arrays, in a moment instead of a minute of compiling.
 
     The shapes come from tracing, the values leaf by leaf from the leaf's own generator:
     kernels kaiming normal (fan out), scales and variances 1, the rest 0.
     """
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *crop_hw, 3)))
-    leaves, tree = jax.tree.flatten_with_path(shapes)
+    leaves, tree = jax.tree.flatten_with_path(variable_shapes(model, crop_hw))
 
     def value(index: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name != "kernel":

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from mspn_jax.data import coco, pipeline, records, synthetic
+from mspn_jax.data import coco, evaluation_set, records, synthetic
 from mspn_jax.data.coco import DataError
 from mspn_jax.skeletons import COCO
 
@@ -259,7 +259,7 @@ def test_unreadable_pictures_are_skipped_in_training_and_refused_in_evaluation(
     assert victim.image_id not in training.image_ids
     assert f"1 pictures cannot be read: {path}: {reason}" in caplog.text
     with pytest.raises(DataError, match=rf"1 pictures cannot be read.*{victim.file_name}"):
-        pipeline.open_evaluation_set(root, SPLIT, COCO)
+        evaluation_set.open_split(root, SPLIT, COCO)
 
 
 def test_a_picture_of_another_size_than_the_json_says_is_named(root, caplog):
@@ -340,7 +340,7 @@ def test_records_that_were_interrupted_are_made_again(root):
 
 
 def test_annotated_boxes_are_clipped_and_sorted_by_picture(drawn):
-    dataset = pipeline.open_evaluation_set(drawn, SPLIT, COCO)
+    dataset = evaluation_set.open_split(drawn, SPLIT, COCO)
     boxes = dataset.boxes
     assert dataset.has_annotations and (np.diff(boxes.record_indices) >= 0).all()
     assert (boxes.boxes_xyxy >= 0).all() and (boxes.boxes_xyxy[:, 2] <= 319).all()
@@ -351,7 +351,7 @@ def test_annotated_boxes_are_clipped_and_sorted_by_picture(drawn):
 def test_detected_boxes_are_not_clipped(drawn, detections):
     image_ids = [p.image_id for p in read(drawn)]
     path = detections([box(image_ids[4], bbox=[-5, -6, 10, 500]), box(image_ids[2])])
-    dataset = pipeline.open_evaluation_set(drawn, SPLIT, COCO, detections=path)
+    dataset = evaluation_set.open_split(drawn, SPLIT, COCO, detections=path)
     np.testing.assert_array_equal(dataset.boxes.image_ids, [image_ids[2], image_ids[4]])
     np.testing.assert_array_equal(dataset.boxes.boxes_xyxy[1], [-5, -6, 5, 494])
 
@@ -363,7 +363,7 @@ def test_a_split_without_annotations_needs_detections(root, detections):
     info.write_text(json.dumps({"images": content["images"]}))
     path.unlink()
     with pytest.raises(DataError, match="a detector's are needed"):
-        pipeline.open_evaluation_set(root, SPLIT, COCO)
+        evaluation_set.open_split(root, SPLIT, COCO)
     found = detections([box(content["images"][0]["id"])])
-    dataset = pipeline.open_evaluation_set(root, SPLIT, COCO, detections=found)
+    dataset = evaluation_set.open_split(root, SPLIT, COCO, detections=found)
     assert not dataset.has_annotations and len(dataset.boxes) == 1

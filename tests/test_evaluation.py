@@ -8,7 +8,7 @@ import pytest
 
 from conftest import GOLDEN, golden_json
 from mspn_jax import evaluation, geometry, heatmaps
-from mspn_jax.data import augment, coco, pipeline
+from mspn_jax.data import augment, coco
 from mspn_jax.data.coco import DataError
 from mspn_jax.skeletons import COCO
 
@@ -146,7 +146,7 @@ def test_people_through_crops_targets_and_decoding_score_as_the_references(coco_
             annotation["keypoints"] = triples.ravel().tolist()
     (tmp_path / "truth.json").write_text(json.dumps(truth))
 
-    center_xy, size_wh = pipeline.crop_regions(boxes_xyxy, 1.25, CROP_HW)
+    center_xy, size_wh = geometry.crop_regions(boxes_xyxy, 1.25, CROP_HW)
 
     def average_precision(keypoints_crop_xy):
         results = evaluation.coco_results(

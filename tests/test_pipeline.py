@@ -10,7 +10,7 @@ import pytest
 
 from conftest import golden_json, golden_npz
 from mspn_jax import geometry
-from mspn_jax.data import augment, coco, pipeline, synthetic
+from mspn_jax.data import augment, coco, evaluation_set, pipeline, synthetic
 from mspn_jax.data.records import Records, decode_picture, open_records
 from mspn_jax.skeletons import COCO
 
@@ -65,7 +65,7 @@ def test_crops_of_annotated_boxes_equal_the_references(coco_sample):
 def test_crops_of_detected_boxes_equal_the_references(coco_sample):
     golden = golden_npz("pipeline_val_det.npz")
     rows = [int(np.flatnonzero(golden["id"] == i)[0]) for i in golden["crop_ids"]]
-    center_xy, size_wh = pipeline.crop_regions(golden["bbox_xyxy"], 1.25, CROP_HW)
+    center_xy, size_wh = geometry.crop_regions(golden["bbox_xyxy"], 1.25, CROP_HW)
     for row, expected in zip(rows, golden["crop_rgb_sha256"]):
         image = read_image(coco_sample / "val2017", golden["img_id"][row])
         crop = np.empty((*CROP_HW, 3), np.uint8)
@@ -271,16 +271,16 @@ def test_evaluation_crops_all_boxes_in_order_and_pads_the_last_batch(records):
     count = 21
     indices = np.sort(np.random.default_rng(0).integers(0, len(records.image_ids), count))
     boxes_xyxy = np.tile(np.float32([20, 30, 90, 150]), (count, 1)) + np.arange(count)[:, None]
-    boxes = pipeline.Boxes(
+    boxes = evaluation_set.Boxes(
         indices, records.image_ids[indices], boxes_xyxy.astype(np.float32), np.ones(count)
     )
-    batches = list(pipeline.evaluation_batches(records, boxes, crop_hw=(64, 48), batch_size=8))
+    batches = list(evaluation_set.batches(records, boxes, crop_hw=(64, 48), batch_size=8))
     assert [batch.start for batch in batches] == [0, 8, 16]
     assert {batch.crops.shape for batch in batches} == {(8, 64, 48, 3)}
     np.testing.assert_array_equal(batches[-1].mask, np.arange(8) < 5)
     assert not batches[-1].crops[5:].any()
     crops = np.concatenate([batch.crops for batch in batches])
-    center_xy, size_wh = pipeline.crop_regions(boxes.boxes_xyxy, 1.25, (64, 48))
+    center_xy, size_wh = geometry.crop_regions(boxes.boxes_xyxy, 1.25, (64, 48))
     for i in (0, 7, 8, 20):
         image = decode_picture(records.source[int(indices[i])]["image"])
         expected = np.empty((64, 48, 3), np.uint8)

@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO as CocoFile
 from pycocotools.cocoeval import COCOeval
 
-from mspn_jax.data import synthetic
+from mspn_jax.data import figures, synthetic
 from mspn_jax.skeletons import COCO
 
 PICTURES = {"train2017": 60, "val2017": 60}
@@ -48,12 +48,12 @@ def files_of(root) -> dict[str, bytes]:
     }
 
 
-def upright_figure(seed: int, **changes) -> synthetic.Figure:
+def upright_figure(seed: int, **changes) -> figures.Figure:
     """A standing figure in the middle of a picture, with changes to its pose."""
     rng = np.random.default_rng(seed)
     arms, legs = np.radians([[0, 40, 0, 0]] * 2), np.radians([[0, 8, 0]] * 2)
-    pose = synthetic.Pose(arms, legs, lean=0, head=(0, 0), view=0, pitch=0, roll=0)
-    figure = synthetic.sample_figure(rng, pose._replace(**changes), stature=150)
+    pose = figures.Pose(arms, legs, lean=0, head=(0, 0), view=0, pitch=0, roll=0)
+    figure = figures.sample_figure(rng, pose._replace(**changes), stature=150)
     return figure._replace(origin_xy=np.array([WIDTH / 2, HEIGHT / 2]))
 
 
@@ -266,7 +266,7 @@ def test_left_is_on_the_right_of_the_picture_from_the_front_only(view, sign):
 def test_only_the_front_shows_a_face():
     for seed in range(5):
         front, back = (upright_figure(seed, view=view) for view in (0, np.pi))
-        assert front.seen_face == set(synthetic.FACE_LIMITS)
+        assert front.seen_face == set(figures.FACE_LIMITS)
         assert back.seen_face == {"left_ear", "right_ear"}
         for figure, darkness in ((front, True), (back, False)):
             image = draw_alone(figure).image.astype(int)

@@ -1,4 +1,4 @@
-"""Records -> batches of crops, for training and for evaluation.
+"""Records -> batches of crops for training; and the cutting, which evaluation shares.
 
 People are read in chunks of several batches. A chunk is cut whole: each of its pictures is decoded
 once, by a pool of threads, and every person warped straight into the place in the batch that is
@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import math
 import os
-import pathlib
 from collections.abc import Generator
 from typing import Any
 
@@ -27,14 +26,7 @@ from jaxtyping import Float, Int, UInt8
 
 from mspn_jax import geometry
 from mspn_jax.data import augment
-from mspn_jax.data.coco import (
-    DataError,
-    annotation_file,
-    read_detections,
-    read_pictures,
-    some,
-)
-from mspn_jax.data.records import Records, decode_picture, open_records
+from mspn_jax.data.records import Records, decode_picture
 from mspn_jax.skeletons import Skeleton
 
 Array = np.ndarray
@@ -58,38 +50,6 @@ class TrainingBatch:
     crops: UInt8[Array, "B H W 3"]
     keypoints_crop_xy: Float[Array, "B K 2"]
     visibility: Float[Array, "B K"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Boxes:
-    """Boxes to evaluate, sorted by picture, so that each picture is decoded once.
-
-    Attributes:
-      record_indices: (N,) int, into the records.
-      image_ids: (N,) int64, COCO's.
-      boxes_xyxy: (N, 4) float32, image pixels.
-      scores: (N,) float64, the detector's; 1 for annotated boxes.
-    """
-
-    record_indices: Int[Array, "N"]
-    image_ids: Int[Array, "N"]
-    boxes_xyxy: Float[Array, "N 4"]
-    scores: Float[Array, "N"]
-
-    def __len__(self) -> int:
-        return len(self.record_indices)
-
-    def __getitem__(self, rows: slice | Array) -> "Boxes":
-        return Boxes(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationBatch:
-    """Crops of boxes `start` to `start + mask.sum()`; rows where `mask` is False are padding."""
-
-    crops: UInt8[Array, "B H W 3"]
-    mask: Array
-    start: int
 
 
 # ---------------------------------------------------------------------------------- cutting
@@ -143,7 +103,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
-class _Chunks(grain.RandomAccessDataSource):
+class Chunks(grain.RandomAccessDataSource):
     """Chunk number -> its batches. What to cut for one picture is for the subclasses to say."""
 
     def __init__(self, records: Records, crop_hw: tuple[int, int], num_threads: int):
@@ -157,7 +117,7 @@ class _Chunks(grain.RandomAccessDataSource):
     def __repr__(self) -> str:  # grain compares it when it restores an iterator
         return f"{type(self).__name__}({len(self.records.image_ids)} pictures)"
 
-    def _cut_all(self, record_of_row: Int[Array, "N"], cut_row) -> None:
+    def cut_all(self, record_of_row: Int[Array, "N"], cut_row) -> None:
         """Calls `cut_row(row, record, image)` for all rows, neighbours of one picture in turn."""
         starts = np.flatnonzero(np.diff(record_of_row, prepend=-1))
         ends = np.append(starts[1:], len(record_of_row))
@@ -175,7 +135,7 @@ class _Chunks(grain.RandomAccessDataSource):
 # --------------------------------------------------------------------------------- training
 
 
-class TrainingChunks(_Chunks):
+class TrainingChunks(Chunks):
     """The endless stream of people, epoch after epoch, in chunks.
 
     An epoch is a permutation of the pictures, the people of each in their order. The people of
@@ -237,7 +197,7 @@ class TrainingChunks(_Chunks):
             )
             cut(image, image_to_crop, drawn.flip, crops[batch, row])
 
-        self._cut_all(records, cut_row)
+        self.cut_all(records, cut_row)
         return [TrainingBatch(*arrays) for arrays in zip(crops, keypoints, visibility)]
 
     def _people(self, start: int, stop: int) -> tuple[Array, Array, Array]:
@@ -304,12 +264,12 @@ def training_batches(
         num_threads=num_threads,
     )  # fmt: skip
     first_chunk, skip = divmod(first_step, chunks.batches_per_chunk)
-    for batches in _read(chunks, first_chunk):
+    for batches in read_ahead(chunks, first_chunk):
         yield from batches[skip:]
         skip = 0
 
 
-def _read(chunks: _Chunks, first: int) -> Generator[Any, None, None]:
+def read_ahead(chunks: Chunks, first: int) -> Generator[Any, None, None]:
     """The chunks from `first` on, a few of them cut ahead in the background."""
     options = grain.ReadOptions(num_threads=_CHUNKS_AHEAD, prefetch_buffer_size=_CHUNKS_AHEAD)
     iterator = iter(grain.MapDataset.source(chunks)[first:].to_iter_dataset(options))
@@ -317,142 +277,3 @@ def _read(chunks: _Chunks, first: int) -> Generator[Any, None, None]:
         yield from iterator
     finally:
         iterator.close()
-
-
-# ------------------------------------------------------------------------------- evaluation
-
-
-class EvaluationChunks(_Chunks):
-    """Boxes in their order, in chunks of several batches; the last batch is padded with zeros."""
-
-    def __init__(self, records, boxes: Boxes, *, crop_hw, batch_size, padding, num_threads):
-        super().__init__(records, crop_hw, num_threads)
-        self.boxes = boxes
-        self.batch_size = batch_size
-        self.people_per_chunk = batch_size * math.ceil(CHUNK_PEOPLE / batch_size)
-        self.center_xy, self.size_wh = crop_regions(boxes.boxes_xyxy, padding, crop_hw)
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.boxes) / self.people_per_chunk)
-
-    def __getitem__(self, chunk: int) -> list[EvaluationBatch]:
-        first = chunk * self.people_per_chunk
-        count = min(self.people_per_chunk, len(self.boxes) - first)
-        num_batches = math.ceil(count / self.batch_size)
-        crops = np.zeros((num_batches * self.batch_size, *self.crop_hw, 3), np.uint8)
-
-        def cut_row(row: int, record, image) -> None:
-            i = first + row
-            image_to_crop = geometry.image_to_crop(
-                self.center_xy[i], self.size_wh[i], 0.0, self.crop_hw
-            )
-            cut(image, image_to_crop, False, crops[row])
-
-        self._cut_all(self.boxes.record_indices[first : first + count], cut_row)
-        mask = np.arange(len(crops)) < count
-        return [
-            EvaluationBatch(
-                crops[i : i + self.batch_size], mask[i : i + self.batch_size], first + i
-            )
-            for i in range(0, len(crops), self.batch_size)
-        ]
-
-
-def crop_regions(
-    boxes_xyxy: Float[Array, "N 4"], padding: float, crop_hw: tuple[int, int]
-) -> tuple[Float[Array, "N 2"], Float[Array, "N 2"]]:
-    """(center_xy, size_wh) of the regions that are cut for boxes, when nothing is augmented."""
-    center_xy, size_wh = geometry.crop_region(boxes_xyxy, padding)
-    return center_xy, geometry.fix_aspect(size_wh, crop_hw)
-
-
-def evaluation_batches(
-    records: Records,
-    boxes: Boxes,
-    *,
-    crop_hw: tuple[int, int],
-    batch_size: int,
-    padding: float = 1.25,
-    num_threads: int = 0,
-) -> Generator[EvaluationBatch, None, None]:
-    """Crops of all the boxes, in their order, in batches of one size; each picture decoded once."""
-    chunks = EvaluationChunks(
-        records, boxes, crop_hw=crop_hw, batch_size=batch_size, padding=padding,
-        num_threads=num_threads,
-    )  # fmt: skip
-    for batches in _read(chunks, 0):
-        yield from batches
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationSet:
-    """What there is to evaluate, and against what.
-
-    Attributes:
-      annotation_file: COCO's json of the split.
-      annotation_ids: the people to score against, None for all.
-      has_annotations: False for a split that one can only submit, such as test-dev.
-    """
-
-    records: Records
-    boxes: Boxes
-    annotation_file: pathlib.Path
-    annotation_ids: frozenset[int] | None
-    has_annotations: bool
-
-
-def open_evaluation_set(
-    root: str | os.PathLike,
-    split: str,
-    skeleton: Skeleton,
-    detections: str | os.PathLike = "",
-    first_people: int = 0,
-    records_dir: str | os.PathLike = "",
-) -> EvaluationSet:
-    """A split with the boxes to evaluate in it.
-
-    Args:
-      detections: a detector's results in COCO's format; without it, the annotated boxes of
-        everyone with labelled keypoints. Annotated boxes are clipped to their picture, detected
-        ones are taken as they are.
-      first_people, records_dir: as in `open_records`.
-
-    Raises:
-      DataError: there are no boxes, or some pictures cannot be read: figures that silently leave
-        pictures out would not be COCO's.
-    """
-    pictures = read_pictures(root, split, skeleton, first_people)
-    image_hw = {picture.image_id: picture.image_hw for picture in pictures}
-    if detections:
-        found = read_detections(detections, image_hw)
-        image_ids, scores = found.image_ids, found.scores
-        boxes_xyxy = geometry.boxes_xywh_to_xyxy(found.boxes_xywh)
-    else:
-        people = [p for p in pictures if len(p.annotation_ids)]
-        if not people:
-            raise DataError(
-                f"{split}: has no annotated boxes; a detector's are needed (data.detections)"
-            )
-        image_ids = np.repeat([p.image_id for p in people], [len(p.boxes_xywh) for p in people])
-        boxes_xyxy = np.concatenate([geometry.clip_boxes(p.boxes_xywh, p.image_hw) for p in people])
-        scores = np.ones(len(image_ids))
-    if not len(image_ids):
-        raise DataError(f"{detections}: no box of a person in it")
-
-    records = open_records(root, split, skeleton, records_dir, first_people)
-    if records.unreadable:
-        raise DataError(
-            f"{split}: {len(records.unreadable)} pictures cannot be read, and so not be evaluated:"
-            f" {some(records.unreadable)}. Download them again and delete the split's records"
-        )
-    index_of = {image_id: i for i, image_id in enumerate(records.image_ids.tolist())}
-    record_indices = np.array([index_of[image_id] for image_id in image_ids.tolist()])
-    order = np.argsort(record_indices, kind="stable")
-    chosen = np.concatenate([p.annotation_ids for p in pictures]) if first_people else None
-    return EvaluationSet(
-        records=records,
-        boxes=Boxes(record_indices, image_ids, boxes_xyxy, scores)[order],
-        annotation_file=annotation_file(root, split),
-        annotation_ids=None if chosen is None else frozenset(chosen.tolist()),
-        has_annotations=any(len(p.annotation_ids) for p in pictures),
-    )

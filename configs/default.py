@@ -45,9 +45,14 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     config.augment = ConfigDict(dataclasses.asdict(augment.Settings()))
 
     config.batch_size = 256  # of all devices together
+    config.accumulate = 1  # parts of a device's crops, one after the other, for less memory
+    config.remat = False  # compute residual blocks twice, for less memory
     config.num_epochs = 210
     config.num_steps = 0  # instead of num_epochs, if not 0
     config.num_hard_keypoints = 8
+    config.clip_norm = 0.0  # of all gradients together; 0: no clipping
+    config.ema_decay = 0.0  # of the parameters' average, evaluated and kept; 0: none
+    config.max_skipped_in_a_row = 10  # steps without finite loss and gradients; more end the run
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 5e-3  # at batch 256; scaled linearly with the batch
     config.optimizer.warmup_steps = 500

@@ -19,12 +19,12 @@ def get_config():
         if key.endswith("probability"):
             config.augment[key] = 0.0
 
-    config.batch_size = 16
-    config.num_epochs = 400  # of two steps each
+    config.batch_size = 8
+    config.num_epochs = 350  # of four steps each
     config.num_hard_keypoints = 17
-    config.optimizer.learning_rate = 0.16  # at batch 256, so 0.01 at 16
+    config.optimizer.learning_rate = 0.32  # at batch 256, so 0.01 at 8
     config.optimizer.warmup_steps = 20
-    config.optimizer.drop_epochs = (180.0, 245.0, 300.0, 350.0)
+    config.optimizer.drop_epochs = (200.0, 260.0, 300.0, 330.0)
     config.optimizer.drop_factor = 0.3
     config.eval.every_epochs = 0
     config.eval.flip_test = False

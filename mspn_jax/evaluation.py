@@ -3,11 +3,8 @@
 import contextlib
 import copy
 import io
-import json
 import logging
 import os
-import pathlib
-import tempfile
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -212,19 +209,3 @@ def evaluate(
         dataset.annotation_file, results, skeleton, dataset.annotation_ids
     )
     return results, figures, table
-
-
-def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Writes a file whole or not at all."""
-    path = pathlib.Path(path)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
-            json.dump(content, file)
-            file.flush()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(path, 0o644)

@@ -33,6 +33,12 @@ def learning_rate_schedule(
     return schedule
 
 
-def adam(schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The reference's Adam: betas 0.9 and 0.999, epsilon 1e-8, no decay, no clipping."""
-    return optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-8)
+def adam(schedule: optax.ScalarOrSchedule, clip_norm: float = 0.0) -> optax.GradientTransformation:
+    """The reference's Adam: betas 0.9 and 0.999, epsilon 1e-8, no decay.
+
+    Args:
+      clip_norm: where the norm of all gradients together is above it they are scaled down to it;
+        0, as in the reference, never.
+    """
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.chain(clip, optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-8))

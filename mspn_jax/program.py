@@ -1,9 +1,12 @@
 """What the entry points share: log lines, errors as one line, several processes."""
 
 import contextlib
+import fcntl
 import logging
 import os
+import pathlib
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -79,14 +82,18 @@ def _guarded(main: Callable[[], None]) -> None:
         sys.exit(f"error: {error.filename}: {os.strerror(error.errno or 0)}")
 
 
-def check_batch(batch_size: int) -> None:
-    """Raises UsageError where a global batch does not divide among all devices.
+def check_batch(batch_size: int, num_parts: int = 1) -> None:
+    """Raises UsageError where a global batch does not divide among all devices and their parts.
 
     pmap itself would take 3 crops on 4 devices without a word.
     """
-    if batch_size < 1 or batch_size % jax.device_count():
+    num_devices = jax.device_count()
+    if num_parts < 1:
+        raise UsageError(f"accumulate {num_parts}: must be 1 or more")
+    if batch_size < 1 or batch_size % (num_devices * num_parts):
         raise UsageError(
-            f"batch_size {batch_size} does not divide among {jax.device_count()} devices"
+            f"batch_size {batch_size} does not divide among {num_devices} devices"
+            + (f" in {num_parts} parts each (accumulate)" if num_parts > 1 else "")
         )
 
 
@@ -129,35 +136,63 @@ def check_described(description: Description, config: Any) -> None:
 
 
 class StopRequest:
-    """Whether a signal has asked to stop, and which."""
+    """A signal that asks to stop, if one came."""
 
-    received: signal.Signals | None = None
+    number: int = 0  # of the signal; 0 while there is none
 
-    @property
-    def requested(self) -> bool:
-        return self.received is not None
-
-    def leave(self, message: str) -> NoReturn:
+    def leave(self, number: int, message: str) -> NoReturn:
         """Ends the program with a line and the signal's customary exit status, 128 + its number."""
-        assert self.received is not None
-        log.info("%s: %s", self.received.name, message)
-        sys.exit(128 + self.received)
+        log.info("%s: %s", signal.Signals(number).name, message)
+        sys.exit(128 + number)
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within it, the first Ctrl-C or SIGTERM only asks to stop; the second stops at once."""
+    """Within it, the first of the signals only asks to stop; the second stops at once.
+
+    They are Ctrl-C's SIGINT, SIGTERM, which schedulers send before they take a machine away, and
+    SIGUSR1, which SLURM can be told to send some time before.
+    """
     request = StopRequest()
 
     def ask(number: int, frame) -> None:
-        request.received = signal.Signals(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        log.warning("%s: stopping after this step; once more stops at once", request.received.name)
+        request.number = number
+        restore()
+        log.warning("%s: saving and stopping; once more stops at once", signal.Signals(number).name)
 
-    before = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
+    def restore() -> None:
+        for each, handler in before.items():
+            # None: it was set by something that is not Python, and cannot be set back.
+            signal.signal(each, handler if handler is not None else signal.SIG_DFL)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {each: signal.signal(each, ask) for each in numbers}
     try:
         yield request
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        restore()
+
+
+@contextlib.contextmanager
+def sole_use(folder: pathlib.Path) -> Iterator[None]:
+    """Within it, no other run may use the folder; the lock goes with the process that has it.
+
+    Raises:
+      UsageError: another run has it.
+    """
+    if jax.process_index() > 0:
+        yield
+        return
+    with open(folder / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UsageError(
+                f"{folder}: another run is at work in it ({file.read().strip()}); wait for its"
+                " end, or give another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

@@ -11,11 +11,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import tensorboardX
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mspn_jax import files
+from mspn_jax.draw import encode_picture
+
 log = logging.getLogger(__name__)
+
+_STEPS_BEFORE_TRACE, _STEPS_OF_TRACE = 5, 5
 
 
 class TrainingReport:
@@ -27,7 +34,7 @@ class TrainingReport:
 
     def __init__(
         self, workdir: str | os.PathLike, *, first_step: int, num_steps: int,
-        steps_per_epoch: int, batch_size: int, every_steps: int,
+        steps_per_epoch: int, batch_size: int, every_steps: int, profile: bool = False,
     ):  # fmt: skip
         self.num_steps = num_steps
         self.steps_per_epoch = steps_per_epoch
@@ -35,7 +42,9 @@ class TrainingReport:
         self.every_steps = every_steps
         self.bar = None
         self.file = self.events = None
-        self._in_flight: Any = None
+        self._in_flight: Any = {}
+        self._trace_from = first_step + _STEPS_BEFORE_TRACE if profile else None
+        self._trace_folder = str(workdir)
         self._stack = contextlib.ExitStack()
         if jax.process_index() == 0:
             path = pathlib.Path(workdir) / "metrics.jsonl"
@@ -73,7 +82,9 @@ class TrainingReport:
         yield
         self._since += time.perf_counter() - start
 
-    def step(self, step: int, metrics: dict[str, Any], learning_rate: Callable[[int], Any]) -> None:
+    def step(
+        self, step: int, metrics: dict[str, Any], learning_rate: Callable[[int], Any]
+    ) -> dict[str, float]:
         """Takes the metrics of the step that was just started.
 
         Waits until the step before is finished: the devices have always one more to go on with,
@@ -82,22 +93,34 @@ class TrainingReport:
         Args:
           step: how many steps are done with this one.
           metrics: of `training.train_step`, still on the devices.
-          learning_rate: the schedule.
+          learning_rate: the schedule, of the number of updates.
+
+        Returns:
+          The metrics of the step before; none of the first.
         """
         self._steps += 1
-        jax.block_until_ready(self._in_flight)
-        self._in_flight = metrics
-        if step % self.every_steps and step < self.num_steps:
-            return
+        finished, self._in_flight = _on_host(self._in_flight), metrics
+        self._trace(step)
+        if step % self.every_steps == 0 or step == self.num_steps:
+            self._tell(step, learning_rate)
+        return finished
+
+    def _tell(self, step: int, learning_rate: Callable[[int], Any]) -> None:
         # Of this step alone: a mean since the last line would depend on where a run was resumed.
-        now = {name: float(values[0]) for name, values in jax.device_get(metrics).items()}
+        now = _on_host(self._in_flight)
+        now.pop("stop", None)
+        updates = step - int(now["skipped"])
         elapsed = time.perf_counter() - self._since
         speed = {
             "crops_per_second": self._steps * self.batch_size / elapsed,
             "data_wait": self._waited / elapsed,
         }
         self._restart_clock()
-        self.write(step, {**now, "learning_rate": float(learning_rate(step - 1)), **speed})
+        memory = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+        if memory is not None:
+            speed["device_memory_gb"] = memory / 1e9
+        rate = float(learning_rate(max(updates - 1, 0)))
+        self.write(step, {**now, "learning_rate": rate, **speed})
         brief = (
             f"loss {now['loss']:.1f}, unexplained {now['unexplained']:.3f},"
             f" {speed['crops_per_second']:.1f} crops/s, data wait {speed['data_wait']:.0%}"
@@ -108,6 +131,42 @@ class TrainingReport:
         else:
             epoch = step / self.steps_per_epoch
             log.info("step %d/%d, epoch %.1f: %s", step, self.num_steps, epoch, brief)
+
+    def _trace(self, step: int) -> None:
+        """Begins and ends the trace that --profile asks for."""
+        if self._trace_from is None:
+            return
+        last = min(self._trace_from + _STEPS_OF_TRACE, self.num_steps)
+        if step == self._trace_from:
+            jax.block_until_ready(self._in_flight)
+            jax.profiler.start_trace(self._trace_folder)
+        elif step == last and step > self._trace_from:
+            jax.block_until_ready(self._in_flight)
+            jax.profiler.stop_trace()
+            log.info(
+                "the trace of steps %d to %d is in %s/plugins/profile",
+                self._trace_from + 1, step, self._trace_folder,
+            )  # fmt: skip
+
+    def evaluation(self, step: int, figures: dict[str, float]) -> None:
+        """COCO's figures at a step."""
+        self.write(step, figures)
+        brief = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        log.info("step %d: %s", step, brief)
+
+    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Puts an RGB picture into TensorBoard."""
+        if self.events is None:
+            return
+        with self.pause():
+            height, width, colors = pixels.shape
+            # SummaryWriter.add_image would encode it with Pillow, which nothing else here needs.
+            entry = Summary.Image(
+                height=height, width=width, colorspace=colors,
+                encoded_image_string=encode_picture(pixels, ".png"),
+            )  # fmt: skip
+            summary = Summary(value=[Summary.Value(tag=name, image=entry)])
+            self.events.file_writer.add_summary(summary, step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends a line to `metrics.jsonl`, and the same numbers to TensorBoard."""
@@ -121,15 +180,24 @@ class TrainingReport:
         self.events.flush()
 
 
+def _on_host(metrics: dict[str, Any]) -> dict[str, float]:
+    """What a step gave, once it is finished; it is the same from every device."""
+    return {name: float(values[0]) for name, values in jax.device_get(metrics).items()}
+
+
 def _forget_after(path: pathlib.Path, step: int) -> None:
-    """Takes away the lines of steps that a resumed run will do again."""
+    """Takes away the lines of steps that a resumed run will do again.
+
+    And the evaluation of the step it begins at, which it will tell once more.
+    """
     if not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            entry = json.loads(line)
+            if entry["step"] < step or (entry["step"] == step and "AP" not in entry):
                 kept.append(line)
         except (ValueError, KeyError):
             continue  # a line that was cut off when the run was killed
-    path.write_text("".join(f"{line}\n" for line in kept))
+    files.write_text(path, "".join(f"{line}\n" for line in kept))

@@ -1,5 +1,6 @@
 """The training state and the training step."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -21,21 +22,43 @@ Metrics = dict[str, Any]
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a step changes. One plain tree, the same on every device."""
+    """Everything that a step changes. One plain tree, the same on every device.
+
+    Attributes:
+      step: how many steps are done, skipped ones among them: it says where the data stand.
+      skipped, skipped_in_a_row: steps whose loss or gradients were not finite, so that they
+        changed nothing else of the state; all of them, and the latest without one in between.
+      ema_params: the parameters' moving average, or None where none is kept.
+    """
 
     step: Any
     params: Any
     batch_stats: Any
     opt_state: Any
+    skipped: Any
+    skipped_in_a_row: Any
+    ema_params: Any = None
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What to infer with: the averaged parameters if there are any."""
+        params = self.params if self.ema_params is None else self.ema_params
+        return {"params": params, "batch_stats": self.batch_stats}
 
 
-def new_state(variables: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def new_state(
+    variables: Any, optimizer: optax.GradientTransformation, with_ema: bool = False
+) -> TrainState:
     """The state before the first step, as NumPy."""
+    zero = np.zeros((), np.int32)
     return TrainState(
-        step=np.zeros((), np.int32),
+        step=zero,
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=jax.tree.map(np.asarray, optimizer.init(variables["params"])),
+        skipped=zero,
+        skipped_in_a_row=zero,
+        ema_params=variables["params"] if with_ema else None,
     )
 
 
@@ -45,23 +68,36 @@ def train_step(
     num_hard_keypoints: int = 8,
     mean_rgb: tuple[float, float, float] = MEAN_RGB,
     std_rgb: tuple[float, float, float] = STD_RGB,
+    *,
+    num_parts: int = 1,
+    ema_decay: float = 0.0,
 ) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, Metrics]]:
     """One device's part of a step, to be mapped over the axis `AXIS`.
 
     Each device normalises with the statistics of its own crops (of all devices' if the model has
-    an `axis_name`); gradients, metrics and the new running statistics are averaged.
+    an `axis_name`); gradients, metrics and the new running statistics are averaged. With
+    `num_parts` a device takes its crops in so many equal parts, one after the other, and each
+    part counts as a device would: the memory of one part, and the numbers of so many devices.
 
-    Metrics: `loss`; its terms by stage and unit; `gradient_norm`; and `unexplained`, the share of
-    the labelled joints' targets that the last heatmaps do not have the shape of, whatever their
-    height: it falls from 1 towards 0 long before the heatmaps have grown to the targets' height.
+    A step whose loss or gradients are not finite is counted and leaves all else as it was.
+
+    Args:
+      ema_decay: of the moving average of the parameters, if the state has one; the first steps
+        take the smaller (1 + n) / (10 + n), so that it soon forgets where it began.
+
+    Metrics: `loss`; its terms by stage and unit; `gradient_norm`; `skipped` and
+    `skipped_in_a_row`; `stop`, the largest of the batch's `stop` on any device, if it has that;
+    and `unexplained`, the share of the labelled joints' targets that the last heatmaps do not have
+    the shape of, whatever their height: it falls from 1 towards 0 long before the heatmaps have
+    grown to the targets' height.
     """
 
-    def step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, Metrics]:
-        crop_hw = batch["crops"].shape[1:3]
+    def gradients_of(state: TrainState, crops, keypoints_crop_xy, visibility):
+        crop_hw = crops.shape[1:3]
         heatmap_hw = (crop_hw[0] // STRIDE, crop_hw[1] // STRIDE)
-        images = normalise(batch["crops"], mean_rgb, std_rgb)
+        images = normalise(crops, mean_rgb, std_rgb)
         targets, keypoint_weights = heatmaps.encode(
-            batch["keypoints_crop_xy"], batch["visibility"], crop_hw, heatmap_hw
+            keypoints_crop_xy, visibility, crop_hw, heatmap_hw
         )
 
         def loss_of(params):
@@ -77,18 +113,56 @@ def train_step(
             return loss, (updates["batch_stats"], metrics)
 
         gradients, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(state.params)
-        gradients, batch_stats, metrics = jax.lax.pmean((gradients, batch_stats, metrics), AXIS)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        return gradients, batch_stats, metrics
+
+    def step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, Metrics]:
+        batch = dict(batch)
+        stop = batch.pop("stop", None)
+        means = _mean_over_parts(lambda part: gradients_of(state, **part), batch, num_parts)
+        gradients, batch_stats, metrics = jax.lax.pmean(means, AXIS)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
-        state = TrainState(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
-            opt_state=opt_state,
+        is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        done = dataclasses.replace(
+            state, params=params, batch_stats=batch_stats, opt_state=opt_state
         )
+        if state.ema_params is not None:
+            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+            ema_params = jax.tree.map(
+                lambda mean, new: decay * mean + (1 - decay) * new, state.ema_params, params
+            )
+            done = dataclasses.replace(done, ema_params=ema_params)
+        state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), done, state)
+        state = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            skipped=state.skipped + ~is_finite,
+            skipped_in_a_row=jnp.where(is_finite, 0, state.skipped_in_a_row + 1),
+        )
+        metrics["skipped"] = state.skipped
+        metrics["skipped_in_a_row"] = state.skipped_in_a_row
+        if stop is not None:
+            metrics["stop"] = jax.lax.pmax(stop, AXIS)
         return state, metrics
 
     return step
+
+
+def _mean_over_parts(function: Callable, batch: dict[str, Any], num_parts: int) -> Any:
+    """The mean of a function of so many equal parts of a batch, taken one after the other."""
+    if num_parts == 1:
+        return function(batch)
+    parts = jax.tree.map(lambda rows: rows.reshape(num_parts, -1, *rows.shape[1:]), batch)
+    like = jax.eval_shape(function, jax.tree.map(lambda rows: rows[0], parts))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    total, _ = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda leaf: leaf / num_parts, total)
 
 
 def _unexplained(predicted, target, keypoint_weights):
@@ -111,18 +185,44 @@ def on_all_devices(
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=0)
 
 
-def on_this_process(batch: TrainingBatch) -> dict[str, Any]:
+def on_this_process(batch: TrainingBatch, num_parts: int = 1) -> dict[str, Any]:
     """A batch's arrays with their rows dealt to this process's devices: (D, B/D, ...).
 
     Raises:
-      ValueError: the rows do not divide among the devices.
+      ValueError: the rows do not divide among the devices, and their parts.
     """
     num_devices = jax.local_device_count()
-    if len(batch.crops) % num_devices:
+    if len(batch.crops) % (num_devices * num_parts):
         raise ValueError(
             f"{len(batch.crops)} crops of a batch do not divide among {num_devices} devices"
+            + (f" in {num_parts} parts each" if num_parts > 1 else "")
         )
     return {
         name: array.reshape(num_devices, -1, *array.shape[1:])
         for name, array in vars(batch).items()
     }
+
+
+def sample_heatmaps(
+    model: MSPN, count: int = 4
+) -> Callable[[TrainState, TrainingBatch], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """A function of a state and a batch, for people to look at what is learnt.
+
+    Returns, of the batch's first `count` crops: the crops (n, H, W, 3) uint8, and of each the
+    highest of all joints' finest targets and predictions, (n, H/4, W/4) on the 0..255 scale.
+    """
+
+    @jax.jit
+    def heatmaps_of(variables, crops, keypoints_crop_xy, visibility):
+        predicted: Any = model.apply(variables, normalise(crops), method="predict")
+        targets, _ = heatmaps.encode(
+            keypoints_crop_xy, visibility, crops.shape[1:3], predicted.shape[1:3]
+        )
+        return targets[:, -1].max(-1), predicted.max(-1)
+
+    def sample(state: TrainState, batch: TrainingBatch):
+        rows = {name: array[:count] for name, array in vars(batch).items()}
+        targets, predicted = heatmaps_of(jax.device_get(state.variables), **rows)
+        return rows["crops"], np.asarray(targets), np.asarray(predicted)
+
+    return sample

@@ -31,8 +31,9 @@ def run(tmp_path_factory):
     manager = Checkpoints(workdir / "checkpoints", keep_latest=2)
     DESCRIPTION.write(workdir / "checkpoints")
     for step, average_precision in ((10, 0.1), (20, 0.7), (30, 0.3), (40, None), (50, 0.2)):
-        metrics = None if average_precision is None else {"AP": average_precision}
-        manager.save(step, state_at(step, seed=step), metrics)
+        manager.save(step, state_at(step, seed=step))
+        if average_precision is not None:
+            manager.record(step, {"AP": average_precision})
     manager.close()
     return workdir
 

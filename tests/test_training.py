@@ -77,7 +77,7 @@ def test_a_whole_step_equals_the_references(reference_batch, reference_variables
     assert state.step == 1
 
     # What Adam did tells the gradients: after one step its first moment is a tenth of them.
-    moments = state.opt_state[0].mu
+    moments = state.opt_state[1][0].mu
     leaves = {"weight": ("kernel", "conv"), "norm.weight": ("scale", "norm"),
               "norm.bias": ("bias", "norm")}  # fmt: skip
     compared = 0

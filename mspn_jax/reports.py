@@ -173,8 +173,11 @@ class TrainingReport:
         if self.file is None or self.events is None:
             return
         line = {"step": step, "epoch": round(step / self.steps_per_epoch, 4), **values}
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+        except OSError as error:  # which does not know the file: the disk is full, say
+            raise OSError(error.errno, error.strerror, self.file.name) from None
         for name, value in values.items():
             self.events.add_scalar(name, value, step)
         self.events.flush()

@@ -1,7 +1,7 @@
 """The training state and the training step."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -176,13 +176,17 @@ def _unexplained(predicted, target, keypoint_weights):
 
 def on_all_devices(
     step: Callable[[TrainState, dict[str, Any]], tuple[TrainState, Metrics]],
+    devices: Sequence[jax.Device] | None = None,
 ) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, Metrics]]:
-    """The step over every device of every process.
+    """The step over every device of every process, or over the given ones.
 
     The state stays one tree, not stacked by device; it is given away to the step. Batches are
     those of `on_this_process`; metrics come back with a leading axis of this process's devices.
     """
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=0)
+    return jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=0,
+        devices=devices,
+    )  # fmt: skip
 
 
 def on_this_process(batch: TrainingBatch, num_parts: int = 1) -> dict[str, Any]:

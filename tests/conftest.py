@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import tempfile
 
 import numpy as np
 import pytest
@@ -11,8 +12,17 @@ from jaxtyping import install_import_hook
 # Half the time to compile; what is compiled runs slower, which tiny models do not feel.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
+# The same programs are compiled in one process after another.
+_COMPILED = tempfile.TemporaryDirectory(prefix="mspn_jax_compiled_")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
 # The shapes in the signatures of what runs on the device are checked while the tests run.
 install_import_hook(["mspn_jax.heatmaps", "mspn_jax.losses"], "beartype.beartype")
+
+import commands  # noqa: E402  (it imports what the lines above are to change)
+from mspn_jax.data import synthetic  # noqa: E402
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 _SAMPLE_BESIDE = pathlib.Path(__file__).parents[2] / "shared" / "coco_sample"
@@ -34,3 +44,28 @@ def coco_sample() -> pathlib.Path:
     if not (root / "annotations").is_dir():
         pytest.skip(f"no COCO pictures in {root}: set MSPN_COCO_SAMPLE to run this test")
     return root
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory) -> pathlib.Path:
+    """Drawn people in COCO's layout."""
+    root = tmp_path_factory.mktemp("drawn")
+    synthetic.write_dataset(root, {"train2017": 40, "val2017": 12})
+    return root
+
+
+@pytest.fixture(scope="session")
+def config(root) -> pathlib.Path:
+    """Of a tiny network for them."""
+    path = root / "tiny.py"
+    path.write_text(commands.CONFIG.replace("ROOT", str(root)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def workdir(config, tmp_path_factory) -> pathlib.Path:
+    """A run with it from start to end, undisturbed."""
+    workdir = tmp_path_factory.mktemp("run")
+    done = commands.run("train.py", "--config", config, "--workdir", workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir

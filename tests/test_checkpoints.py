@@ -1,7 +1,12 @@
 """Checkpoints: what is kept, what is found, and what is refused."""
 
+import dataclasses
 import json
+import os
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -122,3 +127,99 @@ def test_a_damaged_checkpoint_is_refused(run, tmp_path):
         path.write_text("not json")
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoints.load(step)
+
+
+def flip_a_bit(step: pathlib.Path, item: str) -> None:
+    """In the largest of an item's files, where its arrays are."""
+    path = max((step / item).rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("item", ["variables", "training"])
+def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(run, tmp_path, item, caplog):
+    shutil.copytree(run, tmp_path / "run")
+    flip_a_bit(tmp_path / "run" / "checkpoints" / "50", item)
+    manager = Checkpoints(tmp_path / "run" / "checkpoints")
+    restored = manager.restore(state_at(0))
+    assert_same(restored, state_at(40, seed=40))
+    assert "damaged" in caplog.text and "the checkpoint before it" in caplog.text
+    assert steps_in(tmp_path / "run") == [20, 40]
+    assert (tmp_path / "run" / "damaged-50").is_dir()
+    manager.save(50, state_at(50, seed=50))  # the run comes to that step again
+    manager.close()
+    again = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert_same(again.restore(state_at(0)), state_at(50, seed=50))
+    again.close()
+
+
+def test_what_orbax_itself_finds_damaged_is_set_aside_too(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints" / "50").rglob("manifest.ocdbt"):
+        path.write_bytes(path.read_bytes()[:-7])
+    manager = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert manager.restore(state_at(0)).step == 40
+    manager.close()
+
+
+def test_with_nothing_whole_left_it_says_so(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    for step in (20, 40, 50):
+        flip_a_bit(tmp_path / "run" / "checkpoints" / str(step), "training")
+    manager = Checkpoints(tmp_path / "run" / "checkpoints")
+    with pytest.raises(CheckpointError, match="none of its checkpoints is whole"):
+        manager.restore(state_at(0))
+    assert len(list((tmp_path / "run").glob("damaged-*"))) == 3
+    manager.close()
+
+
+def test_inference_refuses_weights_with_a_flipped_bit(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    step = tmp_path / "run" / "checkpoints" / "20"
+    flip_a_bit(step, "variables")
+    with pytest.raises(CheckpointError, match="not as they were saved, first variables/"):
+        checkpoints.load(step)
+
+
+def test_averaged_parameters_are_what_inference_loads(tmp_path):
+    state = dataclasses.replace(state_at(5, seed=5), ema_params=state_at(0, seed=6).params)
+    manager = Checkpoints(tmp_path / "checkpoints")
+    DESCRIPTION.write(tmp_path / "checkpoints")
+    manager.save(5, state)
+    manager.close()
+    assert_same(checkpoints.load(tmp_path)[1]["params"], state.ema_params)
+    manager = Checkpoints(tmp_path / "checkpoints")
+    assert_same(manager.restore(state), state)
+    with pytest.raises(CheckpointError, match=r"trained with other settings.*params"):
+        manager.restore(state_at(0))
+    manager.close()
+
+
+def test_a_full_disk_is_one_line_and_what_was_saved_stays(tmp_path):
+    """In a process of its own, whose files cannot become longer than so much."""
+    program = """
+import resource, sys
+import test_checkpoints as t
+manager = t.Checkpoints(sys.argv[1], keep_latest=2)
+manager.save(1, t.state_at(1))
+manager.record(1, {"AP": 0.5})
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    manager.save(2, t.state_at(2))
+    manager.close()
+except t.CheckpointError as error:
+    print("error:", error)
+"""
+    paths = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "checkpoints"], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )  # fmt: skip
+    (line,) = done.stdout.splitlines()
+    assert "cannot be saved" in line or "could not be saved" in line
+    assert line.endswith("the last whole one is step 1")
+    manager = Checkpoints(tmp_path / "checkpoints")
+    assert_same(manager.restore(state_at(0)), state_at(1))
+    assert manager.figures(1) == {"AP": 0.5} and manager.figures(2) is None
+    manager.close()

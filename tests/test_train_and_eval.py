@@ -1,8 +1,6 @@
 """The commands as people type them, on drawn people: train, stop, resume, evaluate, refuse."""
 
 import json
-import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -13,82 +11,11 @@ import jax
 import numpy as np
 import pytest
 
+from commands import HERE, command, environment, metrics_of, run, variables_at
 from mspn_jax import checkpoints
-from mspn_jax.data import coco, synthetic
+from mspn_jax.data import coco
 from mspn_jax.evaluation import METRICS
 from mspn_jax.skeletons import COCO
-
-HERE = pathlib.Path(__file__).parents[1]
-CONFIG = """
-from configs import default
-
-
-def get_config():
-    config = default.get_config("tiny", num_stages=1)
-    config.crop_hw = (64, 64)
-    config.model.blocks_per_unit = (1, 1, 1, 1)
-    config.model.stem_channels = 8
-    config.model.unit_channels = 16
-    config.data.root = "ROOT"
-    config.batch_size = 8
-    config.num_steps = 12
-    config.optimizer.learning_rate = 0.1
-    config.optimizer.warmup_steps = 3
-    config.eval.every_epochs = 1
-    config.eval.batch_size = 16
-    config.checkpoint.every_steps = 3
-    config.log_every_steps = 2
-    return config
-"""
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> pathlib.Path:
-    root = tmp_path_factory.mktemp("drawn")
-    synthetic.write_dataset(root, {"train2017": 40, "val2017": 12})
-    return root
-
-
-@pytest.fixture(scope="module")
-def config(root) -> pathlib.Path:
-    path = root / "tiny.py"
-    path.write_text(CONFIG.replace("ROOT", str(root)))
-    return path
-
-
-def command(program: str, *arguments: object) -> list[str]:
-    return [sys.executable, str(HERE / program), *map(str, arguments)]
-
-
-def run(program: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess:
-    environment = os.environ | {
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": str(HERE),
-    }
-    return subprocess.run(
-        command(program, *arguments), capture_output=True, text=True, env=environment, cwd=HERE
-    )
-
-
-@pytest.fixture(scope="module")
-def workdir(config, tmp_path_factory) -> pathlib.Path:
-    """A run from start to end, undisturbed."""
-    workdir = tmp_path_factory.mktemp("run")
-    done = run("train.py", "--config", config, "--workdir", workdir)
-    assert done.returncode == 0, done.stderr
-    return workdir
-
-
-def metrics_of(workdir) -> list[dict]:
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:  # how fast it went is not the same twice
-        line.pop("crops_per_second", None)
-        line.pop("data_wait", None)
-    return lines
-
-
-def variables_at(workdir, step: int) -> list[np.ndarray]:
-    return jax.tree.leaves(checkpoints.load(workdir / "checkpoints" / str(step))[1])
 
 
 @pytest.mark.slow
@@ -114,7 +41,7 @@ def test_a_run_stopped_and_started_again_ends_in_the_very_same_numbers(workdir, 
     arguments = ("--config", config, "--workdir", tmp_path)
     with subprocess.Popen(
         command("train.py", *arguments), stderr=subprocess.PIPE, text=True, cwd=HERE,
-        env=os.environ | {"PYTHONPATH": str(HERE)},
+        env=environment(),
     ) as process:  # fmt: skip
         for line in process.stderr:
             if line.startswith("step 4/"):
@@ -142,7 +69,7 @@ def test_a_run_killed_without_warning_ends_in_the_very_same_numbers(workdir, con
     arguments = ("--config", config, "--workdir", tmp_path)
     with subprocess.Popen(
         command("train.py", *arguments), stderr=subprocess.PIPE, text=True, cwd=HERE,
-        env=os.environ | {"PYTHONPATH": str(HERE)},
+        env=environment(),
     ) as process:  # fmt: skip
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
@@ -189,7 +116,7 @@ def test_evaluation_prints_and_writes_the_ten_figures(workdir, config, root, tmp
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert list(metrics) == list(METRICS)
     step = checkpoints.find(workdir)[0]
-    during = json.loads((step / "metrics" / "metrics").read_text())
+    during = json.loads((step / "evaluation.json").read_text())
     assert metrics == pytest.approx(during, abs=1e-6)
     results = json.loads((tmp_path / "out" / "keypoints_results.json").read_text())
     people = sum(len(p.annotation_ids) for p in coco.read_pictures(root, "val2017", COCO))
@@ -285,14 +212,13 @@ def together(program: str, *arguments: object) -> list[subprocess.CompletedProce
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"PYTHONPATH": str(HERE)}
     processes = [
         subprocess.Popen(
             command(
                 program, *arguments, "--coordinator", f"localhost:{port}", "--num_processes", 2,
                 "--process_id", i,
             ),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=HERE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=HERE,
         )
         for i in range(2)
     ]  # fmt: skip

@@ -198,3 +198,82 @@ def test_losses_of_the_step_use_all_five_levels():
     # Wider Gaussians weigh more: the last stage learns narrower ones than the first.
     assert terms["stage0_unit0"] > terms["stage1_unit0"]
     assert terms["stage0_unit1"] == pytest.approx(float(terms["stage1_unit0"]))
+
+
+def step_and_state(num_steps: int = 0, model: MSPN | None = None, **settings):
+    """A step of one device, and the state after some steps of it."""
+    optimizer = adam(1e-2, settings.pop("clip_norm", 0.0))
+    model = model or MSPN(**TINY)
+    step = training.on_all_devices(training.train_step(model, optimizer, **settings))
+    variables = initial_variables(MSPN(**TINY), 0, (64, 64))
+    state = training.new_state(variables, optimizer, with_ema="ema_decay" in settings)
+    for i in range(num_steps):
+        state, _ = step(state, random_batch(1, 4, seed=i))
+    return step, jax.device_get(state)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(value):
+    step, before = step_and_state(1, ema_decay=0.9)
+    bad = random_batch(1, 4)
+    bad["visibility"][0, 2, 5] = value
+    state, metrics = before, {}
+    for i in range(1, 3):
+        state, metrics = step(state, bad)
+        assert metrics["skipped_in_a_row"][0] == metrics["skipped"][0] == i
+    after = jax.device_get(state)
+    assert not np.isfinite(metrics["loss"][0])
+    assert after.step == before.step + 2
+    for name in ("params", "batch_stats", "opt_state", "ema_params"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(before, name))
+    state, metrics = step(after, random_batch(1, 4, seed=1))
+    assert metrics["skipped_in_a_row"][0] == 0 and metrics["skipped"][0] == 2
+    expected, _ = step(before, random_batch(1, 4, seed=1))
+    jax.tree.map(np.testing.assert_array_equal, state.params, expected.params)
+
+
+def test_the_average_of_the_parameters_is_what_it_says():
+    step, state = step_and_state(0, ema_decay=0.15)
+    mean = state.params
+    for i, decay in enumerate((0.1, 0.15, 0.15)):  # (1 + 0) / (10 + 0), then the given one
+        state, _ = step(state, random_batch(1, 4, seed=i))
+        mean = jax.tree.map(lambda m, p, d=decay: d * m + (1 - d) * p, mean, state.params)
+        state = jax.device_get(state)
+    jax.tree.map(
+        lambda mine, expected: np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-7),
+        state.ema_params, mean,
+    )  # fmt: skip
+    assert state.variables["params"] is state.ema_params
+
+
+def test_gradients_above_the_norm_are_scaled_down_to_it():
+    norms = {}
+    for clip_norm in (0.0, 0.5):
+        step, state = step_and_state(0, clip_norm=clip_norm)
+        state, metrics = step(state, random_batch(1, 4))
+        assert metrics["gradient_norm"][0] > 1  # as it was before
+        norms[clip_norm] = float(optax.tree.norm(state.opt_state[1][0].mu) * 10)
+    assert norms[0.0] == pytest.approx(float(metrics["gradient_norm"][0]), rel=1e-3)
+    assert norms[0.5] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_computing_blocks_twice_changes_no_number():
+    """That the blocks are computed again is in the program; XLA for CPU takes it out once more."""
+    batch, found = random_batch(1, 4), {}
+    for remat in (False, True):
+        step, state = step_and_state(0, MSPN(**TINY, remat=remat))
+        program = step.lower(state, batch).as_text()
+        state, _ = step(state, batch)
+        moments = jax.tree.leaves(jax.device_get(state.opt_state[1][0].mu))
+        found[remat] = program.count("stablehlo.convolution"), moments
+    (once, moments), (twice, same) = found[False], found[True]
+    assert twice == once + 4  # a block's 3x3 convolution, in each of the encoder's four layers
+    for a, b in zip(moments, same, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(a).max())
+
+
+def test_parts_must_divide_a_devices_rows():
+    rows = pipeline.TrainingBatch(*(v[0] for v in random_batch(1, 4).values()))
+    assert training.on_this_process(rows, 2)["crops"].shape == (1, 4, 64, 64, 3)
+    with pytest.raises(ValueError, match="4 crops of a batch do not divide among 1 devices in 3"):
+        training.on_this_process(rows, 3)

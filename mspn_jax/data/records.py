@@ -194,13 +194,37 @@ def open_records(
             folder, len(index["unreadable"]), some(index["unreadable"]),
         )  # fmt: skip
     return Records(
-        source=builder.as_data_source(
-            split=CocoPersonKeypoints.SPLIT, decoders={"image": tfds.decode.SkipDecoding()}
+        source=_Source(
+            path,
+            builder.as_data_source(
+                split=CocoPersonKeypoints.SPLIT, decoders={"image": tfds.decode.SkipDecoding()}
+            ),
         ),
         image_ids=np.array(index["image_ids"], np.int64),
         num_people=np.array(index["num_people"], np.int64),
         unreadable=tuple(index["unreadable"]),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source(Sequence):
+    """TFDS's source of a folder of records; what array_record finds damaged in it is named."""
+
+    folder: pathlib.Path
+    records: Any
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index):
+        try:
+            return self.records[index]
+        except Exception as error:  # RuntimeError of a checksum, ValueError of a cut file ...
+            reason = str(error).partition("\n")[0]
+            raise DataError(
+                f"{self.folder}: its records are damaged ({reason:.200}): delete that folder, and"
+                " they are made again"
+            ) from None
 
 
 @contextlib.contextmanager

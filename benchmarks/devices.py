@@ -1,0 +1,110 @@
+"""Whether many devices are as one: loss curves of the same batches over 1, 2, 4 and 8 of them.
+
+    python benchmarks/devices.py [--devices 1 2 4 8] [--steps 50] [--json FILE]
+
+On virtual CPU devices, a tiny network, the same global batch of 8 crops every time. With
+synchronised batch norm the curves must agree; without it every device has statistics of its own,
+and so many parts of one device's crops must agree with so many devices. In float32 no more than
+the first step can be compared: merely permuting four crops moves a float32 curve by 2e-3 in four
+steps.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+MOST_DEVICES = 8
+os.environ["JAX_ENABLE_X64"] = "1"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={MOST_DEVICES}"
+)
+
+import jax
+import numpy as np
+
+from mspn_jax import training
+from mspn_jax.model import MSPN, initial_variables
+from mspn_jax.optimizer import adam
+
+TINY = dict(num_stages=1, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16)
+ROWS, CROP_HW = 8, (64, 64)
+
+
+def batch_of(step: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(step)
+    return {
+        "crops": rng.integers(0, 256, (ROWS, *CROP_HW, 3), np.uint8),
+        "keypoints_crop_xy": rng.uniform(0, 64, (ROWS, 17, 2)).astype(np.float32),
+        "visibility": rng.integers(0, 3, (ROWS, 17)).astype(np.float32),
+    }
+
+
+def curve(
+    steps: int, dtype: str, num_devices: int, num_parts: int = 1, synchronised: bool = True
+) -> tuple[list[float], list[np.ndarray]]:
+    """Losses of some steps, and Adam's first moments after the first: a tenth of the gradients."""
+    optimizer = adam(1e-3)
+    model = MSPN(**TINY, dtype=dtype, axis_name=training.AXIS if synchronised else None)
+    step = training.on_all_devices(
+        training.train_step(model, optimizer, num_parts=num_parts),
+        jax.local_devices()[:num_devices],
+    )
+    variables = jax.tree.map(
+        lambda leaf: leaf.astype(dtype), initial_variables(MSPN(**TINY), 0, CROP_HW)
+    )
+    state = training.new_state(variables, optimizer)
+    losses, moments = [], []
+    for i in range(steps):
+        batch = {k: v.reshape(num_devices, -1, *v.shape[1:]) for k, v in batch_of(i).items()}
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"][0]))
+        if i == 0:
+            moments = jax.tree.leaves(jax.device_get(state.opt_state[1][0].mu))
+    return losses, moments
+
+
+def difference(curve: list[float], other: list[float]) -> float:
+    """The largest relative one."""
+    return float(np.abs(np.array(curve) / np.array(other) - 1).max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--json", type=pathlib.Path)
+    options = parser.parse_args()
+    first, *others = options.devices
+    most = max(options.devices)
+    found = {}
+
+    one, _ = curve(options.steps, "float64", first)
+    found["loss of one device"] = [one[0], one[-1]]
+    for count in others:
+        other, _ = curve(options.steps, "float64", count)
+        found[f"float64, {count} devices"] = difference(other, one)
+    apart, _ = curve(options.steps, "float64", most, synchronised=False)
+    found["float64, statistics apart"] = difference(apart, one)
+    for count in {1, most // 2}:
+        parts, _ = curve(options.steps, "float64", count, most // count, synchronised=False)
+        name = f"float64, {most} devices or {count} of {most // count} parts, statistics apart"
+        found[name] = difference(parts, apart)
+    (loss_one, gradients), (loss_most, others) = (curve(1, "float32", n) for n in (first, most))
+    found[f"float32, first loss, {most} devices"] = difference(loss_most, loss_one)
+    found[f"float32, its gradients, {most} devices"] = max(
+        float(np.linalg.norm(a - b) / np.linalg.norm(a))
+        for a, b in zip(gradients, others, strict=True)
+    )
+    print(f"{options.steps} steps, jax {jax.__version__}; relative differences:\n")
+    for name, value in found.items():
+        print(f"| {name} | {value if isinstance(value, list) else format(value, '.1e')} |")
+    if options.json:
+        options.json.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The commands as people type them, each a process of its own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+
+from mspn_jax import checkpoints
+
+HERE = pathlib.Path(__file__).parents[1]
+CONFIG = """
+from configs import default
+
+
+def get_config():
+    config = default.get_config("tiny", num_stages=1)
+    config.crop_hw = (64, 64)
+    config.model.blocks_per_unit = (1, 1, 1, 1)
+    config.model.stem_channels = 8
+    config.model.unit_channels = 16
+    config.data.root = "ROOT"
+    config.batch_size = 8
+    config.num_steps = 12
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.warmup_steps = 3
+    config.eval.every_epochs = 1
+    config.eval.batch_size = 16
+    config.checkpoint.every_steps = 3
+    config.log_every_steps = 2
+    return config
+"""
+
+
+def command(program: str, *arguments: object) -> list[str]:
+    return [sys.executable, str(HERE / program), *map(str, arguments)]
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """Of a process with so many virtual devices."""
+    return os.environ | {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(HERE),
+    }
+
+
+def run(program: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(program, *arguments), capture_output=True, text=True, env=environment(devices),
+        cwd=HERE,
+    )  # fmt: skip
+
+
+def metrics_of(workdir: pathlib.Path) -> list[dict]:
+    """The lines of `metrics.jsonl`, without how fast it went: that is not the same twice."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("crops_per_second", None)
+        line.pop("data_wait", None)
+    return lines
+
+
+def variables_at(workdir: pathlib.Path, step: int) -> list[np.ndarray]:
+    return jax.tree.leaves(checkpoints.load(workdir / "checkpoints" / str(step))[1])

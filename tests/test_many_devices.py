@@ -1,0 +1,84 @@
+"""Many devices are as one, and what runs on them lowers for other machines than this one."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mspn_jax import training
+from mspn_jax.inference import estimate
+from mspn_jax.model import MSPN, initial_variables
+from mspn_jax.optimizer import adam
+from mspn_jax.skeletons import COCO
+
+HERE = pathlib.Path(__file__).parents[1]
+TINY = dict(num_stages=1, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16)
+CROP_HW = (64, 64)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> dict[str, float]:
+    """What the benchmark finds, on fewer devices and steps."""
+    path = tmp_path_factory.mktemp("devices") / "found.json"
+    subprocess.run(
+        [sys.executable, "benchmarks/devices.py", "--devices", "1", "4", "--steps", "8",
+         "--json", path],
+        check=True, cwd=HERE,
+    )  # fmt: skip
+    return json.loads(path.read_text())
+
+
+@pytest.mark.slow
+def test_devices_with_synchronised_norm_are_as_one(found):
+    first, last = found["loss of one device"]
+    assert last < first
+    assert found["float64, 4 devices"] < 1e-9
+    assert found["float32, first loss, 4 devices"] < 1e-6
+    assert found["float32, its gradients, 4 devices"] < 0.01
+
+
+@pytest.mark.slow
+def test_parts_of_a_devices_crops_are_as_so_many_devices(found):
+    assert found["float64, statistics apart"] > 1e-6  # each device has its own
+    assert found["float64, 4 devices or 1 of 4 parts, statistics apart"] < 1e-9
+    assert found["float64, 4 devices or 2 of 2 parts, statistics apart"] < 1e-9
+
+
+def shapes_of(tree):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), tree)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_step_and_the_way_to_keypoints_lower_for_other_machines(platform, dtype):
+    """From a machine that has neither, and with nothing in them that calls back to the host."""
+    model, optimizer = MSPN(**TINY, dtype=jnp.dtype(dtype), remat=True), adam(1e-3, clip_norm=1.0)
+    state = training.new_state(initial_variables(model, 0, CROP_HW), optimizer, with_ema=True)
+    step = training.on_all_devices(
+        training.train_step(model, optimizer, num_parts=2, ema_decay=0.99)
+    )
+    batch = {
+        "crops": np.zeros((1, 8, *CROP_HW, 3), np.uint8),
+        "keypoints_crop_xy": np.zeros((1, 8, 17, 2), np.float32),
+        "visibility": np.zeros((1, 8, 17), np.float32),
+        "stop": np.zeros(1, np.int32),
+    }
+    lowered = jax.export.export(jax.jit(step), platforms=[platform])(
+        shapes_of(state), shapes_of(batch)
+    )
+    inference = jax.jit(lambda v, crops: estimate(model, v, crops, COCO.flip_permutation))
+    forward = jax.export.export(inference, platforms=[platform])(
+        shapes_of(state.variables), shapes_of(batch["crops"][0])
+    )
+    for exported in (lowered, forward):
+        assert exported.platforms == (platform,)
+        text = exported.mlir_module()
+        assert "stablehlo.convolution" in text
+        for word in ("callback", "infeed", "outfeed", "host_"):
+            assert word not in text

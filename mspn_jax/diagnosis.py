@@ -1,4 +1,4 @@
-"""What kind of mistakes were made: people found, matched with people annotated, keypoint by keypoint.
+"""What kind of mistakes were made: people found against people annotated, keypoint by keypoint.
 
 Source: Ruggero Ronchi & Perona, "Benchmarking and Error Diagnosis in Multi-Instance Pose
 Estimation", ICCV 2017, and the authors' coco-analyze. All of it is NumPy, in image pixels.

@@ -42,7 +42,7 @@ class Figures:
     def text(self, key: str, form: str = "") -> str:
         """The figure as text; a dash where there is none."""
         value = self.value(key)
-        return "–" if value is None else format(value, form)
+        return "-" if value is None else format(value, form)
 
     def __call__(self, key: str, form: str = "") -> str:
         """The figure as HTML, with its key and its value in full."""
@@ -125,13 +125,10 @@ def line_chart(
     for tick in np.linspace(0, 1, 6):
         (left, y), (right, _) = place(0, tick).split(","), place(1, tick).split(",")
         parts.append(f'<line class="grid-line" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
-        parts.append(
-            f'<text class="tick" x="{margin - 7}" y="{y}" dy="4" text-anchor="end">{tick:.1f}</text>'
-        )
-        parts.append(
-            f'<text class="tick" x="{place(tick, 0).split(",")[0]}" y="{height - margin + 18}"'
-            f' text-anchor="middle">{tick:.1f}</text>'
-        )
+        up, across = f'x="{margin - 7}" y="{y}" dy="4"', place(tick, 0).split(",")[0]
+        parts.append(f'<text class="tick" {up} text-anchor="end">{tick:.1f}</text>')
+        down = f'x="{across}" y="{height - margin + 18}"'
+        parts.append(f'<text class="tick" {down} text-anchor="middle">{tick:.1f}</text>')
     parts.append(
         f'<text x="{margin + inner_w / 2}" y="{height - 6}" text-anchor="middle">{x_name}</text>'
         f'<text transform="translate(11 {12 + inner_h / 2}) rotate(-90)" text-anchor="middle">'
@@ -151,4 +148,4 @@ def jpeg_uri(image: UInt8[np.ndarray, "H W 3"]) -> str:
     done, encoded = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
     if not done:
         raise ValueError(f"a picture of shape {image.shape} cannot be written as JPEG")
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"

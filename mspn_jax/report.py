@@ -1,5 +1,6 @@
 """The report of an evaluation: one page to look at, and metrics.json with every figure in it."""
 
+import itertools
 import os
 import pathlib
 from typing import Any
@@ -11,7 +12,7 @@ from mspn_jax import diagnosis, page
 from mspn_jax.data.coco import DataError
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.diagnosis import KINDS, NOBODY, Diagnosis, People
-from mspn_jax.evaluation import METRICS, coco_evaluation, coco_metrics, write_json
+from mspn_jax.evaluation import coco_evaluation, coco_metrics, write_json
 from mspn_jax.page import Figures
 from mspn_jax.report_page import parts, picture_of_case
 from mspn_jax.skeletons import Skeleton
@@ -101,7 +102,7 @@ def measure(
         ],
         "by_labelled": [
             score(f"{low + 1} to {high}", quarters == i)
-            for i, (low, high) in enumerate(zip(bounds, bounds[1:])) if high > low
+            for i, (low, high) in enumerate(itertools.pairwise(bounds)) if high > low
         ],
         **{
             name: [_case(people, judged, row, skeleton) for row in rows]
@@ -112,7 +113,7 @@ def measure(
 
 
 def _names_of_sizes(edges) -> list[str]:
-    middle = [f"{low} to {high} px" for low, high in zip(edges[1:], edges[2:])]
+    middle = [f"{low} to {high} px" for low, high in itertools.pairwise(edges[1:])]
     return [f"below {edges[1]} px", *middle, f"from {edges[-1]} px"]
 
 

@@ -17,12 +17,7 @@ from mspn_jax.skeletons import Skeleton
 CASE_HW, CASE_PADDING = (480, 360), 1.25
 STRAY = 0.5  # how far beyond its box, in boxes, an estimate still widens the picture of its case
 
-_KIND_CASES = {
-    "unmatched": "Matched with nobody found",
-    "worst": "The worst of the matched",
-    "best": "The best",
-}
-_TERMS = {
+_KIND_TERMS = {
     "good": "Similarity of at least 0.85 with its own annotated place: as close as annotators are.",
     "jitter": "Similarity of 0.5 to 0.85 with its own place: right, but not precise.",
     "inversion": "Closest to the mirrored keypoint of the same person: left and right confused.",
@@ -36,14 +31,14 @@ _CASES = {
 }
 _TERMS = {
     "OKS": "Object keypoint similarity of a person found with one annotated, 0 to 1: the mean, over"
-    " the labelled keypoints, of exp(−d² / 2s²(2σ)²), where d is the distance in pixels, s² the"
-    " annotated area and σ the keypoint's own falloff. A keypoint's <em>similarity</em> is its part"
-    " in this mean.",
+    " the labelled keypoints, of exp(&minus;d² / 2s²(2&sigma;)²), with d the distance in pixels,"
+    " s² the annotated area and &sigma; the keypoint's own falloff. A keypoint's"
+    " <em>similarity</em> is its part in this mean.",
     "AP, AR": "COCO's average precision and recall over the OKS thresholds 0.50, 0.55 … 0.95, by"
     " pycocotools; AP50 and AP75 at one threshold; APM and APL of people of 32² to 96² and of more"
     " square pixels. COCO takes at most 20 people of a picture.",
-    "By size, by labelled keypoints": "AP and AR of the group's people alone, against what was found"
-    " nearest (in OKS) to one of them, and what was found in pictures without labelled people."
+    "Size, labelled": "AP and AR of the group's people alone, with what was found nearest (in OKS)"
+    " to one of them and what was found in pictures without labelled people."
     " Crowds and people without labelled keypoints are ignored, as everywhere. Size is the square"
     " root of the annotated area. APM and APL differ a little from such groups: COCO sorts what it"
     " cannot match by the size of its own box.",

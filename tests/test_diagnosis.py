@@ -31,7 +31,8 @@ def annotation(number: int, keypoints_xy, visibility=2.0, image_id=1) -> dict:
 def result(keypoints_xy, score: float = 1.0, image_id: int = 1) -> dict:
     triples = np.concatenate([keypoints_xy, np.ones((K, 1))], -1)
     return {
-        "image_id": image_id, "category_id": 1, "score": score, "keypoints": triples.ravel().tolist()
+        "image_id": image_id, "category_id": 1, "score": score,
+        "keypoints": triples.ravel().tolist(),
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ GOOD, JITTER, INVERSION, SWAP, MISS = range(len(KINDS))
 NOT_JUDGED = -1  # a keypoint that is not labelled, or whose person nobody was matched with
 NOBODY = -1
 
-GOOD_SIMILARITY = 0.85  # from here on as good as another annotator
+GOOD_SIMILARITY = 0.85  # at 1.14 sigma sqrt(area) from the annotated place
 NEAR_SIMILARITY = 0.5  # below it a keypoint is nowhere near
 MATCH_OKS = 0.1  # least OKS of a match: low, so that bad estimates are judged and not just lost
 MAX_FOUND = 20  # that are matched in a picture, the best: as in COCO's evaluation

@@ -18,7 +18,7 @@ CASE_HW, CASE_PADDING = (480, 360), 1.25
 STRAY = 0.5  # how far beyond its box, in boxes, an estimate still widens the picture of its case
 
 _KIND_TERMS = {
-    "good": "Similarity of at least 0.85 with its own annotated place: as close as annotators are.",
+    "good": "Similarity of at least 0.85 with its own annotated place.",
     "jitter": "Similarity of 0.5 to 0.85 with its own place: right, but not precise.",
     "inversion": "Closest to the mirrored keypoint of the same person: left and right confused.",
     "swap": "Closest to that keypoint, or its mirrored one, of another person.",

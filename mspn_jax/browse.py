@@ -1,0 +1,124 @@
+"""What a training run is about to see: its crops, their keypoints, and the targets of them."""
+
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mspn_jax import heatmaps, page
+from mspn_jax.data.pipeline import TrainingBatch
+from mspn_jax.draw import draw_people
+from mspn_jax.evaluation import write_json
+from mspn_jax.model import STRIDE
+from mspn_jax.page import Figures
+from mspn_jax.skeletons import Skeleton
+
+Array = np.ndarray
+
+OPACITY = np.array([0.0, 0.45, 1.0])  # of a keypoint not labelled, hidden, visible
+_FAINT, _FULL = 0.55, 1.0  # the keypoint scores that are drawn with opacity 0 and 1
+_DIMMED = 0.35  # the crop under its targets
+_GAP = 4  # pixels between pictures
+
+
+def write(
+    folder: str | os.PathLike,
+    batches: Iterable[TrainingBatch],
+    num_people: int,
+    skeleton: Skeleton,
+    about: dict[str, str | int],
+) -> None:
+    """Writes browse.html, one row a person, and browse.json with the figures in it.
+
+    Args:
+      batches: of `pipeline.training_batches`.
+      num_people: how many to show, from the first on.
+      about: what this is of, in the words to show.
+    """
+    strips, people = [], []
+    for strip, figures in rows(batches, skeleton):
+        strips.append(page.jpeg_uri(strip))
+        people.append(figures)
+        if len(people) == num_people:
+            break
+    figures = {"about": about, "kernel_sizes": list(heatmaps.KERNEL_SIZES), "people": people}
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "browse.json", figures)
+    page.write(folder / "browse.html", "Training crops", parts(Figures(figures), strips))
+
+
+def rows(
+    batches: Iterable[TrainingBatch], skeleton: Skeleton
+) -> Iterator[tuple[UInt8[Array, "H W 3"], dict[str, Any]]]:
+    """For each person the crop with its keypoints beside the targets of every level, and figures.
+
+    "without target" counts keypoints that are labelled but have none: they lie outside the crop.
+    """
+    for batch in batches:
+        crop_hw = batch.crops.shape[1:3]
+        heatmap_hw = (crop_hw[0] // STRIDE, crop_hw[1] // STRIDE)
+        targets, keypoint_weights = jax.device_get(
+            heatmaps.encode(
+                jnp.asarray(batch.keypoints_crop_xy),
+                jnp.asarray(batch.visibility),
+                crop_hw,
+                heatmap_hw,
+            )
+        )
+        for i, crop in enumerate(batch.crops):
+            visibility = batch.visibility[i].astype(int)
+            scores = _FAINT + OPACITY[visibility] * (_FULL - _FAINT)
+            drawn = draw_people(crop, batch.keypoints_crop_xy[i][None], scores[None], skeleton)
+            levels = [draw_heatmap(crop, level.max(-1)) for level in targets[i]]
+            gap = np.full((crop_hw[0], _GAP, 3), 255, np.uint8)
+            pictures = [part for picture in (drawn, *levels) for part in (picture, gap)]
+            counts = np.bincount(visibility, minlength=3)
+            figures = {
+                "visible": int(counts[2]),
+                "hidden": int(counts[1]),
+                "not labelled": int(counts[0]),
+                "without target": int(((visibility > 0) & (keypoint_weights[i] == 0)).sum()),
+            }
+            yield np.concatenate(pictures[:-1], 1), figures
+
+
+def draw_heatmap(
+    crop: UInt8[Array, "H W 3"], heatmap: Float[Array, "h w"], peak: float = heatmaps.PEAK
+) -> UInt8[Array, "H W 3"]:
+    """A heatmap over its darkened crop: black through red to yellow at `peak` and above."""
+    size_wh = crop.shape[1::-1]
+    heat = cv2.resize(np.clip(heatmap / peak, 0, 1), size_wh, interpolation=cv2.INTER_NEAREST)
+    colors = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    mixed = crop * (_DIMMED * (1 - heat[..., None])) + colors * np.sqrt(heat[..., None])
+    return np.clip(mixed, 0, 255).astype(np.uint8)
+
+
+def parts(figures: Figures, strips: list[str]) -> list[str]:
+    """The page. `strips` are the rows' pictures, as URIs."""
+    num_levels = len(figures.value("kernel_sizes"))
+    kernels = ", ".join(figures(f"kernel_sizes/{level}") for level in range(num_levels))
+
+    def caption(key: str) -> str:
+        return ", ".join(f"{figures(f'{key}/{name}')} {name}" for name in figures.value(key))
+
+    return [
+        "<header><h1>Training crops</h1>", page.about(figures, "about"), "</header>",
+        "<p>Straight from the training pipeline: augmented crops with their keypoints, the person's"
+        " left in orange, their right in blue, hidden ones fainter. In a mirrored crop writing"
+        " reads backwards, and the colours are still the person's own left and right. Beside each,"
+        " the target heatmaps of all keypoints, level by level from coarse to fine (kernels of"
+        f" {kernels} cells).</p>",
+        "<p class='soft'>A keypoint has no target where it lies outside the crop.</p>",
+        '<div class="rows">',
+        *(f'<figure><img src="{strip}" alt="crop and targets">'
+          f"<figcaption>{caption(f'people/{i}')}</figcaption></figure>"
+          for i, strip in enumerate(strips)),
+        "</div>",
+    ]  # fmt: skip

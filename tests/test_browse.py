@@ -56,6 +56,15 @@ def test_a_row_has_the_crop_and_a_target_for_every_level():
     assert lit == sorted(lit, reverse=True) and len(set(lit)) == 5  # finer and finer
 
 
+def test_each_row_has_the_targets_of_its_own_person():
+    two = [batch_of(np.tile(xy, (17, 1)), np.eye(17)[0] * 2) for xy in ((30.0, 70.0), (60.0, 20.0))]
+    both = TrainingBatch(*(np.concatenate(pair) for pair in zip(*(vars(b).values() for b in two))))
+    together = [strip for strip, _ in browse.rows([both], COCO)]
+    alone = [strip for strip, _ in browse.rows(two, COCO)]
+    np.testing.assert_array_equal(together, alone)
+    assert (alone[0] != alone[1]).any()
+
+
 def test_left_is_orange_and_hidden_is_fainter():
     names = COCO.keypoint_names
     keypoints_crop_xy, visibility = np.full((17, 2), 500.0), np.zeros(17)
@@ -66,7 +75,7 @@ def test_left_is_orange_and_hidden_is_fainter():
         visibility[names.index(name)] = seen
     ((strip, _),) = browse.rows([batch_of(keypoints_crop_xy, visibility)], COCO)
     assert tuple(strip[20, 20]) == (255, 140, 0) and tuple(strip[20, 70]) == (30, 144, 255)
-    red, green, blue = strip[100, 20].astype(int)
+    red, _, blue = strip[100, 20].astype(int)
     assert 140 < red < 200 and blue < 80
 
 

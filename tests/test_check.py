@@ -95,7 +95,8 @@ HALVES = "people whose shoulders and hips disagree on left and right"
     "annotation, level, what",
     [
         (person(1, bbox=[150, 10, 60, 185]), ERROR, "people whose box has no area inside"),
-        (person(1, moved("left_wrist", (85, 115))), NOTE, "people with keypoints outside their box"),
+        (person(1, moved("left_wrist", (85, 115))), NOTE, "people with keypoints outside their"
+         " box"),
         (person(1, bbox=[20, 10, 60, 60]), SUSPECT, "people with keypoints outside their crop"),
         (person(1, moved("left_wrist", (101, 115))), SUSPECT, "people with keypoints outside their"
          " picture"),
@@ -104,7 +105,8 @@ HALVES = "people whose shoulders and hips disagree on left and right"
         (person(1, area=60 * 185), NOTE, "people whose area is their box's"),
         (person(1, area=2e4), SUSPECT, "people whose area is greater than their box's"),
         (person(1, num_keypoints=3), SUSPECT, "people whose num_keypoints is not"),
-        (person(1, moved("left_ear", (0, 0))), SUSPECT, "people with a labelled keypoint at (0, 0)"),
+        (person(1, moved("left_ear", (0, 0))), SUSPECT, "people with a labelled keypoint at"
+         " (0, 0)"),
         (person(1, category_id=2), NOTE, "annotations of a category without keypoints"),
         (person(1, image_id=9), ERROR, "annotations on pictures that the file does not list"),
         (person(1, bbox="wide"), ERROR, "annotations whose bbox or keypoints are missing"),
@@ -146,6 +148,21 @@ def test_left_and_right_are_judged_whichever_way_up_a_person_is(tmp_path, degree
     back = person(1, from_behind, **changes)
     back["keypoints"][2:9:3] = [0, 0, 0]
     assert "left" not in " ".join(found(inspected(tmp_path, back)))
+
+
+def test_what_is_not_labelled_has_no_side(tmp_path):
+    half_seen = person(1, exchanged("eye"), num_keypoints=16)
+    half_seen["keypoints"][3 * NAMES.index("left_eye") + 2] = 0
+    assert found(inspected(tmp_path, half_seen)) == {}
+
+
+@pytest.mark.parametrize("y, is_outside", [(89.5, False), (90.5, True)])
+def test_the_crop_that_keypoints_are_held_against(tmp_path, y, is_outside):
+    """A box of 60 x 60 around (50, 40), padded to 75 and made 3:4, reaches down to y = 90."""
+    points = {name: (x, min(at_y, 85)) for name, (x, at_y) in FRONT_XY.items()}
+    points["left_ankle"] = (60, y)
+    names = found(inspected(tmp_path, person(1, points, bbox=[20, 10, 60, 60])))
+    assert any("outside their crop" in name for name in names) == is_outside
 
 
 def test_a_single_keypoint_and_duplicates(tmp_path):

@@ -53,7 +53,9 @@ class People:
 
 def labelled_people(annotations: Iterable[dict[str, Any]], num_keypoints: int) -> People:
     """COCO's annotations, without the crowds and those that have no labelled keypoint."""
-    rows = [a for a in annotations if not a.get("iscrowd") and any(a["keypoints"][2::3])]
+    rows = [
+        a for a in annotations if not a.get("iscrowd") and any(a.get("keypoints", ())[2::3])
+    ]  # fmt: skip
     triples = np.array([a["keypoints"] for a in rows], float).reshape(-1, num_keypoints, 3)
     return People(
         image_ids=np.array([a["image_id"] for a in rows], np.int64),

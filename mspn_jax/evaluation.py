@@ -191,7 +191,11 @@ def coco_metrics(
         _truth(annotation_file, annotation_ids)
         log.warning("nobody was found in any picture: every figure is 0")
         return dict.fromkeys(METRICS, 0.0), ""
-    evaluation = coco_evaluation(annotation_file, results, skeleton, annotation_ids)
+    return summarize(coco_evaluation(annotation_file, results, skeleton, annotation_ids))
+
+
+def summarize(evaluation: COCOeval) -> tuple[dict[str, float], str]:
+    """The ten figures of an accumulated evaluation, and its own table of them."""
     with contextlib.redirect_stdout(io.StringIO()) as table:
         evaluation.summarize()
     return dict(zip(METRICS, map(float, evaluation.stats), strict=True)), table.getvalue()

@@ -12,7 +12,7 @@ from mspn_jax import diagnosis, page
 from mspn_jax.data.coco import DataError
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.diagnosis import KINDS, NOBODY, Diagnosis, People
-from mspn_jax.evaluation import coco_evaluation, coco_metrics, write_json
+from mspn_jax.evaluation import coco_evaluation, coco_metrics, summarize, write_json
 from mspn_jax.page import Figures
 from mspn_jax.report_page import parts, picture_of_case
 from mspn_jax.skeletons import Skeleton
@@ -69,8 +69,8 @@ def measure(
       DataError: nobody in the split has labelled keypoints.
     """
     file, chosen = dataset.annotation_file, dataset.annotation_ids
-    ten, _ = coco_metrics(file, results, skeleton, chosen)
     evaluation = coco_evaluation(file, results, skeleton, chosen)
+    ten, _ = summarize(evaluation)
     annotations = evaluation.cocoGt.dataset["annotations"]
     people = diagnosis.labelled_people(annotations, skeleton.num_keypoints)
     if not len(people):

@@ -1,5 +1,6 @@
 """How the report of an evaluation looks: its sections, in order, and the pictures of its cases."""
 
+import html
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def parts(figures: Figures, pictures: dict[str, list[str]]) -> list[str]:
         page.table(
             ("keypoint", "labelled", "similarity", "median error, px", "mean error, px", "kinds"),
             [
-                (name.replace("_", " "), figures(f"keypoints/{name}/labelled", ","),
+                (html.escape(name.replace("_", " ")), figures(f"keypoints/{name}/labelled", ","),
                  figures(f"keypoints/{name}/similarity", ".3f"),
                  figures(f"keypoints/{name}/median_error_px", ".1f"),
                  figures(f"keypoints/{name}/mean_error_px", ".1f"),
@@ -200,6 +201,6 @@ def picture_of_case(
         svg.append(
             f'<circle class="halo" {at} r="5"/><circle class="true" {at} r="5"/>'
             f'<circle class="hover" {at} r="9"><title data-key="{error_key}">'
-            f"{name}: {kind or 'no match'}, {read.text(error_key, '.1f')} px</title></circle>"
+            f"{html.escape(name)}: {kind or 'no match'}, {read.text(error_key, '.1f')} px</title></circle>"
         )
     return "".join(svg) + "</svg>"

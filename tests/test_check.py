@@ -156,9 +156,11 @@ def test_what_is_not_labelled_has_no_side(tmp_path):
     assert found(inspected(tmp_path, half_seen)) == {}
 
 
-@pytest.mark.parametrize("y, is_outside", [(89.5, False), (90.5, True)])
+@pytest.mark.parametrize(
+    "y, is_outside", [(89.5, False), (90.5, True), (-9.5, False), (-10.5, True)]
+)
 def test_the_crop_that_keypoints_are_held_against(tmp_path, y, is_outside):
-    """A box of 60 x 60 around (50, 40), padded to 75 and made 3:4, reaches down to y = 90."""
+    """A box of 60 x 60 around (50, 40), padded to 75 and made 3:4, reaches from y = -10 to 90."""
     points = {name: (x, min(at_y, 85)) for name, (x, at_y) in FRONT_XY.items()}
     points["left_ankle"] = (60, y)
     names = found(inspected(tmp_path, person(1, points, bbox=[20, 10, 60, 60])))

@@ -201,6 +201,7 @@ def picture_of_case(
         svg.append(
             f'<circle class="halo" {at} r="5"/><circle class="true" {at} r="5"/>'
             f'<circle class="hover" {at} r="9"><title data-key="{error_key}">'
-            f"{html.escape(name)}: {kind or 'no match'}, {read.text(error_key, '.1f')} px</title></circle>"
+            f"{html.escape(name)}: {kind or 'no match'}, {read.text(error_key, '.1f')} px"
+            "</title></circle>"
         )
     return "".join(svg) + "</svg>"

@@ -21,7 +21,8 @@ from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.records import decode_picture
 from mspn_jax.draw import draw_people, grid, write_picture
-from mspn_jax.evaluation import coco_metrics, evaluate, mean_pose_results, write_json
+from mspn_jax.evaluation import coco_metrics, evaluate, mean_pose_results
+from mspn_jax.files import write_json
 from mspn_jax.program import UsageError
 from mspn_jax.skeletons import Skeleton
 

@@ -5,16 +5,15 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from mspn_jax import heatmaps, page
 from mspn_jax.data.pipeline import TrainingBatch
-from mspn_jax.draw import draw_people
-from mspn_jax.evaluation import write_json
+from mspn_jax.draw import draw_heatmaps, draw_people
+from mspn_jax.files import write_json
 from mspn_jax.model import STRIDE
 from mspn_jax.page import Figures
 from mspn_jax.skeletons import Skeleton
@@ -23,8 +22,6 @@ Array = np.ndarray
 
 OPACITY = np.array([0.0, 0.45, 1.0])  # of a keypoint not labelled, hidden, visible
 _FAINT, _FULL = 0.55, 1.0  # the keypoint scores that are drawn with opacity 0 and 1
-_DIMMED = 0.35  # the crop under its targets
-_GAP = 4  # pixels between pictures
 
 
 def write(
@@ -76,9 +73,8 @@ def rows(
             visibility = batch.visibility[i].astype(int)
             scores = _FAINT + OPACITY[visibility] * (_FULL - _FAINT)
             drawn = draw_people(crop, batch.keypoints_crop_xy[i][None], scores[None], skeleton)
-            levels = [draw_heatmap(crop, level.max(-1)) for level in targets[i]]
-            gap = np.full((crop_hw[0], _GAP, 3), 255, np.uint8)
-            pictures = [part for picture in (drawn, *levels) for part in (picture, gap)]
+            strip = draw_heatmaps(crop[None], *targets[i].max(-1)[:, None])
+            strip[:, : crop_hw[1]] = drawn
             counts = np.bincount(visibility, minlength=3)
             figures = {
                 "visible": int(counts[2]),
@@ -86,18 +82,7 @@ def rows(
                 "not labelled": int(counts[0]),
                 "without target": int(((visibility > 0) & (keypoint_weights[i] == 0)).sum()),
             }
-            yield np.concatenate(pictures[:-1], 1), figures
-
-
-def draw_heatmap(
-    crop: UInt8[Array, "H W 3"], heatmap: Float[Array, "h w"], peak: float = heatmaps.PEAK
-) -> UInt8[Array, "H W 3"]:
-    """A heatmap over its darkened crop: black through red to yellow at `peak` and above."""
-    size_wh = crop.shape[1::-1]
-    heat = cv2.resize(np.clip(heatmap / peak, 0, 1), size_wh, interpolation=cv2.INTER_NEAREST)
-    colors = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    mixed = crop * (_DIMMED * (1 - heat[..., None])) + colors * np.sqrt(heat[..., None])
-    return np.clip(mixed, 0, 255).astype(np.uint8)
+            yield strip, figures
 
 
 def parts(figures: Figures, strips: list[str]) -> list[str]:

@@ -86,10 +86,31 @@ def grid(
     return sheet
 
 
+def draw_heatmaps(
+    crops: UInt8[Array, "N H W 3"], *heatmaps: Float[Array, "N h w"]
+) -> UInt8[Array, "H2 W2 3"]:
+    """A row for each crop: the crop, then each of the heatmaps (0..255) laid over it."""
+    height, width = crops.shape[1:3]
+    images = []
+    for i, crop in enumerate(crops):
+        images.append(crop)
+        for maps in heatmaps:
+            level = np.clip(maps[i], 0, 255).astype(np.uint8)
+            colors = cv2.applyColorMap(cv2.resize(level, (width, height)), cv2.COLORMAP_INFERNO)
+            images.append(cv2.addWeighted(crop, 0.4, colors[..., ::-1], 0.6, 0))
+    return grid(images, columns=1 + len(heatmaps), cell_hw=(height, width))
+
+
+def encode_picture(image: UInt8[Array, "H W 3"], suffix: str) -> bytes:
+    """An RGB picture in the format that a file name's ending names."""
+    done, encoded = cv2.imencode(suffix, image[..., ::-1])
+    if not done:
+        raise ValueError(f"a picture cannot be written as {suffix}")
+    return encoded.tobytes()
+
+
 def write_picture(path: str | os.PathLike, image: UInt8[Array, "H W 3"]) -> None:
     """Writes an RGB picture, in the format that the path's ending names."""
     path = pathlib.Path(path)
-    done, encoded = cv2.imencode(path.suffix, image[..., ::-1])
-    if not done:
-        raise ValueError(f"{path}: cannot be written as {path.suffix}")
-    path.write_bytes(encoded.tobytes())  # not imwrite, which does not say when the disk is full
+    # Not imwrite, which does not say when the disk is full.
+    path.write_bytes(encode_picture(image, path.suffix))

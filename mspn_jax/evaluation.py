@@ -1,13 +1,9 @@
 """Estimated people -> COCO's results json -> COCO's ten figures."""
 
 import contextlib
-import copy
 import io
-import json
 import logging
 import os
-import pathlib
-import tempfile
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -148,7 +144,7 @@ def coco_evaluation(
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _truth(annotation_file, annotation_ids)
-        found = truth.loadRes(copy.deepcopy(results))  # which it would change
+        found = truth.loadRes([dict(result) for result in results])  # to which it adds
         evaluation = COCOeval(truth, found, "keypoints")
         evaluation.params.kpt_oks_sigmas = np.array(skeleton.oks_sigmas)
         evaluation.evaluate()
@@ -239,24 +235,3 @@ def evaluate(
         dataset.annotation_file, results, skeleton, dataset.annotation_ids
     )
     return results, figures, table
-
-
-def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Writes a file whole or not at all."""
-    write_text(path, json.dumps(content))
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a file whole or not at all."""
-    path = pathlib.Path(path)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-    ) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(path, 0o644)

@@ -12,13 +12,12 @@ import string
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from mspn_jax.evaluation import write_text
+from mspn_jax.draw import encode_picture
+from mspn_jax.files import write_text
 
-JPEG_QUALITY = 82
 _CHART_WH, _CHART_MARGIN = (520, 340), 42
 
 
@@ -145,7 +144,5 @@ def line_chart(
 
 def jpeg_uri(image: UInt8[np.ndarray, "H W 3"]) -> str:
     """An RGB picture inside a URI."""
-    done, encoded = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-    if not done:
-        raise ValueError(f"a picture of shape {image.shape} cannot be written as JPEG")
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
+    encoded = base64.b64encode(encode_picture(image, ".jpg"))
+    return f"data:image/jpeg;base64,{encoded.decode()}"

@@ -12,7 +12,8 @@ from mspn_jax import diagnosis, page
 from mspn_jax.data.coco import DataError
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.diagnosis import KINDS, NOBODY, Diagnosis, People
-from mspn_jax.evaluation import coco_evaluation, coco_metrics, summarize, write_json
+from mspn_jax.evaluation import coco_evaluation, coco_metrics, summarize
+from mspn_jax.files import write_json
 from mspn_jax.page import Figures
 from mspn_jax.report_page import parts, picture_of_case
 from mspn_jax.skeletons import Skeleton

@@ -41,9 +41,8 @@ def test_a_row_has_the_crop_and_a_target_for_every_level():
     visibility[1] = 1  # labelled, but outside the crop
     ((strip, figures),) = browse.rows([batch_of(keypoints_crop_xy, visibility)], COCO)
     assert figures == {"visible": 1, "hidden": 1, "not labelled": 15, "without target": 1}
-    assert strip.shape == (128, 6 * 96 + 5 * 4, 3)
-    pictures = [strip[:, i * 100 : i * 100 + 96].astype(int) for i in range(6)]
-    assert (strip[:, 96:100] == 255).all()
+    assert strip.shape == (128, 6 * 96, 3)
+    pictures = np.split(strip.astype(int), 6, axis=1)
     assert tuple(pictures[0][70, 30]) == (60, 220, 90)  # the nose, on neither side
     assert tuple(pictures[0][20, 80]) == (100, 100, 100)
     lit = []
@@ -51,7 +50,7 @@ def test_a_row_has_the_crop_and_a_target_for_every_level():
         brightness = picture.sum(-1)
         y, x = np.unravel_index(brightness.argmax(), brightness.shape)
         assert x // 4 == 30 // 4 and y // 4 == 70 // 4
-        assert tuple(picture[20, 80]) == (35, 35, 35)  # the crop, darkened
+        assert picture[20, 80].max() < 50  # the crop, darkened
         lit.append(int(brightness.sum()))
     assert lit == sorted(lit, reverse=True) and len(set(lit)) == 5  # finer and finer
 

@@ -17,7 +17,7 @@ from mspn_jax.data import augment, check, pipeline
 from mspn_jax.data.check import Finding, Inspection
 from mspn_jax.data.coco import DataError
 from mspn_jax.data.records import open_records
-from mspn_jax.evaluation import write_json
+from mspn_jax.files import write_json
 from mspn_jax.program import UsageError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")

@@ -23,7 +23,6 @@ from mspn_jax.data.records import decode_picture
 from mspn_jax.draw import draw_people, grid, write_picture
 from mspn_jax.evaluation import coco_metrics, evaluate, mean_pose_results
 from mspn_jax.files import write_json
-from mspn_jax.program import UsageError
 from mspn_jax.skeletons import Skeleton
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
@@ -54,7 +53,7 @@ def main() -> None:
         config.data.first_people, config.data.records_dir,
     )  # fmt: skip
     if _REPORT.value and not dataset.has_annotations:
-        raise UsageError(
+        raise program.UsageError(
             f"--report: {config.data.val_split} has no annotations, so there is nothing to report"
             " on; without it the results are written"
         )

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from mspn_jax import heatmaps, page
 from mspn_jax.data.pipeline import TrainingBatch
-from mspn_jax.draw import draw_heatmaps, draw_people
+from mspn_jax.draw import FAINT_SCORE, FULL_SCORE, draw_heatmaps, draw_people
 from mspn_jax.files import write_json
 from mspn_jax.model import STRIDE
 from mspn_jax.page import Figures
@@ -20,8 +20,7 @@ from mspn_jax.skeletons import Skeleton
 
 Array = np.ndarray
 
-OPACITY = np.array([0.0, 0.45, 1.0])  # of a keypoint not labelled, hidden, visible
-_FAINT, _FULL = 0.55, 1.0  # the keypoint scores that are drawn with opacity 0 and 1
+OPACITY = np.array([0.0, 0.45, 1.0])  # of keypoints not labelled, hidden, visible
 
 
 def write(
@@ -71,7 +70,7 @@ def rows(
         )
         for i, crop in enumerate(batch.crops):
             visibility = batch.visibility[i].astype(int)
-            scores = _FAINT + OPACITY[visibility] * (_FULL - _FAINT)
+            scores = FAINT_SCORE + OPACITY[visibility] * (FULL_SCORE - FAINT_SCORE)
             drawn = draw_people(crop, batch.keypoints_crop_xy[i][None], scores[None], skeleton)
             strip = draw_heatmaps(crop[None], *targets[i].max(-1)[:, None])
             strip[:, : crop_hw[1]] = drawn

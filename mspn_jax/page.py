@@ -111,7 +111,7 @@ def line_chart(
     y_name: str,
     label: str,
 ) -> str:
-    """Lines over the unit square; a negative value, of which there is none, breaks off."""
+    """Lines over the unit square; negative values (COCO's -1: none) are left out."""
     (width, height), margin = _CHART_WH, _CHART_MARGIN
     inner_w, inner_h = width - margin - 12, height - margin - 12
 

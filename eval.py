@@ -1,7 +1,9 @@
 """Evaluates a checkpoint: python eval.py --config configs/X.py --checkpoint PATH [--output DIR]
+    [--report DIR]
 
 Prints COCO's ten figures; writes metrics.json and keypoints_results.json (COCO's submission
-format) to DIR. Where a split has no annotations, as test-dev, just the latter.
+format) to DIR. Where a split has no annotations, as test-dev, just the latter. --report writes a
+page of curves, kinds of error and cases, with a metrics.json that has all its figures.
 """
 
 import logging
@@ -14,7 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from mspn_jax import checkpoints, inference, program
+from mspn_jax import checkpoints, inference, program, report
 from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.records import decode_picture
@@ -35,6 +37,7 @@ _MEAN_POSE = flags.DEFINE_bool(
 )
 _PICTURES = flags.DEFINE_integer("pictures", 0, "draw people on so many pictures, into DIR")
 _OUTPUT = flags.DEFINE_string("output", None, "where to write; by default only figures are printed")
+_REPORT = flags.DEFINE_string("report", None, "where to write report.html and its metrics.json")
 flags.mark_flag_as_required("config")
 
 log = logging.getLogger("mspn_jax")
@@ -49,6 +52,11 @@ def main() -> None:
         config.data.root, config.data.val_split, skeleton, config.data.detections,
         config.data.first_people, config.data.records_dir,
     )  # fmt: skip
+    if _REPORT.value and not dataset.has_annotations:
+        raise program.UsageError(
+            f"--report: {config.data.val_split} has no annotations, so there is nothing to report"
+            " on; without it the results are written"
+        )
     log.info(
         "%s from %s: %d %s boxes in %d pictures of %s, %s flip test",
         description.variant, step, len(dataset.boxes),
@@ -56,8 +64,8 @@ def main() -> None:
         len(set(dataset.boxes.image_ids.tolist())), config.data.val_split,
         "with" if config.eval.flip_test else "without",
     )  # fmt: skip
-    if _OUTPUT.value:
-        pathlib.Path(_OUTPUT.value).mkdir(parents=True, exist_ok=True)
+    for folder in filter(None, (_OUTPUT.value, _REPORT.value)):
+        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
 
     estimate = inference.estimate_on_devices(
         description.new_model(dtype=program.dtype_named(config.dtype)),
@@ -90,6 +98,17 @@ def main() -> None:
         if _PICTURES.value:
             write_picture(output / "pictures.jpg", picture_grid(dataset, results, skeleton))
         log.info("written: %s", ", ".join(str(p) for p in sorted(output.iterdir())))
+    if _REPORT.value:
+        about = {
+            "model": description.variant,
+            "checkpoint": f"{_CHECKPOINT.value}, step {step.name}",
+            "split": config.data.val_split,
+            "boxes": config.data.detections or "ground truth",
+            "boxes in all": len(dataset.boxes),
+            "flip test": "yes" if config.eval.flip_test else "no",
+        }
+        report.write(_REPORT.value, dataset, results, skeleton, about)
+        log.info("written: %s", pathlib.Path(_REPORT.value) / "report.html")
 
 
 def picture_grid(

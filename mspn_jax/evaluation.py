@@ -1,7 +1,6 @@
 """Estimated people -> COCO's results json -> COCO's ten figures."""
 
 import contextlib
-import copy
 import io
 import logging
 import os
@@ -130,6 +129,42 @@ def mean_pose_results(
     )  # fmt: skip
 
 
+def coco_evaluation(
+    annotation_file: str | os.PathLike,
+    results: list[dict[str, Any]],
+    skeleton: Skeleton,
+    annotation_ids: Collection[int] | None = None,
+) -> COCOeval:
+    """pycocotools' evaluation of results, of which there must be some, accumulated.
+
+    Args: as in `coco_metrics`.
+
+    Raises:
+      DataError: the file has no annotations to score against.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = _truth(annotation_file, annotation_ids)
+        found = truth.loadRes([dict(result) for result in results])  # to which it adds
+        evaluation = COCOeval(truth, found, "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.array(skeleton.oks_sigmas)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def _truth(annotation_file, annotation_ids) -> CocoAnnotations:
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = CocoAnnotations(str(annotation_file))
+        if annotation_ids is not None:
+            truth.dataset["annotations"] = [
+                a for a in truth.dataset["annotations"] if a["id"] in annotation_ids
+            ]
+            truth.createIndex()
+    if not truth.dataset.get("annotations"):
+        raise DataError(f"{annotation_file}: no annotations in it to score against")
+    return truth
+
+
 def coco_metrics(
     annotation_file: str | os.PathLike,
     results: list[dict[str, Any]],
@@ -148,24 +183,15 @@ def coco_metrics(
     Raises:
       DataError: the file has no annotations to score against.
     """
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = CocoAnnotations(str(annotation_file))
-        if annotation_ids is not None:
-            truth.dataset["annotations"] = [
-                a for a in truth.dataset["annotations"] if a["id"] in annotation_ids
-            ]
-            truth.createIndex()
-    if not truth.dataset.get("annotations"):
-        raise DataError(f"{annotation_file}: no annotations in it to score against")
     if not results:
+        _truth(annotation_file, annotation_ids)
         log.warning("nobody was found in any picture: every figure is 0")
         return dict.fromkeys(METRICS, 0.0), ""
-    with contextlib.redirect_stdout(io.StringIO()):
-        found = truth.loadRes(copy.deepcopy(results))  # which it would change
-        evaluation = COCOeval(truth, found, "keypoints")
-        evaluation.params.kpt_oks_sigmas = np.array(skeleton.oks_sigmas)
-        evaluation.evaluate()
-        evaluation.accumulate()
+    return summarize(coco_evaluation(annotation_file, results, skeleton, annotation_ids))
+
+
+def summarize(evaluation: COCOeval) -> tuple[dict[str, float], str]:
+    """The ten figures of an accumulated evaluation, and its own table of them."""
     with contextlib.redirect_stdout(io.StringIO()) as table:
         evaluation.summarize()
     return dict(zip(METRICS, map(float, evaluation.stats), strict=True)), table.getvalue()

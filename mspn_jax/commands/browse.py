@@ -1,0 +1,109 @@
+"""Looks at a data set before training: python browse.py --config configs/X.py --output DIR
+
+Writes DIR/browse.html: augmented crops straight from the training pipeline, with their keypoints
+and target heatmaps. With --check it goes through the annotations instead and prints what there is
+and what looks wrong; the exit status is 0 unless there are errors.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from mspn_jax import browse, program
+from mspn_jax.data import augment, check, pipeline
+from mspn_jax.data.check import Finding, Inspection
+from mspn_jax.data.coco import DataError
+from mspn_jax.data.records import open_records
+from mspn_jax.files import write_json
+from mspn_jax.program import UsageError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
+_OUTPUT = flags.DEFINE_string("output", None, "where to write; --check needs none")
+_CHECK = flags.DEFINE_bool("check", False, "go through the annotations instead")
+_SPLIT = flags.DEFINE_string("split", None, "by default the config's train_split")
+_PEOPLE = flags.DEFINE_integer("people", 24, "how many crops to show", lower_bound=1)
+_STEP = flags.DEFINE_integer("step", 0, "the training step to begin with", lower_bound=0)
+flags.mark_flag_as_required("config")
+
+
+def main() -> None:
+    if _CHECK.value:
+        check_split()
+    else:
+        browse_split()
+
+
+def browse_split() -> None:
+    config = _CONFIG.value
+    if not _OUTPUT.value:
+        raise UsageError("--output: name a folder to write the page to")
+    program.check_crop(config.crop_hw)
+    skeleton = program.skeleton_named(config.skeleton)
+    split = _SPLIT.value or config.data.train_split
+    records = open_records(
+        config.data.root, split, skeleton, config.data.records_dir, config.data.first_people,
+        only_with_people=True,
+    )  # fmt: skip
+    batches = pipeline.training_batches(
+        records, skeleton, crop_hw=tuple(config.crop_hw), batch_size=config.batch_size,
+        first_step=_STEP.value, settings=augment.Settings(**config.augment),
+        padding=config.padding, seed=config.seed, num_threads=config.data.num_threads,
+    )  # fmt: skip
+    about: dict[str, str | int] = {
+        "variant": config.variant,
+        "split": split,
+        "people": int(records.num_people.sum()),
+        "from step": _STEP.value,
+        "seed": config.seed,
+        "crop": f"{config.crop_hw[1]} x {config.crop_hw[0]} px",
+    }
+    browse.write(_OUTPUT.value, batches, _PEOPLE.value, skeleton, about)
+    batches.close()
+    print(f"written: {pathlib.Path(_OUTPUT.value) / 'browse.html'}")
+
+
+def check_split() -> None:
+    config = _CONFIG.value
+    split = _SPLIT.value or config.data.train_split
+    inspection = check.inspect(
+        config.data.root, split, padding=config.padding, crop_hw=tuple(config.crop_hw)
+    )
+    print("\n".join(lines(inspection)))
+    if _OUTPUT.value:
+        folder = pathlib.Path(_OUTPUT.value)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(
+            folder / f"check_{split}.json",
+            dataclasses.asdict(inspection) | {"file": str(inspection.file)},
+        )
+    if inspection.num_errors:
+        raise DataError(f"{inspection.file}: {inspection.num_errors:,} errors, listed above")
+
+
+def lines(inspection: Inspection) -> list[str]:
+    """The inspection in words, to print."""
+    counted = (f"{count:,} {what}" for what, count in inspection.counts.items())
+    width = max(map(len, inspection.keypoints), default=0)
+    said = [f"{inspection.file}", ", ".join(counted), ""]
+    if inspection.keypoints:
+        said += [f"{'':{width}}  not labelled   hidden  visible"]
+        said += [
+            f"{name:{width}}  {missing:12,} {hidden:8,} {visible:8,}"
+            for name, (missing, hidden, visible) in inspection.keypoints.items()
+        ]
+    for level, findings in itertools.groupby(inspection.findings, lambda f: f.level):
+        said += ["", f"{level}s:", *map(_line, findings)]
+    return said if inspection.findings else [*said, "", "nothing looks wrong"]
+
+
+def _line(finding: Finding) -> str:
+    more = ", ..." if finding.count > len(finding.ids) else ""
+    return f"{finding.count:8,}  {finding.what}: {', '.join(map(str, finding.ids))}{more}"
+
+
+def command() -> None:
+    """What browse.py and the console script mspn-browse run."""
+    program.run(main)

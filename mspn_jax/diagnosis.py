@@ -1,0 +1,247 @@
+"""What kind of mistakes were made: people found against people annotated, keypoint by keypoint.
+
+Source: Ruggero Ronchi & Perona, "Benchmarking and Error Diagnosis in Multi-Instance Pose
+Estimation", ICCV 2017, and the authors' coco-analyze. All of it is NumPy, in image pixels.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mspn_jax.skeletons import Skeleton
+
+Array = np.ndarray
+
+KINDS = ("good", "jitter", "inversion", "swap", "miss")
+GOOD, JITTER, INVERSION, SWAP, MISS = range(len(KINDS))
+NOT_JUDGED = -1  # a keypoint that is not labelled, or whose person nobody was matched with
+NOBODY = -1
+
+GOOD_SIMILARITY = 0.85  # at 1.14 sigma sqrt(area) from the annotated place
+NEAR_SIMILARITY = 0.5  # below it a keypoint is nowhere near
+MATCH_OKS = 0.1  # least OKS of a match: low, so that bad estimates are judged and not just lost
+MAX_FOUND = 20  # that are matched in a picture, the best: as in COCO's evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class People:
+    """The annotated people of a split that have labelled keypoints; no crowds.
+
+    Attributes:
+      keypoints_image_xy, areas: image pixels, square image pixels.
+      visibility: COCO's 0 not labelled, 1 hidden, 2 visible.
+      boxes_xywh: as annotated.
+    """
+
+    image_ids: Int[Array, "M"]
+    annotation_ids: Int[Array, "M"]
+    keypoints_image_xy: Float[Array, "M K 2"]
+    visibility: Float[Array, "M K"]
+    areas: Float[Array, "M"]
+    boxes_xywh: Float[Array, "M 4"]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def num_labelled(self) -> Int[Array, "M"]:
+        return (self.visibility > 0).sum(1)
+
+
+def labelled_people(annotations: Iterable[dict[str, Any]], num_keypoints: int) -> People:
+    """COCO's annotations, without the crowds and those that have no labelled keypoint."""
+    rows = [
+        a for a in annotations if not a.get("iscrowd") and any(a.get("keypoints", ())[2::3])
+    ]  # fmt: skip
+    triples = np.array([a["keypoints"] for a in rows], float).reshape(-1, num_keypoints, 3)
+    return People(
+        image_ids=np.array([a["image_id"] for a in rows], np.int64),
+        annotation_ids=np.array([a["id"] for a in rows], np.int64),
+        keypoints_image_xy=triples[..., :2],
+        visibility=triples[..., 2],
+        areas=np.array([a["area"] for a in rows], float),
+        boxes_xywh=np.array([a["bbox"] for a in rows], float).reshape(-1, 4),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """N people found, held against M people annotated.
+
+    Attributes:
+      nearest: (N,) which annotated person of its picture a found one has the highest OKS with;
+        NOBODY where the picture has none.
+      match: (M,) which found person an annotated one was matched with, or NOBODY.
+      oks: (M,) of the match; without one, of the found person shown as `closest`, or 0.
+      closest: (M,) the match, or else the found person of the picture with the highest OKS.
+      similarities: (M, K) each keypoint's part in that OKS, 0..1.
+      errors_px: (M, K) distance to where the keypoint was annotated, image pixels.
+      kinds: (M, K) index into KINDS, or NOT_JUDGED.
+    """
+
+    nearest: Int[Array, "N"]
+    match: Int[Array, "M"]
+    oks: Float[Array, "M"]
+    closest: Int[Array, "M"]
+    similarities: Float[Array, "M K"]
+    errors_px: Float[Array, "M K"]
+    kinds: Int[Array, "M K"]
+
+
+def keypoint_similarities(
+    found_image_xy: Float[Array, "N K 2"],
+    people_image_xy: Float[Array, "M K 2"],
+    areas: Float[Array, "M"],
+    skeleton: Skeleton,
+) -> Float[Array, "N M K"]:
+    """exp(-distance^2 / (2 area (2 sigma)^2)): OKS is its mean over the labelled keypoints."""
+    squared = np.square(found_image_xy[:, None] - people_image_xy[None]).sum(-1)
+    variances = np.square(2 * np.array(skeleton.oks_sigmas)) * (areas[:, None] + np.spacing(1))
+    return np.exp(-squared / variances / 2)
+
+
+def matches(oks: Float[Array, "N M"], threshold: float) -> Int[Array, "N"]:
+    """COCO's matching of one picture: each found person, best first, takes the best one left.
+
+    Args:
+      oks: rows in falling order of score.
+
+    Returns:
+      The column of each row, or NOBODY where none of at least `threshold` is left.
+    """
+    left = np.array(oks)
+    columns = np.full(len(left), NOBODY)
+    for row in range(len(left)):
+        # Of equals the last, as in pycocotools.
+        column = left.shape[1] - 1 - int(left[row, ::-1].argmax())
+        if left[row, column] >= threshold:
+            columns[row] = column
+            left[:, column] = -1
+    return columns
+
+
+def kinds_of_errors(
+    found_image_xy: Float[Array, "K 2"], person: int, people: People, skeleton: Skeleton
+) -> Int[Array, "K"]:
+    """What kind of estimate each keypoint of a found person is.
+
+    The labelled keypoint that it is most similar to decides, among its own, its mirror image's,
+    and the same two of the other people: its own makes it good (similarity of at least 0.85) or
+    a jitter (at least 0.5), the mirrored one an inversion, another person's a swap; it is a miss
+    where none has a similarity of 0.5.
+
+    Args:
+      person: which of `people`, all of one picture, it was matched with.
+    """
+    order = np.r_[person, np.delete(np.arange(len(people)), person)]
+    candidates = []
+    for permutation in (slice(None), skeleton.flip_permutation):
+        similarities = keypoint_similarities(
+            found_image_xy[None], people.keypoints_image_xy[:, permutation], people.areas, skeleton
+        )[0]
+        labelled = people.visibility[:, permutation] > 0
+        candidates.append(np.where(labelled, similarities, -1)[order])
+    all_candidates = np.concatenate(candidates)  # (2M, K): own, others', own mirrored, others'
+    best, which = all_candidates.max(0), all_candidates.argmax(0)
+    own = np.where(best >= GOOD_SIMILARITY, GOOD, JITTER)
+    kinds = np.where(which == 0, own, np.where(which == len(people), INVERSION, SWAP))
+    kinds = np.where(best < NEAR_SIMILARITY, MISS, kinds)
+    return np.where(people.visibility[person] > 0, kinds, NOT_JUDGED)
+
+
+def diagnose(results: list[dict[str, Any]], people: People, skeleton: Skeleton) -> Diagnosis:
+    """Matches what was found with who is there, at an OKS of 0.1, and judges every keypoint.
+
+    Args:
+      results: COCO's submission format.
+    """
+    num_found, num_people, num_keypoints = len(results), len(people), skeleton.num_keypoints
+    triples = np.array([r["keypoints"] for r in results], float).reshape(-1, num_keypoints, 3)
+    found_image_xy = triples[..., :2]
+    scores = np.array([r["score"] for r in results], float)
+    nearest = np.full(num_found, NOBODY)
+    match, closest = np.full(num_people, NOBODY), np.full(num_people, NOBODY)
+    oks_of, similarities = np.zeros(num_people), np.zeros((num_people, num_keypoints))
+    errors_px = np.full((num_people, num_keypoints), np.nan)
+    kinds = np.full((num_people, num_keypoints), NOT_JUDGED)
+
+    found_in = _rows_by_picture(np.array([r["image_id"] for r in results], np.int64))
+    for image_id, members in _rows_by_picture(people.image_ids).items():
+        found = found_in.get(image_id, np.zeros(0, int))
+        found = found[np.argsort(-scores[found], kind="stable")]
+        if not len(found):
+            continue
+        here = People(*(getattr(people, f.name)[members] for f in dataclasses.fields(People)))
+        labelled = here.visibility > 0
+        of_keypoints = keypoint_similarities(
+            found_image_xy[found], here.keypoints_image_xy, here.areas, skeleton
+        )
+        oks = (of_keypoints * labelled).sum(-1) / labelled.sum(-1)
+        nearest[found] = members[oks.argmax(1)]
+        rows = oks.argmax(0)  # who is shown beside a person without a match
+        for row, person in enumerate(matches(oks[:MAX_FOUND], MATCH_OKS)):
+            if person != NOBODY:
+                rows[person] = row
+                match[members[person]] = found[row]
+                kinds[members[person]] = kinds_of_errors(
+                    found_image_xy[found[row]], int(person), here, skeleton
+                )
+        each = np.arange(len(members))
+        closest[members], oks_of[members] = found[rows], oks[rows, each]
+        similarities[members] = of_keypoints[rows, each]
+        errors_px[members] = np.linalg.norm(
+            found_image_xy[found[rows]] - here.keypoints_image_xy, axis=-1
+        )
+    return Diagnosis(nearest, match, oks_of, closest, similarities, errors_px, kinds)
+
+
+def _rows_by_picture(image_ids: Int[Array, "N"]) -> dict[int, Int[Array, "n"]]:
+    order = np.argsort(image_ids, kind="stable")
+    ids, starts = np.unique(image_ids[order], return_index=True)
+    return dict(zip(ids.tolist(), np.split(order, starts[1:])))
+
+
+def count_kinds(kinds: Int[Array, "*n"]) -> dict[str, dict[str, float | None]]:
+    """{kind: {"count", "share" of the judged keypoints, None without any}}."""
+    counts = [int((kinds == kind).sum()) for kind in range(len(KINDS))]
+    total = sum(counts)
+    return {
+        name: {"count": count, "share": count / total if total else None}
+        for name, count in zip(KINDS, counts)
+    }
+
+
+def summary(diagnosis: Diagnosis, people: People, skeleton: Skeleton) -> dict[str, Any]:
+    """The diagnosis in figures; None where there is nothing to take one of.
+
+    Over the labelled keypoints of matched people:
+      errors: {kind: {"count", "share"}}.
+      keypoints: {name: {"labelled", "similarity" (mean, 0..1), "median_error_px",
+        "mean_error_px", "errors": {kind: ...}}}.
+    And people: {"labelled", "matched", "unmatched", "mean_oks" (of the matched)}.
+    """
+    matched = diagnosis.match != NOBODY
+    keypoints = {}
+    for k, name in enumerate(skeleton.keypoint_names):
+        judged = diagnosis.kinds[:, k] != NOT_JUDGED
+        errors_px, similarities = diagnosis.errors_px[judged, k], diagnosis.similarities[judged, k]
+        keypoints[name] = {
+            "labelled": int(judged.sum()),
+            "similarity": float(similarities.mean()) if judged.any() else None,
+            "median_error_px": float(np.median(errors_px)) if judged.any() else None,
+            "mean_error_px": float(errors_px.mean()) if judged.any() else None,
+            "errors": count_kinds(diagnosis.kinds[:, k]),
+        }
+    return {
+        "people": {
+            "labelled": len(people),
+            "matched": int(matched.sum()),
+            "unmatched": int((~matched).sum()),
+            "mean_oks": float(diagnosis.oks[matched].mean()) if matched.any() else None,
+        },
+        "errors": count_kinds(diagnosis.kinds),
+        "keypoints": keypoints,
+    }

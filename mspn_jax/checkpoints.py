@@ -143,8 +143,7 @@ class Checkpoints:
 
     def record(self, step: int, figures: dict[str, float]) -> None:
         """Keeps with a saved step what its evaluation gave; AP among it decides which is best."""
-        with self._told(f"step {step} could not be saved"):
-            self._manager.wait_until_finished()
+        self.wait()
         if jax.process_index() == 0:
             files.write_json(self.folder / str(step) / _EVALUATION, figures)
 
@@ -201,6 +200,11 @@ class Checkpoints:
             multihost_utils.sync_global_devices(f"step {step} was set aside")
         self._manager.close()
         self._manager = self._new_manager()
+
+    def wait(self) -> None:
+        """Waits until what is being saved is on disk; CheckpointError where it cannot be."""
+        with self._told("the last step could not be saved"):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits until everything is on disk, and raises CheckpointError where it cannot be."""

@@ -1,0 +1,82 @@
+"""Whether a long run keeps to its memory, files and threads.
+
+    python benchmarks/soak.py [--steps 2000]
+
+Trains a tiny network on drawn people with evaluations and checkpoints all along, and looks twice
+a second at what the process holds. The first fifth, in which it compiles, does not count; of the
+rest the least-squares slope is printed, over the whole of the run, beside the spread around it.
+"""
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from faults import CONFIG
+
+from mspn_jax.data import synthetic
+
+
+def held(pid: int) -> tuple[float, int, int] | None:
+    """Resident memory in MB, open files and threads of a process."""
+    try:
+        pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
+        files = len(os.listdir(f"/proc/{pid}/fd"))
+        threads = len(os.listdir(f"/proc/{pid}/task"))
+    except (OSError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, files, threads
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=2000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        synthetic.write_dataset(folder / "data", {"train2017": 40, "val2017": 12})
+        config = CONFIG.format(root=str(folder / "data"), steps=options.steps)
+        (folder / "soak.py").write_text(config)
+        command = [
+            sys.executable, str(ROOT / "train.py"), "--config", str(folder / "soak.py"),
+            "--workdir", str(folder / "run"), "--config.log_every_steps=100",
+            "--config.eval.every_epochs=20", "--config.checkpoint.every_steps=50",
+        ]  # fmt: skip
+        start, seen = time.monotonic(), []
+        with open(folder / "said", "w") as said:
+            process = subprocess.Popen(
+                command, stderr=said, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+            )
+            while process.poll() is None:
+                if (now := held(process.pid)) is not None:
+                    seen.append((time.monotonic() - start, *now))
+                time.sleep(0.5)
+        if process.returncode:
+            sys.exit((folder / "said").read_text())
+        said = (folder / "said").read_text()
+    seconds, *columns = np.array(seen[len(seen) // 5 :]).T
+    print(
+        f"{options.steps} steps in {time.monotonic() - start:.0f} s,"
+        f" {said.count('AP50')} evaluations, {len(seen)} looks\n"
+        "| | at first | at last | slope over the run | spread around it |\n|---|---|---|---|---|"
+    )
+    for name, values in zip(("resident MB", "open files", "threads"), columns):
+        slope, offset = np.polyfit(seconds, values, 1)
+        spread = (values - slope * seconds - offset).std()
+        print(
+            f"| {name} | {values[:5].mean():.1f} | {values[-5:].mean():.1f} |"
+            f" {slope * (seconds[-1] - seconds[0]):+.1f} | {spread:.1f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

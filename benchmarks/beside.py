@@ -2,18 +2,24 @@
 
 import argparse
 import importlib.util
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.report import Report
 from benchmarks.workload import Network, random_crops
-from mspn_jax import convert
+from mspn_jax import convert, heatmaps
+from mspn_jax.data.pipeline import TrainingBatch
 from mspn_jax.heatmaps import target_levels
-from mspn_jax.model import NUM_UNITS, normalise
+from mspn_jax.model import NUM_UNITS, STRIDE, normalise
+
+# On a GPU JAX would take three quarters of the memory; before it sets up it is told to leave half.
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
 
 SETUPS = ("plain", "channels-last", "compiled", "channels-last-compiled")
 TOLERANCE = 1e-4  # of the largest heatmap value
@@ -27,37 +33,32 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 
 class Torch:
-    """PyTorch with a network's weights. Raises AssertionError if it does not compute the same.
+    """PyTorch with a network's weights.
 
     Attributes:
       mspn: the module `torch_mspn`.
-      state_dict: the weights, with mmpose's names.
+      device: what it runs on, "cuda" or "cpu".
     """
 
-    def __init__(self, network: Network, names: list[str], report: Report):
+    def __init__(self, network: Network, names: list[str]):
         from benchmarks import torch_mspn
 
         self.mspn = torch_mspn
-        self.setups = [torch_mspn.SETUPS[name] for name in names]
+        self.device = torch_mspn.device().type
         self.model = network.model.clone(dtype=np.dtype("float32"))
-        self.report = report
         self.state_dict = convert.to_torch(network.variables)
-        difference = self._difference(network)
-        assert difference < TOLERANCE, f"heatmaps differ by {difference:.1e} of their maximum"
-        report.say(
-            f"PyTorch's heatmaps, all {network.model.num_stages * NUM_UNITS} of them, with the"
-            f" same weights: {difference:.1e} of the maximum apart at most"
-        )
+        self.setups = [torch_mspn.SETUPS[name] for name in names]
 
-    def _difference(self, network: Network) -> float:
+    def difference(self, network: Network) -> float:
+        """The largest between the two's heatmaps, over the largest heatmap value."""
         crops = random_crops(1, network.crop_hw)
         setup = self.mspn.SETUPS["plain"]
         theirs = self.new_network(setup).eval()
-        with self.mspn.torch.inference_mode():
+        with self.mspn.in_full_precision():
             maps = theirs(self.mspn.normaliser(setup)(crops))
         expected = np.stack([m.cpu().numpy().transpose(0, 2, 3, 1) for m in maps])
         with jax.default_matmul_precision("highest"):
-            ours = jax.jit(self.model.apply)(network.variables, normalise(crops))
+            ours = jax.jit(self.model.apply)(network.variables, normalise(jnp.asarray(crops)))
         ours = np.asarray(ours).reshape(expected.shape)
         return float(np.abs(ours - expected).max() / np.abs(expected).max())
 
@@ -72,7 +73,7 @@ class Torch:
             try:
                 way()  # where it compiles
             except RuntimeError as error:
-                self.report.say(f"PyTorch {setup.name}: left out, {str(error).splitlines()[0]}")
+                print(f"PyTorch {setup.name}: left out, {str(error).splitlines()[0]}")
                 continue
             times = []
             for _ in range(2):
@@ -93,14 +94,30 @@ def torch_beside(network: Network, names: list[str], report: Report) -> Torch | 
     if jax.device_count() > 1:
         report.say("PyTorch is compared on one device only, and here are more")
         return None
-    return Torch(network, names, report)
+    theirs = Torch(network, names)
+    if theirs.device != {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend()):
+        report.say(f"PyTorch would run on {theirs.device}, and JAX does not: nothing is compared")
+        return None
+    difference = theirs.difference(network)
+    assert difference < TOLERANCE, f"heatmaps differ by {difference:.1e} of their maximum"
+    report.say(
+        f"PyTorch's heatmaps, all {network.model.num_stages * NUM_UNITS} of them, with the same"
+        f" weights: {difference:.1e} of the maximum apart at most"
+    )
+    return theirs
 
 
-def targets_for_torch(targets: Any, num_stages: int) -> list[np.ndarray]:
-    """(B, L, H, W, K) -> for every stage and unit the (B, K, H, W) that it learns."""
-    levels = target_levels(num_stages, NUM_UNITS, targets.shape[1])
-    return [
-        np.ascontiguousarray(np.asarray(targets[:, level]).transpose(0, 3, 1, 2))
-        for stage in levels
-        for level in stage
-    ]
+def targets_for_torch(
+    batch: TrainingBatch, network: Network
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """For every stage and unit the (B, K, H, W) that it learns; and the joints' weights (B, K)."""
+    height, width = network.crop_hw
+    targets, weights = heatmaps.encode(
+        jnp.asarray(batch.keypoints_crop_xy), jnp.asarray(batch.visibility), network.crop_hw,
+        (height // STRIDE, width // STRIDE),
+    )  # fmt: skip
+    levels = target_levels(network.model.num_stages, NUM_UNITS, targets.shape[1])
+    as_torch = np.asarray(targets).transpose(1, 0, 4, 2, 3)
+    return [np.ascontiguousarray(as_torch[level]) for stage in levels for level in stage], np.array(
+        weights
+    )

@@ -6,8 +6,8 @@ With and without flip test. `heatmaps` is from a batch of bytes on the host to t
 the device, merged with the mirrored ones; `keypoints` goes on to keypoints on the host, and is what
 eval.py runs. PyTorch, where it is installed, makes the same heatmaps with the same weights (they
 are compared first), also without computing the other heads. On a CPU set GLIBC_TUNABLES as the
-Makefile does; with other work on the machine OMP_WAIT_POLICY=PASSIVE, lest PyTorch's threads
-hinder themselves.
+Makefile does; with other work on the machine also OMP_WAIT_POLICY=PASSIVE, or PyTorch's threads
+get slow waiting.
 """
 
 import argparse
@@ -20,8 +20,9 @@ import jax
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks import beside, peaks
+from benchmarks import beside
 from benchmarks.compiled import compiled
+from benchmarks.peaks import Yardstick
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
 from benchmarks.workload import Network, new_network, predict_heatmaps, random_crops
@@ -76,17 +77,11 @@ def measure(
                 theirs.new_network(setup), crops, setup, dtype, permutation
             )
         )
-    peak = peaks.known_peak()
-    if peak is None:
-        product_operations, ways["product"] = peaks.matrix_product(dtype)
+    yardstick = Yardstick(dtype)
+    ways |= yardstick.ways
     seconds = in_turn(ways, args.repeats)
 
-    if peak is None:
-        peak_flops = [product_operations / t for t in seconds["product"]]
-    else:
-        peak_flops = [peak.flops(dtype)] * args.repeats
-    operations = maps.operations * (num_devices if peak is None else 1)
-    flops = [operations / t for t in seconds["heatmaps"]]
+    flops = [maps.operations * num_devices / t for t in seconds["heatmaps"]]
     report.row(
         stages=network.model.num_stages,
         batch=len(crops),
@@ -98,8 +93,8 @@ def measure(
         keypoints_over_heatmaps_time=ratio(seconds["keypoints"], seconds["heatmaps"]),
         GFLOP_per_crop=maps.operations / batch_size / 1e9,
         GFLOPs_per_s=spread([f / 1e9 for f in flops]),
-        share_of_peak=ratio(flops, peak_flops),
-        peak_from="the data sheet" if peak else "a matrix product",
+        share_of_peak=yardstick.share(maps.operations, "heatmaps", seconds),
+        peak_from=yardstick.source,
         memory_GB=keypoints.peak_bytes / 1e9,
         torch=torch_setup,
         torch_crops_per_s=spread([len(crops) / t for t in seconds["theirs"]]) if theirs else None,

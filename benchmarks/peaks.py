@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from benchmarks.timing import Spread, spread
+
 
 class Peak(NamedTuple):
     """Of one device: dense products, without sparsity.
@@ -45,16 +47,38 @@ PEAKS = {
 }
 
 
-def known_peak() -> Peak | None:
-    """Of this machine's first device, if the table has it."""
-    return PEAKS.get(jax.devices()[0].device_kind)
+class Yardstick:
+    """The peak of this machine's devices: by the table, or else a large matrix product's.
 
-
-def matrix_product(dtype: Any, size: int = 2048) -> tuple[float, Callable[[], Any]]:
-    """(operations, way): a large matrix product, a device's peak where no data sheet says it.
-
-    To be timed in turn with what is measured against it, so that other work slows both.
+    Attributes:
+      ways: the product, to be timed in turn with what is measured against it, so that other work
+        slows both; empty where the table knows the device.
+      source: of the peak, in words.
     """
-    square = jnp.full((size, size), 1e-3, dtype)
-    product = jax.jit(jnp.matmul)
-    return 2.0 * size**3, lambda: product(square, square).block_until_ready()
+
+    def __init__(self, dtype: Any, size: int = 2048):
+        self.dtype = dtype
+        self.peak = PEAKS.get(jax.devices()[0].device_kind)
+        self.source = "its data sheet" if self.peak else "a matrix product"
+        self.ways: dict[str, Callable[[], Any]] = {}
+        if self.peak is None:
+            square = jnp.full((size, size), 1e-3, dtype)
+            product = jax.jit(jnp.matmul)
+            self.product_operations = 2.0 * size**3
+            self.ways["product"] = lambda: product(square, square).block_until_ready()
+
+    def share(self, operations: float, name: str, seconds: dict[str, list[float]]) -> Spread:
+        """Of the peak, that `operations` a device reach in the way called so."""
+        if self.peak is not None:
+            flops = self.peak.flops(self.dtype)
+            return spread([operations / t / flops for t in seconds[name]])
+        if jax.default_backend() == "cpu":  # all cores work on a product, whatever the devices
+            operations *= jax.local_device_count()
+        at_peak = operations / self.product_operations
+        return spread([at_peak * p / t for p, t in zip(seconds["product"], seconds[name])])
+
+    def share_of_bandwidth(self, bytes_accessed: float, seconds: list[float]) -> Spread | None:
+        """Of the memory's, where the table knows it."""
+        if self.peak is None:
+            return None
+        return spread([bytes_accessed / t / self.peak.bytes_per_second for t in seconds])

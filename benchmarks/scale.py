@@ -132,7 +132,7 @@ def compilations(num_steps: int = 6) -> int:
     first step and the first evaluation."""
     counts = [0]
 
-    def count(event: str, seconds: float, **details: Any) -> None:
+    def count(event: str, duration_secs: float, **details: Any) -> None:
         counts[-1] += event == COMPILED
 
     jax.monitoring.register_event_duration_secs_listener(count)

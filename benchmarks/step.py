@@ -5,10 +5,12 @@
 The step is train.py's own, on all devices, from a batch of bytes on the host to the new state.
 Operations are counted by XLA in the program as written (forward, backward, loss and Adam), bytes
 in the compiled one. A device's peak is its data sheet's; on a CPU a large matrix product is timed
-in turn. PyTorch, where it is installed, runs an equal network with the same weights, losses and
-Adam, its targets ready on the device where ours are drawn in the step; first it must give the same
-heatmaps, loss and norm of the gradients. On a CPU set GLIBC_TUNABLES as the Makefile does: it
-speeds up both.
+in turn. `memory GB` is XLA's plan of the step, `memory GB seen` the most that JAX has held so far.
+
+PyTorch, where it is installed, runs an equal network with the same weights, losses and Adam, its
+targets ready on the device where ours are drawn in the step; first it must give the same heatmaps,
+loss and norm of the gradients. On a CPU set GLIBC_TUNABLES as the Makefile does: it speeds up both;
+with other work on the machine also OMP_WAIT_POLICY=PASSIVE, or PyTorch's threads get slow waiting.
 """
 
 import argparse
@@ -18,12 +20,12 @@ import sys
 from typing import Any
 
 import jax
-import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks import beside, peaks
+from benchmarks import beside
 from benchmarks.compiled import compiled
+from benchmarks.peaks import Yardstick
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
 from benchmarks.workload import (
@@ -34,8 +36,8 @@ from benchmarks.workload import (
     new_state,
     random_batch,
 )
-from mspn_jax import heatmaps, training
-from mspn_jax.model import STRIDE
+from mspn_jax import training
+from mspn_jax.data.pipeline import TrainingBatch
 
 SAME_LOSS = 1e-4  # relative, of one step's loss
 SAME_GRADIENTS = 1e-3  # relative, of their norm
@@ -78,30 +80,18 @@ def measure(
         state, metrics = jax.block_until_ready(program.run(state, dealt))
 
     ours()
-    product_operations, product = peaks.matrix_product(dtype)
-    ways = {"ours": ours}
+    yardstick = Yardstick(dtype)
+    ways = {"ours": ours, **yardstick.ways}
     torch_setup = None
     if theirs is not None:
-        check_same_step(network, batch, theirs, metrics, exact=dtype == "float32", report=report)
+        check_same_step(network, batch, theirs, metrics, dtype == "float32", report)
         torch_setup, ways["theirs"] = theirs.fastest(
             lambda setup: torch_step(network, batch, theirs, setup, dtype)
         )
-    peak = peaks.known_peak()
-    if peak is None:
-        ways["product"] = product
     seconds = in_turn(ways, args.repeats)
 
-    if peak is None:
-        peak_flops = [product_operations / t for t in seconds["product"]]
-        share_of_bandwidth = None
-    else:
-        peak_flops = [peak.flops(dtype)] * args.repeats
-        least_seconds = program.bytes_accessed / peak.bytes_per_second
-        share_of_bandwidth = spread([least_seconds / t for t in seconds["ours"]])
-    # A CPU's product takes all cores, whatever number of devices they are said to be
-    operations = program.operations * (num_devices if peak is None else 1)
-    flops = [operations / t for t in seconds["ours"]]
     pace = [len(batch.crops) / t for t in seconds["ours"]]
+    flops = [program.operations * num_devices / t for t in seconds["ours"]]
     stats = jax.local_devices()[0].memory_stats() or {}
     report.row(
         stages=network.model.num_stages,
@@ -111,9 +101,9 @@ def measure(
         crops_per_s=spread(pace),
         GFLOP_per_crop=program.operations / batch_size / 1e9,
         GFLOPs_per_s=spread([f / 1e9 for f in flops]),
-        share_of_peak=ratio(flops, peak_flops),
-        peak_from="the data sheet" if peak else "a matrix product",
-        share_of_bandwidth=share_of_bandwidth,
+        share_of_peak=yardstick.share(program.operations, "ours", seconds),
+        peak_from=yardstick.source,
+        share_of_bandwidth=yardstick.share_of_bandwidth(program.bytes_accessed, seconds["ours"]),
         memory_GB=program.peak_bytes / 1e9,
         memory_GB_seen=stats["peak_bytes_in_use"] / 1e9 if stats else None,
         torch=torch_setup,
@@ -124,20 +114,19 @@ def measure(
     )
 
 
-def torch_step(network, batch, theirs: beside.Torch, setup, dtype: str) -> Any:
-    crop_hw = network.crop_hw
-    heatmap_hw = (crop_hw[0] // STRIDE, crop_hw[1] // STRIDE)
-    targets, weights = heatmaps.encode(
-        batch.keypoints_crop_xy, batch.visibility, crop_hw, heatmap_hw
-    )
+def torch_step(
+    network: Network, batch: TrainingBatch, theirs: beside.Torch, setup: Any, dtype: str
+) -> Any:
+    targets, weights = beside.targets_for_torch(batch, network)
     return theirs.mspn.TrainingStep(
-        theirs.new_network(setup), batch.crops,
-        beside.targets_for_torch(targets, network.model.num_stages), np.array(weights), setup,
-        dtype, LEARNING_RATE,
-    )  # fmt: skip
+        theirs.new_network(setup), batch.crops, targets, weights, setup, dtype, LEARNING_RATE
+    )
 
 
-def check_same_step(network, batch, theirs, metrics, *, exact: bool, report: Report) -> None:
+def check_same_step(
+    network: Network, batch: TrainingBatch, theirs: beside.Torch, metrics: Any, exact: bool,
+    report: Report,
+) -> None:  # fmt: skip
     """Asserts that a first step in PyTorch has our first step's loss and gradients."""
     if not exact:
         report.say("in bfloat16 the loss and gradients are not compared: their roundings differ")

@@ -5,7 +5,7 @@ dict. Images and heatmaps are NCHW.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -239,6 +239,18 @@ def normaliser(setup: Setup) -> Callable[[np.ndarray], Tensor]:
         return images.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
 
     return normalised
+
+
+@contextlib.contextmanager
+def in_full_precision() -> Iterator[None]:
+    """Without gradients, and without the TF32 products that a GPU makes of float32 elsewhere."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def synchronise() -> None:

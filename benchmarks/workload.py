@@ -13,10 +13,8 @@ from mspn_jax.skeletons import COCO
 
 CROP_HW = (256, 192)
 TINY_CROP_HW = (64, 64)
-TINY = {"blocks_per_unit": (1, 1, 1, 1), "stem_channels": 8, "unit_channels": 16}
+TINY: dict[str, Any] = {"blocks_per_unit": (1, 1, 1, 1), "stem_channels": 8, "unit_channels": 16}
 LEARNING_RATE = 1e-4
-# Of the published models, forward, over that of one stage
-OPERATIONS_OVER_ONE_STAGE = {1: 1.0, 2: 11.26 / 5.07, 3: 17.45 / 5.07, 4: 23.64 / 5.07}
 
 
 class Network(NamedTuple):

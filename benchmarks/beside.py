@@ -1,0 +1,123 @@
+"""PyTorch beside ours: whether it is there, whether it computes the same, its fastest way."""
+
+import argparse
+import importlib.util
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.report import Report
+from benchmarks.workload import Network, random_crops
+from mspn_jax import convert, heatmaps
+from mspn_jax.data.pipeline import TrainingBatch
+from mspn_jax.heatmaps import target_levels
+from mspn_jax.model import NUM_UNITS, STRIDE, normalise
+
+# On a GPU JAX would take three quarters of the memory; before it sets up it is told to leave half.
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
+
+SETUPS = ("plain", "channels-last", "compiled", "channels-last-compiled")
+TOLERANCE = 1e-4  # of the largest heatmap value
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--torch", nargs="*", choices=SETUPS, default=SETUPS,
+        help="ways for PyTorch to run, of which the fastest is compared; none: leave it out",
+    )  # fmt: skip
+
+
+class Torch:
+    """PyTorch with a network's weights.
+
+    Attributes:
+      mspn: the module `torch_mspn`.
+      device: what it runs on, "cuda" or "cpu".
+    """
+
+    def __init__(self, network: Network, names: list[str]):
+        from benchmarks import torch_mspn
+
+        self.mspn = torch_mspn
+        self.device = torch_mspn.device().type
+        self.model = network.model.clone(dtype=np.dtype("float32"))
+        self.state_dict = convert.to_torch(network.variables)
+        self.setups = [torch_mspn.SETUPS[name] for name in names]
+
+    def difference(self, network: Network) -> float:
+        """The largest between the two's heatmaps, over the largest heatmap value."""
+        crops = random_crops(1, network.crop_hw)
+        setup = self.mspn.SETUPS["plain"]
+        theirs = self.new_network(setup).eval()
+        with self.mspn.in_full_precision():
+            maps = theirs(self.mspn.normaliser(setup)(crops))
+        expected = np.stack([m.cpu().numpy().transpose(0, 2, 3, 1) for m in maps])
+        with jax.default_matmul_precision("highest"):
+            ours = jax.jit(self.model.apply)(network.variables, normalise(jnp.asarray(crops)))
+        ours = np.asarray(ours).reshape(expected.shape)
+        return float(np.abs(ours - expected).max() / np.abs(expected).max())
+
+    def new_network(self, setup: Any) -> Any:
+        return self.mspn.new_network(self.model, self.state_dict, setup)
+
+    def fastest(self, new_way: Callable[[Any], Callable[[], Any]]) -> tuple[str, Callable[[], Any]]:
+        """(name, way) of the setup that is soonest done with the second of two runs after one."""
+        best: tuple[float, str, Any] = (np.inf, "", None)
+        for setup in self.setups:
+            way = new_way(setup)
+            try:
+                way()  # where it compiles
+            except RuntimeError as error:
+                print(f"PyTorch {setup.name}: left out, {str(error).splitlines()[0]}")
+                continue
+            times = []
+            for _ in range(2):
+                start = time.perf_counter()
+                way()
+                times.append(time.perf_counter() - start)
+            best = min(best, (min(times), setup.name, way), key=lambda entry: entry[0])
+        return best[1:]
+
+
+def torch_beside(network: Network, names: list[str], report: Report) -> Torch | None:
+    """PyTorch where it is wanted, installed and comparable; otherwise a line that says why not."""
+    if not names:
+        return None
+    if importlib.util.find_spec("torch") is None:
+        report.say("PyTorch is not installed: nothing is compared with it")
+        return None
+    if jax.device_count() > 1:
+        report.say("PyTorch is compared on one device only, and here are more")
+        return None
+    theirs = Torch(network, names)
+    if theirs.device != {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend()):
+        report.say(f"PyTorch would run on {theirs.device}, and JAX does not: nothing is compared")
+        return None
+    difference = theirs.difference(network)
+    assert difference < TOLERANCE, f"heatmaps differ by {difference:.1e} of their maximum"
+    report.say(
+        f"PyTorch's heatmaps, all {network.model.num_stages * NUM_UNITS} of them, with the same"
+        f" weights: {difference:.1e} of the maximum apart at most"
+    )
+    return theirs
+
+
+def targets_for_torch(
+    batch: TrainingBatch, network: Network
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """For every stage and unit the (B, K, H, W) that it learns; and the joints' weights (B, K)."""
+    height, width = network.crop_hw
+    targets, weights = heatmaps.encode(
+        jnp.asarray(batch.keypoints_crop_xy), jnp.asarray(batch.visibility), network.crop_hw,
+        (height // STRIDE, width // STRIDE),
+    )  # fmt: skip
+    levels = target_levels(network.model.num_stages, NUM_UNITS, targets.shape[1])
+    as_torch = np.asarray(targets).transpose(1, 0, 4, 2, 3)
+    return [np.ascontiguousarray(as_torch[level]) for stage in levels for level in stage], np.array(
+        weights
+    )

@@ -1,0 +1,208 @@
+"""Evaluation: boxes a second from records to COCO's figures, and what each part of it takes.
+
+    python benchmarks/evaluate.py --root data/coco --detections FILE [--split val2017] [--boxes N]
+
+`end to end` is what eval.py does, its parts overlapping: pictures are decoded and warped in threads
+while the device computes. `network` is the same boxes' heatmaps alone, from crops that lie ready on
+the device; the two are run in turn. Then every part is timed by itself, the host's in one thread.
+Without --root the people are drawn ones and the boxes annotated ones. The weights are random,
+which costs the same; only the AP is of no use, and so is not printed.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from benchmarks.report import Report, new_parser
+from benchmarks.timing import in_turn, ratio, spread
+from benchmarks.workload import Network, new_network, predict_heatmaps
+from mspn_jax import evaluation, geometry, heatmaps, inference
+from mspn_jax.data import evaluation_set, synthetic
+from mspn_jax.data.evaluation_set import EvaluationSet
+from mspn_jax.data.pipeline import cut
+from mspn_jax.data.records import decode_picture
+from mspn_jax.model import STRIDE
+from mspn_jax.skeletons import COCO
+
+PADDING = 1.25
+
+
+def main() -> None:
+    parser = new_parser(__doc__)
+    parser.add_argument("--root", help="a folder in COCO's layout")
+    parser.add_argument("--split", default="val2017")
+    parser.add_argument("--detections", default="", help="a detector's results; default: annotated")
+    parser.add_argument("--boxes", type=int, default=0, help="take the first so many; default: all")
+    parser.add_argument("--stages", type=int, default=1, help="1 to 4")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=0, help="that decode; default: one a core")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--flip_test", action=argparse.BooleanOptionalAction, default=True)
+    args = parser.parse_args()
+
+    report = Report(args.json)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = args.root
+        if root is None:
+            root = f"{scratch}/drawn"
+            pictures = 12 if args.quick else 120
+            synthetic.write_dataset(root, {args.split: pictures}, picture_hw=(480, 640))
+        dataset = evaluation_set.open_split(
+            root, args.split, COCO, args.detections, records_dir=scratch
+        )
+        if args.boxes:
+            dataset = dataclasses.replace(dataset, boxes=dataset.boxes[: args.boxes])
+        pictures = len(np.unique(dataset.boxes.record_indices))
+        report.say(
+            f"{len(dataset.boxes)} {'detected' if args.detections else 'annotated'} boxes in"
+            f" {pictures} {'drawn pictures' if args.root is None else 'pictures'}"
+            f" ({len(dataset.boxes) / pictures:.1f} a picture),"
+            f" {'with' if args.flip_test else 'without'} flip test"
+        )
+        network = new_network(args.stages, args.dtype, args.quick)
+        whole(network, dataset, args, report, pathlib.Path(scratch))
+        by_part(network, dataset, args, report, pathlib.Path(scratch))
+
+
+def whole(network, dataset: EvaluationSet, args, report: Report, scratch: pathlib.Path) -> None:
+    """The evaluation as it is, and the network alone, in turn."""
+    variables = inference.to_devices(network.variables)
+    estimate = inference.estimate_on_devices(network.model, COCO.flip_permutation, args.flip_test)
+    num_devices = jax.local_device_count()
+    batch_size = -(-args.batch // num_devices) * num_devices
+    crops = np.zeros((num_devices, batch_size // num_devices, *network.crop_hw, 3), np.uint8)
+    maps = on_devices(lambda v, c: predict_heatmaps(network.model, v, c, args.flip_test))
+
+    def end_to_end() -> None:
+        results, _, _ = evaluation.evaluate(
+            estimate, variables, dataset, COCO, crop_hw=network.crop_hw, batch_size=batch_size,
+            padding=PADDING, num_threads=args.threads,
+        )  # fmt: skip
+        evaluation.write_json(scratch / "results.json", results)
+
+    def network_alone() -> None:
+        for _ in range(-(-len(dataset.boxes) // batch_size)):
+            done = maps(variables, crops)
+        jax.block_until_ready(done)
+
+    seconds = in_turn({"end to end": end_to_end, "network": network_alone}, args.repeats)
+    boxes = len(dataset.boxes)
+    report.row(
+        batch=batch_size,
+        dtype=args.dtype,
+        stages=args.stages,
+        end_to_end_boxes_per_s=spread([boxes / t for t in seconds["end to end"]]),
+        network_alone_boxes_per_s=spread([boxes / t for t in seconds["network"]]),
+        end_to_end_over_network_time=ratio(seconds["end to end"], seconds["network"]),
+    )
+
+
+def on_devices(function: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.pmap(function, in_axes=(None, 0), devices=jax.local_devices())
+
+
+class Clock:
+    """Seconds by part, of one pass over the boxes."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, part: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = jax.block_until_ready(function(*arguments))
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+        return result
+
+
+ON_THE_DEVICE = ("to device", "network", "heatmap decode")
+
+
+def by_part(
+    network: Network, dataset: EvaluationSet, args, report: Report, scratch: pathlib.Path
+) -> None:
+    """Every part by itself, one after the other, on one device."""
+    variables = jax.device_put(network.variables)
+    maps_of = jax.jit(lambda v, c: predict_heatmaps(network.model, v, c, args.flip_test))
+    decode = jax.jit(lambda maps: heatmaps.decode(maps, STRIDE))
+    warm = jnp.zeros((args.batch, *network.crop_hw, 3), jnp.uint8)
+    jax.block_until_ready(decode(maps_of(variables, warm)))
+
+    passes = []
+    for _ in range(args.repeats):
+        clock = Clock()
+        one_pass(clock, network.crop_hw, dataset, args.batch, variables, maps_of, decode, scratch)
+        passes.append(clock.seconds)
+    boxes = len(dataset.boxes)
+    total = statistics.median(sum(seconds.values()) for seconds in passes)
+    for part in passes[0]:
+        seconds = [of_pass[part] for of_pass in passes]
+        report.row(
+            part=part,
+            milliseconds_a_box=spread([1e3 * t / boxes for t in seconds]),
+            share=statistics.median(seconds) / total,
+            where="device" if part in ON_THE_DEVICE else "host, one core",
+        )
+    beside_network = [1 - s["network"] / sum(s.values()) for s in passes]
+    on_host = [sum(t for part, t in s.items() if part not in ON_THE_DEVICE) for s in passes]
+    report.row(
+        share_of_all_but_the_network=spread(beside_network),
+        host_boxes_per_s_per_core=spread([boxes / t for t in on_host]),
+        host_over_network_time=spread([h / s["network"] for h, s in zip(on_host, passes)]),
+    )
+
+
+def one_pass(
+    clock: Clock, crop_hw, dataset: EvaluationSet, batch_size: int, variables, maps_of, decode,
+    scratch: pathlib.Path,
+) -> None:  # fmt: skip
+    """`inference.estimate_boxes` and `evaluation.evaluate`, with a clock at every part."""
+    boxes = dataset.boxes
+    center_xy, size_wh = geometry.crop_regions(boxes.boxes_xyxy, PADDING, crop_hw)
+    crops = np.zeros((-(-len(boxes) // batch_size) * batch_size, *crop_hw, 3), np.uint8)
+
+    def warp(row: int, image: np.ndarray) -> None:
+        image_to_crop = geometry.image_to_crop(center_xy[row], size_wh[row], 0.0, crop_hw)
+        cut(image, image_to_crop, False, crops[row])
+
+    last, image = None, None
+    for row, index in enumerate(boxes.record_indices.tolist()):
+        if index != last:
+            record = clock("read", dataset.records.source.__getitem__, index)
+            image = clock("jpeg decode", decode_picture, record["image"])
+            last = index
+        clock("warp", warp, row, image)
+
+    rows = []
+    for first in range(0, len(crops), batch_size):
+        on_device = clock("to device", jax.device_put, crops[first : first + batch_size])
+        maps = clock("network", maps_of, variables, on_device)
+        rows.append(clock("collect", jax.device_get, clock("heatmap decode", decode, maps)))
+
+    def to_image() -> tuple[np.ndarray, np.ndarray]:
+        keypoints, scores = (np.concatenate(part)[: len(boxes)] for part in zip(*rows))
+        return geometry.crop_to_image(keypoints, center_xy, size_wh, crop_hw), scores
+
+    keypoints_image_xy, keypoint_scores = clock("collect", to_image)
+    results = clock(
+        "results", evaluation.coco_results, boxes.image_ids, boxes.boxes_xyxy, boxes.scores,
+        keypoints_image_xy, keypoint_scores, size_wh.prod(-1), COCO,
+    )  # fmt: skip
+    clock("json", evaluation.write_json, scratch / "results.json", results)
+    if dataset.has_annotations:
+        clock("COCOeval", evaluation.coco_metrics, dataset.annotation_file, results, COCO)
+
+
+if __name__ == "__main__":
+    main()

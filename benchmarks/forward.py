@@ -1,0 +1,106 @@
+"""Inference on the device: how fast, what decoding adds, and against PyTorch.
+
+    python benchmarks/forward.py [--stages 1] [--batch 1 8 32] [--dtype float32]
+
+With and without flip test. `heatmaps` is from a batch of bytes on the host to the last heatmaps on
+the device, merged with the mirrored ones; `keypoints` goes on to keypoints on the host, and is what
+eval.py runs. PyTorch, where it is installed, makes the same heatmaps with the same weights (they
+are compared first), also without computing the other heads. On a CPU set GLIBC_TUNABLES as the
+Makefile does; with other work on the machine also OMP_WAIT_POLICY=PASSIVE, or PyTorch's threads
+get slow waiting.
+"""
+
+import argparse
+import itertools
+import pathlib
+import sys
+from typing import Any
+
+import jax
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from benchmarks import beside
+from benchmarks.compiled import compiled
+from benchmarks.peaks import Yardstick
+from benchmarks.report import Report, new_parser
+from benchmarks.timing import in_turn, ratio, spread
+from benchmarks.workload import Network, new_network, predict_heatmaps, random_crops
+from mspn_jax import inference
+from mspn_jax.skeletons import COCO
+
+
+def main() -> None:
+    parser = new_parser(__doc__)
+    parser.add_argument("--stages", type=int, nargs="+", default=[1], help="1 to 4")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32], help="crops a device")
+    on_cpu = jax.default_backend() == "cpu"
+    parser.add_argument(
+        "--dtype", nargs="+", choices=["float32", "bfloat16"],
+        default=["float32"] if on_cpu else ["float32", "bfloat16"],
+    )  # fmt: skip
+    beside.add_option(parser)
+    args = parser.parse_args()
+
+    report = Report(args.json)
+    for num_stages, dtype in itertools.product(args.stages, args.dtype):
+        network = new_network(num_stages, dtype, args.quick)
+        theirs = beside.torch_beside(network, args.torch, report)
+        for batch_size, flip_test in itertools.product(args.batch, (False, True)):
+            measure(network, batch_size, flip_test, dtype, theirs, args, report)
+
+
+def measure(
+    network: Network, batch_size: int, flip_test: bool, dtype: str, theirs: beside.Torch | None,
+    args: argparse.Namespace, report: Report,
+) -> None:  # fmt: skip
+    num_devices = jax.local_device_count()
+    crops = random_crops(batch_size * num_devices, network.crop_hw)
+    dealt = crops.reshape(num_devices, batch_size, *crops.shape[1:])
+    variables = inference.to_devices(network.variables)
+
+    def maps_on_one(variables: Any, crops: Any) -> Any:
+        return predict_heatmaps(network.model, variables, crops, flip_test)
+
+    estimate = inference.estimate_on_devices(network.model, COCO.flip_permutation, flip_test)
+    maps = compiled(jax.pmap(maps_on_one, in_axes=(None, 0)), variables, dealt)
+    keypoints = compiled(estimate, variables, dealt)
+    ways: dict[str, Any] = {
+        "heatmaps": lambda: jax.block_until_ready(maps.run(variables, dealt)),
+        "keypoints": lambda: jax.device_get(keypoints.run(variables, dealt)),
+    }
+    torch_setup = None
+    if theirs is not None:
+        permutation = COCO.flip_permutation.tolist() if flip_test else None
+        torch_setup, ways["theirs"] = theirs.fastest(
+            lambda setup: theirs.mspn.forward_way(
+                theirs.new_network(setup), crops, setup, dtype, permutation
+            )
+        )
+    yardstick = Yardstick(dtype)
+    ways |= yardstick.ways
+    seconds = in_turn(ways, args.repeats)
+
+    flops = [maps.operations * num_devices / t for t in seconds["heatmaps"]]
+    report.row(
+        stages=network.model.num_stages,
+        batch=len(crops),
+        flip_test="yes" if flip_test else "no",
+        dtype=dtype,
+        compile_s=keypoints.seconds,
+        heatmaps_crops_per_s=spread([len(crops) / t for t in seconds["heatmaps"]]),
+        keypoints_crops_per_s=spread([len(crops) / t for t in seconds["keypoints"]]),
+        keypoints_over_heatmaps_time=ratio(seconds["keypoints"], seconds["heatmaps"]),
+        GFLOP_per_crop=maps.operations / batch_size / 1e9,
+        GFLOPs_per_s=spread([f / 1e9 for f in flops]),
+        share_of_peak=yardstick.share(maps.operations, "heatmaps", seconds),
+        peak_from=yardstick.source,
+        memory_GB=keypoints.peak_bytes / 1e9,
+        torch=torch_setup,
+        torch_crops_per_s=spread([len(crops) / t for t in seconds["theirs"]]) if theirs else None,
+        ours_over_torch=ratio(seconds["theirs"], seconds["heatmaps"]) if theirs else None,
+    )
+
+
+if __name__ == "__main__":
+    main()

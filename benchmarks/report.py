@@ -1,0 +1,107 @@
+"""What a benchmark prints, and keeps for `--json`: the machine, then rows of figures."""
+
+import argparse
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import sys
+from typing import Any
+
+import jax
+
+from benchmarks.timing import Spread, brief
+
+PACKAGES = ("jax", "jaxlib", "flax", "torch", "opencv-python-headless", "numpy")
+
+
+def new_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser with the options that every benchmark has."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=7, help="rounds; medians are printed")
+    parser.add_argument("--quick", action="store_true", help="a tiny network, to see it run")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="keep the figures there")
+    return parser
+
+
+class Report:
+    """Prints a table row by row; a row of other columns than the last begins a new table."""
+
+    def __init__(self, json_file: pathlib.Path | None):
+        if json_file is not None and not json_file.parent.is_dir():
+            sys.exit(f"error: {json_file}: no such folder to write it in")
+        self.json_file = json_file
+        self.kept: dict[str, Any] = {
+            "command": " ".join(sys.argv),
+            "machine": machine(),
+            "notes": [],
+            "rows": [],
+        }
+        for name, value in self.kept["machine"].items():
+            print(f"{name}: {value}")
+        self._columns: list[str] = []
+        self._write()
+
+    def say(self, note: str) -> None:
+        """A line between the tables."""
+        print(note, flush=True)
+        self.kept["notes"].append(note)
+        self._columns = []
+
+    def row(self, **figures: Any) -> None:
+        columns = [name.replace("_", " ") for name in figures]
+        if columns != self._columns:
+            print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+            self._columns = columns
+        print(f"| {' | '.join(map(_printed, figures.values()))} |", flush=True)
+        kept = {k: v._asdict() if isinstance(v, Spread) else v for k, v in figures.items()}
+        self.kept["rows"].append(kept)
+        self._write()
+
+    def _write(self) -> None:
+        if self.json_file is not None:
+            self.json_file.write_text(json.dumps(self.kept, indent=2) + "\n")
+
+
+def _printed(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return brief(value)
+    return str(value)
+
+
+def machine() -> dict[str, str]:
+    """What figures depend on: the device, the host, the versions, the allocator, other work."""
+    device = jax.devices()[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = [f"Python {platform.python_version()}"]
+    for package in PACKAGES:
+        if importlib.util.find_spec(package.split("-")[0].replace("opencv", "cv2")):
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+    settings = [
+        f"{name}={os.environ.get(name, '(not set)')}"
+        for name in ("GLIBC_TUNABLES", "OMP_WAIT_POLICY", "XLA_FLAGS")
+    ]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "host": f"{_processor()}, {cores} cores, {platform.system()}",
+        "versions": ", ".join(versions),
+        "environment": " ".join(settings),
+        "load before": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
+    }
+
+
+def _processor() -> str:
+    information = pathlib.Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(": ")[2]
+    return platform.processor() or platform.machine()

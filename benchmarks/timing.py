@@ -1,0 +1,48 @@
+"""Things timed in turn: ours, theirs, ours, theirs. What a busy machine does, it does to both."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+Ways = Mapping[str, Callable[[], Any]]
+
+
+class Spread(NamedTuple):
+    """A median, and the least and the greatest that it is of."""
+
+    median: float
+    least: float
+    greatest: float
+
+    def __str__(self) -> str:
+        return f"{brief(self.median)} ({brief(self.least)} to {brief(self.greatest)})"
+
+
+def brief(number: float) -> str:
+    """Three digits, as more are not measured; 1350 and not 1.35e+03."""
+    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+
+
+def spread(values: list[float]) -> Spread:
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def in_turn(ways: Ways, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each way, once in every round, after one round that is not counted.
+
+    A way must return only when its work is done: JAX and CUDA hand back promises.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for counted in range(-1, repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            if counted >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(dividends: list[float], divisors: list[float]) -> Spread:
+    """Of the pairs that ran one after the other."""
+    return spread([a / b for a, b in zip(dividends, divisors, strict=True)])

@@ -1,0 +1,82 @@
+"""What the benchmarks run: the published networks, or a tiny one, on random people."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mspn_jax import heatmaps, inference, optimizer, training
+from mspn_jax.data.pipeline import TrainingBatch
+from mspn_jax.model import MSPN, initial_variables, normalise
+from mspn_jax.skeletons import COCO
+
+CROP_HW = (256, 192)
+TINY_CROP_HW = (64, 64)
+TINY: dict[str, Any] = {"blocks_per_unit": (1, 1, 1, 1), "stem_channels": 8, "unit_channels": 16}
+LEARNING_RATE = 1e-4
+
+
+class Network(NamedTuple):
+    model: MSPN
+    variables: Any
+    crop_hw: tuple[int, int]
+
+
+def new_network(num_stages: int, dtype: str, quick: bool) -> Network:
+    """A network with the initial kernels, and norms that are not all alike.
+
+    With scales and variances of one and the rest zero, norms mixed up would go unseen where
+    another implementation is compared.
+    """
+    model = MSPN(num_stages, dtype=jnp.dtype(dtype), **(TINY if quick else {}))
+    crop_hw = TINY_CROP_HW if quick else CROP_HW
+    rng = np.random.default_rng(0)
+
+    def drawn(path, leaf):
+        match path[-1].key:
+            case "scale" | "var":
+                return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+            case "bias" | "mean":
+                return rng.normal(0, 0.1, leaf.shape).astype(np.float32)
+        return leaf
+
+    variables = initial_variables(model, 0, crop_hw)
+    return Network(model, jax.tree.map_with_path(drawn, variables), crop_hw)
+
+
+def random_crops(batch_size: int, crop_hw: tuple[int, int]) -> np.ndarray:
+    """(B, H, W, 3) uint8, smooth as pictures are, from few pixels."""
+    few = np.random.default_rng(0).integers(0, 256, (batch_size, 8, 8, 3), np.uint8)
+    height, width = crop_hw
+    return few.repeat(height // 8, axis=1).repeat(width // 8, axis=2)
+
+
+def random_batch(batch_size: int, crop_hw: tuple[int, int]) -> TrainingBatch:
+    rng = np.random.default_rng(1)
+    shape = (batch_size, COCO.num_keypoints)
+    return TrainingBatch(
+        crops=random_crops(batch_size, crop_hw),
+        keypoints_crop_xy=rng.uniform(0, crop_hw[::-1], (*shape, 2)).astype(np.float32),
+        visibility=rng.choice([0.0, 1.0, 2.0], shape, p=[0.3, 0.1, 0.6]).astype(np.float32),
+    )
+
+
+def predict_heatmaps(model: MSPN, variables: Any, crops: Any, flip_test: bool) -> Any:
+    """`inference.estimate` without its last step, the decoding: crops -> (B, h, w, K)."""
+    batch_size = crops.shape[0]
+    if flip_test:
+        crops = jnp.concatenate([crops, crops[:, :, ::-1]])
+    maps: Any = model.apply(variables, normalise(crops), method="predict")
+    if flip_test:
+        maps = heatmaps.merge_flipped(maps[:batch_size], maps[batch_size:], COCO.flip_permutation)
+    return maps
+
+
+def new_state(network: Network) -> training.TrainState:
+    """On the devices, as train.py starts."""
+    return inference.to_devices(training.new_state(network.variables, new_adam()))
+
+
+def new_adam():
+    return optimizer.adam(lambda step: LEARNING_RATE)

@@ -1,0 +1,137 @@
+"""The device side's benchmarks: their arithmetic, their PyTorch, and that each of them runs."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import timing, workload
+from benchmarks.compiled import compiled
+
+HERE = pathlib.Path(__file__).parents[1]
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+def run(program: str, *arguments: object) -> list[dict]:
+    """Runs a benchmark in small; its rows of figures, each of whose columns it printed."""
+    done = subprocess.run(
+        [sys.executable, HERE / "benchmarks" / program, "--quick", "--repeats", "1"]
+        + [str(argument) for argument in arguments],
+        capture_output=True, text=True, cwd=HERE, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(pathlib.Path(arguments[-1]).read_text())["rows"]
+    for row in rows:
+        for name in row:
+            assert f" {name.replace('_', ' ')} |" in done.stdout
+    return rows
+
+
+def test_ways_take_turns_and_the_first_round_does_not_count():
+    order = []
+    seconds = timing.in_turn(
+        {"ours": lambda: order.append(1), "theirs": lambda: order.append(2)}, 3
+    )
+    assert order == [1, 2] * 4
+    assert [len(values) for values in seconds.values()] == [3, 3]
+
+
+def test_a_ratio_is_of_the_pairs_that_ran_together():
+    # one slow round hits both: pair by pair they are 2, 2 and 4 apart
+    assert timing.ratio([2.0, 20.0, 4.0], [1.0, 10.0, 1.0]) == (2.0, 2.0, 4.0)
+    assert str(timing.spread([1350.4, 2.0, 0.12345])) == "2 (0.123 to 1350)"
+
+
+def test_xla_is_asked_for_the_right_figures():
+    a, b = jnp.zeros((64, 128)), jnp.zeros((128, 32))
+    program = compiled(jax.jit(jnp.matmul), a, b)
+    assert program.operations == 2 * 64 * 128 * 32
+    assert program.bytes_accessed == 4 * (64 * 128 + 128 * 32 + 64 * 32)
+    assert program.peak_bytes >= program.bytes_accessed
+    assert program.run(a, b).shape == (64, 32)
+
+
+def test_the_published_networks_operations():
+    # XLA leaves out what padding multiplies by zero, and the published count is of every head
+    network = workload.new_network(1, "float32", quick=False)
+    images = jax.ShapeDtypeStruct((1, *network.crop_hw, 3), jnp.float32)
+    lowered = jax.jit(network.model.apply).lower(network.variables, images)
+    assert lowered.cost_analysis()["flops"] / 2e9 == pytest.approx(5.07, rel=0.03)
+
+
+def test_pytorchs_network_is_ours():
+    """All heatmaps of two stages, the loss and the gradients of a step."""
+    pytest.importorskip("torch").set_num_threads(1)  # several wait for each other on a busy machine
+    from benchmarks import torch_mspn
+    from mspn_jax import convert, training
+    from mspn_jax.model import normalise
+
+    network = workload.new_network(2, "float32", quick=True)
+    plain = torch_mspn.SETUPS["plain"]
+    state_dict = convert.to_torch(network.variables)
+    theirs = torch_mspn.new_network(network.model, state_dict, plain)
+    batch = workload.random_batch(3, network.crop_hw)
+    with torch_mspn.torch.inference_mode():
+        maps = theirs.eval()(torch_mspn.normaliser(plain)(batch.crops))
+    ours = np.asarray(jax.jit(network.model.apply)(network.variables, normalise(batch.crops)))
+    for mine, expected in zip(ours.reshape(-1, *ours.shape[2:]), maps, strict=True):
+        expected = expected.numpy().transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(mine, expected, atol=1e-4 * np.abs(expected).max())
+
+    from benchmarks.beside import targets_for_torch
+
+    targets, weights = targets_for_torch(batch, network)
+    way = torch_mspn.TrainingStep(
+        theirs, batch.crops, targets, weights, plain, "float32",
+        workload.LEARNING_RATE,
+    )  # fmt: skip
+    step = training.on_all_devices(training.train_step(network.model, workload.new_adam()))
+    state = workload.new_state(network)
+    for _ in range(2):  # the second shows what Adam made of the first
+        state, metrics = step(state, training.on_this_process(batch))
+        assert float(way()) == pytest.approx(float(metrics["loss"][0]), rel=1e-4)
+        assert way.gradient_norm() == pytest.approx(float(metrics["gradient_norm"][0]), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_step(tmp_path):
+    torch = ["plain"] if HAS_TORCH else []
+    (row,) = run("step.py", "--batch", 2, "--torch", *torch, "--json", tmp_path / "figures")
+    assert row["crops_per_s"]["median"] > 0 and 0 < row["share_of_peak"]["median"] < 1
+    assert (row["ours_over_torch"] is not None) == HAS_TORCH
+
+
+@pytest.mark.slow
+def test_forward(tmp_path):
+    rows = run("forward.py", "--batch", 1, "--torch", "--json", tmp_path / "figures")
+    assert [row["flip_test"] for row in rows] == ["no", "yes"]
+    alone, flipped = (row["GFLOP_per_crop"] for row in rows)
+    assert flipped == pytest.approx(2 * alone, rel=0.02)
+
+
+@pytest.mark.slow
+def test_evaluate(tmp_path):
+    whole, *parts, summary = run("evaluate.py", "--batch", 8, "--json", tmp_path / "figures")
+    assert whole["end_to_end_over_network_time"]["median"] > 0
+    assert sum(part["share"] for part in parts) == pytest.approx(1, abs=1e-6)
+    network = next(part for part in parts if part["part"] == "network")
+    apart = summary["share_of_all_but_the_network"]["median"]
+    assert apart == pytest.approx(1 - network["share"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_scale(tmp_path):
+    rows = run(
+        "scale.py", "--of", "forward", "--stages", 1, 2, "--batch", 1, "--devices", 1, 2,
+        "--json", tmp_path / "figures",
+    )  # fmt: skip
+    two_devices = next(row for row in rows if row.get("devices") == 2)
+    assert two_devices["operations_over_first"] == pytest.approx(2, rel=1e-5)
+    assert rows[-1] == {"programs_compiled_after_the_first_step_and_evaluation": 0}

@@ -20,6 +20,7 @@ from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.records import decode_picture
 from mspn_jax.draw import draw_people, grid, write_picture
 from mspn_jax.evaluation import coco_metrics, evaluate, mean_pose_results, write_json
+from mspn_jax.folding import for_inference
 from mspn_jax.skeletons import Skeleton
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
@@ -29,6 +30,7 @@ _CHECKPOINT = flags.DEFINE_string(
     "a workdir (its best is taken), one step's folder, or convert.py's output",
     required=True,
 )
+_STAGES = flags.DEFINE_integer("stages", None, "stop after so many; by default the last")
 _MEAN_POSE = flags.DEFINE_bool(
     "mean_pose", False, "score beside it the training split's mean pose, put into every box"
 )
@@ -58,8 +60,10 @@ def main() -> None:
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).mkdir(parents=True, exist_ok=True)
 
+    model = description.new_model(dtype=program.dtype_named(config.dtype))
+    model, variables = for_inference(model, variables, _STAGES.value)
     estimate = inference.estimate_on_devices(
-        description.new_model(dtype=program.dtype_named(config.dtype)),
+        model,
         skeleton.flip_permutation,
         config.eval.flip_test,
         description.mean_rgb,

@@ -19,6 +19,7 @@ from mspn_jax.checkpoints import Checkpoints, Description
 from mspn_jax.data import augment, evaluation_set, pipeline
 from mspn_jax.data.records import open_records
 from mspn_jax.evaluation import evaluate
+from mspn_jax.folding import fold
 from mspn_jax.model import count_parameters, initial_variables
 from mspn_jax.program import UsageError
 from mspn_jax.reports import TrainingReport
@@ -102,7 +103,7 @@ def main() -> None:
 
     step = training.on_all_devices(training.train_step(model, adam, config.num_hard_keypoints))
     estimate = inference.estimate_on_devices(
-        description.new_model(dtype=dtype),
+        description.new_model(dtype=dtype, folded=True),
         skeleton.flip_permutation,
         config.eval.flip_test,
     )
@@ -128,7 +129,7 @@ def main() -> None:
             is_last = done == num_steps or stop.requested
             with report.pause():
                 if done % evaluate_every == 0 or done == num_steps:
-                    variables = {"params": state.params, "batch_stats": state.batch_stats}
+                    variables = fold({"params": state.params, "batch_stats": state.batch_stats})
                     _, figures, _ = evaluate(
                         estimate, variables, validation, skeleton, crop_hw=config.crop_hw,
                         batch_size=config.eval.batch_size, padding=config.padding,

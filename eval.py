@@ -45,6 +45,8 @@ def main() -> None:
     config = _CONFIG.value
     description, variables, step = checkpoints.load(_CHECKPOINT.value)
     program.check_described(description, config)
+    model = description.new_model(dtype=program.dtype_named(config.dtype))
+    model, variables = for_inference(model, variables, _STAGES.value)
     skeleton = description.new_skeleton()
     dataset = evaluation_set.open_split(
         config.data.root, config.data.val_split, skeleton, config.data.detections,
@@ -60,8 +62,6 @@ def main() -> None:
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).mkdir(parents=True, exist_ok=True)
 
-    model = description.new_model(dtype=program.dtype_named(config.dtype))
-    model, variables = for_inference(model, variables, _STAGES.value)
     estimate = inference.estimate_on_devices(
         model,
         skeleton.flip_permutation,

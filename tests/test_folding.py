@@ -57,7 +57,7 @@ def test_it_stops_after_any_stage(heatmaps, num_stages):
 
 
 def test_only_what_predicts_is_kept():
-    model, variables = for_inference(MODEL, VARIABLES, 1)
+    _, variables = for_inference(MODEL, VARIABLES, 1)
     names = set(variables["params"])
     assert names == {"stem", "stage0", "stage0_head3_hidden", "stage0_head3_out"}
     assert "next_stage_input" not in variables["params"]["stage0"]

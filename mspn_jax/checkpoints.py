@@ -207,12 +207,17 @@ def find(checkpoint: str | os.PathLike) -> tuple[pathlib.Path, Description]:
     return best, description
 
 
-def _average_precision(step: pathlib.Path) -> float:
-    """What the run's own evaluation gave the step; below every figure if it was not evaluated."""
+def metrics_of(step: pathlib.Path) -> dict[str, float] | None:
+    """The figures that the run's own evaluation gave a step; None if it was not evaluated."""
     try:
-        return json.loads((step / "metrics" / "metrics").read_text())["AP"]
-    except (OSError, ValueError, KeyError):
-        return -2.0
+        return json.loads((step / "metrics" / "metrics").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _average_precision(step: pathlib.Path) -> float:
+    """Below every figure if the step was not evaluated."""
+    return (metrics_of(step) or {}).get("AP", -2.0)
 
 
 def load(checkpoint: str | os.PathLike) -> tuple[Description, Any, pathlib.Path]:

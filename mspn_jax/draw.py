@@ -16,6 +16,7 @@ Array = np.ndarray
 LEFT_RGB, RIGHT_RGB, MIDDLE_RGB = (255, 140, 0), (30, 144, 255), (60, 220, 90)
 # A keypoint score is a heatmap's height / 255 + 0.5: from here on limbs fade in, and are full.
 FAINT_SCORE, FULL_SCORE = 0.55, 1.0
+MAX_THICKNESS = 100  # of a limb, in pixels
 
 
 def draw_people(
@@ -36,7 +37,7 @@ def draw_people(
     for xy, scores in zip(keypoints_image_xy, keypoint_scores):
         opacity = np.clip((scores - FAINT_SCORE) / (FULL_SCORE - FAINT_SCORE), 0, 1)
         extent = np.ptp(xy[opacity > 0], axis=0).max() if (opacity > 0).any() else 0
-        thickness = max(1, round(extent / 60))
+        thickness = round(np.clip(extent / 60, 1, MAX_THICKNESS))
         for a, b in skeleton.limbs:
             color = colors.get(sides[a], MIDDLE_RGB) if sides[a] == sides[b] else MIDDLE_RGB
             _blend_stroke(drawn, min(opacity[a], opacity[b]), xy[a], xy[b], thickness, color)

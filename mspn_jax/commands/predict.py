@@ -67,10 +67,12 @@ log = logging.getLogger("mspn_jax")
 
 def main() -> None:
     output = pathlib.Path(_OUTPUT.value)
-    sources = find_sources(_SOURCE.value, leave_out=output)
+    sources = find_sources(_SOURCE.value)
     for source in sources:
-        if (output / source.name).absolute() == source.path:
-            raise UsageError(f"{source.path}: would be written over; give another --output")
+        if isinstance(source.path, pathlib.Path) and output.absolute() in source.path.parents:
+            raise UsageError(
+                f"{source.path}: is in {output}, and could be written over; give another --output"
+            )
     find_people = people_finder(sources)
     predictor = Predictor.load(
         _CHECKPOINT.value, _FLIP_TEST.value, num_stages=_STAGES.value,

@@ -83,9 +83,7 @@ def read_person_boxes(path: str | os.PathLike) -> PersonBoxes:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(
-            f"{path}: an entry lacks {error}, or is no box: needed is {FORMATS}"
-        ) from None
+        raise DataError(f"{path}: an entry has no {error}: needed is {FORMATS}") from None
     raise DataError(f"{path}: no file of boxes: needed is {FORMATS}")
 
 

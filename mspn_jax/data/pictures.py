@@ -56,13 +56,12 @@ class Frame:
     per_second: float = 0.0
 
 
-def find_sources(given: Sequence[str], leave_out: str | os.PathLike | None = None) -> list[Source]:
+def find_sources(given: Sequence[str]) -> list[Source]:
     """The sources that are meant, each once.
 
     Args:
       given: paths of pictures and videos, folders (the pictures and videos right in them), globs
         and indices of cameras.
-      leave_out: a folder in which folders and globs are not to look: where results go.
 
     Raises:
       DataError: one of them means nothing.
@@ -78,9 +77,8 @@ def find_sources(given: Sequence[str], leave_out: str | os.PathLike | None = Non
         else:
             matches = path.iterdir() if path.is_dir() else glob.iglob(text, recursive=True)
             found = [p for p in sorted(pathlib.Path(match).absolute() for match in matches)
-                     if p.is_file() and p.suffix.lower() in PICTURE_ENDINGS | VIDEO_ENDINGS
-                     and (leave_out is None
-                          or pathlib.Path(leave_out).absolute() not in p.parents)]  # fmt: skip
+                     if p.is_file()
+                     and p.suffix.lower() in PICTURE_ENDINGS | VIDEO_ENDINGS]  # fmt: skip
             if not found:
                 what = "no pictures or videos in it" if path.is_dir() else "no such file"
                 raise DataError(f"{text}: {what}")

@@ -53,7 +53,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         # ml_collections raises these for keys that a config does not have and values that do not
         # fit them.
         sys.exit(f"error: {' '.join(str(error.args[0]).split())}")
-    if "config" in flags.FLAGS:
+    if "config" in flags.FLAGS and flags.FLAGS["config"].present:
         config = config_flags.get_config_filename(flags.FLAGS["config"])
         if not os.path.isfile(config):
             sys.exit(f"error: {config}: no such config")

@@ -174,7 +174,7 @@ def usable(frame: Frame, boxes: Float[np.ndarray, "N 5"]) -> Float[np.ndarray, "
 class Results:
     """The files that are written, as a context; each picture's people are on disk at once.
 
-    Entered, it makes them anew; left, by whatever way, they are whole.
+    They are made anew with the first picture, and left, by whatever way, they are whole.
     """
 
     def __init__(self, output: pathlib.Path, skeleton: Skeleton):
@@ -185,27 +185,32 @@ class Results:
         self._video: tuple[Source, cv2.VideoWriter] | None = None
 
     def __enter__(self) -> "Results":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.num_frames:
+            self._json.write("\n]\n")
+        self._close_video()
+        self._files.close()
+
+    def _open(self) -> None:
         self._json = self._files.enter_context((self.output / "keypoints.json").open("w"))
         self._json.write("[")
         self._csv_file = self._files.enter_context(
             (self.output / "keypoints.csv").open("w", newline="")
         )
         self._csv = csv.writer(self._csv_file)
-        joints = [
-            f"{name}_{x}" for name in self.skeleton.keypoint_names for x in ("x", "y", "score")
-        ]
+        names = self.skeleton.keypoint_names
         self._csv.writerow(
-            ["file_name", "frame", "person", "score", "box_x", "box_y", "box_w", "box_h", *joints]
+            ["file_name", "frame", "person", "score", "box_x", "box_y", "box_w", "box_h"]
+            + [f"{name}_{number}" for name in names for number in ("x", "y", "score")]
         )
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._json.write("\n]\n")
-        self._close_video()
-        self._files.close()
 
     def add(self, frame: Frame, boxes, keypoints_image_xy, keypoint_scores) -> None:
         """Takes a frame's people: (N, 5) boxes with scores, (N, K, 2) and (N, K)."""
+        if not self.num_frames:
+            self._open()
+        self.num_frames += 1
         name, path = frame.source.name, pathlib.Path(frame.source.name)
         image_ids = np.full(len(boxes), int(path.stem) if path.stem.isdecimal() else 0)
         entries = coco_results(
@@ -223,7 +228,6 @@ class Results:
             self.num_people += 1
         self._json.flush()
         self._csv_file.flush()
-        self.num_frames += 1
         if _DRAW.value:
             drawn = draw_people(frame.image, keypoints_image_xy, keypoint_scores, self.skeleton)
             self._write(frame, drawn)

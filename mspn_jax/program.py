@@ -41,6 +41,10 @@ class UsageError(ValueError):
 def run(main: Callable[[], None]) -> None:
     """Runs an entry point: parses flags, joins the other processes, and names errors in a line."""
     log.setLevel(logging.INFO)
+    command = sys.modules[main.__module__]
+    if command.__name__ != "__main__" and {"--help", "-h"} & set(sys.argv):
+        print(command.__doc__, flags.FLAGS.module_help(command), sep="\n")  # absl knows __main__'s
+        return
     app.run(lambda argv: _guarded(main), flags_parser=_parse_flags)
 
 

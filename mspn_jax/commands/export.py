@@ -28,7 +28,9 @@ _OUTPUT = flags.DEFINE_string(
 )
 _WITH_DECODE = flags.DEFINE_bool("with_decode", False, "give keypoints and scores, not heatmaps")
 _DYNAMIC_BATCH = flags.DEFINE_bool("dynamic_batch", False, "take any number of crops at a time")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "crops at a time, else", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 1, "crops at a time, if not any number", lower_bound=1
+)
 _BF16 = flags.DEFINE_bool("bf16", False, "compute in bfloat16 (stablehlo)")
 _STAGES = flags.DEFINE_integer("stages", None, "stop after so many; by default the last")
 _FLIP_TEST = flags.DEFINE_bool("flip_test", True, "average with the mirrored; twice the work")

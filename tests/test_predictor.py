@@ -79,6 +79,7 @@ def test_nobody_is_somebody_less_not_an_error(predictor):
         assert keypoints_image_xy.shape == (0, 17, 2) and keypoint_scores.shape == (0, 17)
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_twice():
     compiled = []
 

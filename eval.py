@@ -23,6 +23,7 @@ from mspn_jax.data.records import decode_picture
 from mspn_jax.draw import draw_people, grid, write_picture
 from mspn_jax.evaluation import coco_metrics, evaluate, mean_pose_results
 from mspn_jax.files import write_json
+from mspn_jax.folding import for_inference
 from mspn_jax.skeletons import Skeleton
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
@@ -32,6 +33,7 @@ _CHECKPOINT = flags.DEFINE_string(
     "a workdir (its best is taken), one step's folder, or convert.py's output",
     required=True,
 )
+_STAGES = flags.DEFINE_integer("stages", None, "stop after so many; by default the last")
 _MEAN_POSE = flags.DEFINE_bool(
     "mean_pose", False, "score beside it the training split's mean pose, put into every box"
 )
@@ -47,6 +49,8 @@ def main() -> None:
     config = _CONFIG.value
     description, variables, step = checkpoints.load(_CHECKPOINT.value)
     program.check_described(description, config)
+    model = description.new_model(dtype=program.dtype_named(config.dtype))
+    model, variables = for_inference(model, variables, _STAGES.value)
     skeleton = description.new_skeleton()
     dataset = evaluation_set.open_split(
         config.data.root, config.data.val_split, skeleton, config.data.detections,
@@ -68,7 +72,7 @@ def main() -> None:
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
 
     estimate = inference.estimate_on_devices(
-        description.new_model(dtype=program.dtype_named(config.dtype)),
+        model,
         skeleton.flip_permutation,
         config.eval.flip_test,
         description.mean_rgb,

@@ -22,6 +22,7 @@ from mspn_jax.data import augment, evaluation_set, pipeline
 from mspn_jax.data.records import open_records
 from mspn_jax.draw import draw_heatmaps
 from mspn_jax.evaluation import evaluate
+from mspn_jax.folding import fold
 from mspn_jax.model import count_parameters, initial_variables
 from mspn_jax.program import UsageError
 from mspn_jax.reports import TrainingReport
@@ -86,7 +87,9 @@ def main() -> None:
         )
     )  # fmt: skip
     estimate = inference.estimate_on_devices(
-        description.new_model(dtype=dtype), skeleton.flip_permutation, config.eval.flip_test
+        description.new_model(dtype=dtype, folded=True),
+        skeleton.flip_permutation,
+        config.eval.flip_test,
     )
     sample = training.sample_heatmaps(description.new_model(dtype=dtype))
 
@@ -142,7 +145,7 @@ def main() -> None:
             """COCO's figures of a state that is saved."""
             with report.pause():
                 _, figures, _ = evaluate(
-                    estimate, state.variables, validation, skeleton, crop_hw=config.crop_hw,
+                    estimate, fold(state.variables), validation, skeleton, crop_hw=config.crop_hw,
                     batch_size=config.eval.batch_size, padding=config.padding,
                     oks_nms_threshold=config.eval.oks_nms_threshold or None,
                     num_threads=config.data.num_threads, progress=leave_evaluation,

@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 # Names are resolved at first use, so that the data modules, which need no JAX, import in an
 # instant: grain's worker processes import them again.
-_HOME = {"MSPN": "mspn_jax.model"}
+_HOME = {"MSPN": "mspn_jax.model", "Predictor": "mspn_jax.predictor"}
 
 
 def __getattr__(name: str):

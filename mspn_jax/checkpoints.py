@@ -149,7 +149,7 @@ class Checkpoints:
 
     def figures(self, step: int) -> dict[str, float] | None:
         """What `record` kept with a step; None if it was not evaluated."""
-        return _figures(self.folder / str(step))
+        return metrics_of(self.folder / str(step))
 
     def restore(self, template: Any) -> Any:
         """The state of the latest step that is whole, in the shape of `template`, as NumPy.
@@ -233,7 +233,7 @@ class _LatestAndBest(checkpoint_managers.preservation_policy.PreservationPolicy)
         kept = set(steps[-self.keep_latest :])
         if steps:
             best = _best([self.folder / str(step) for step in steps])
-            kept |= {int(best.name)} if _figures(best) else set()
+            kept |= {int(best.name)} if metrics_of(best) else set()
         return [step in kept for step in steps]
 
 
@@ -310,10 +310,11 @@ def find(checkpoint: str | os.PathLike) -> tuple[pathlib.Path, Description]:
 
 def _best(steps: list[pathlib.Path]) -> pathlib.Path:
     """The folder of the step with the best AP, the latest of equals or if none was evaluated."""
-    return max(steps, key=lambda step: ((_figures(step) or {}).get("AP", -2.0), int(step.name)))
+    return max(steps, key=lambda step: ((metrics_of(step) or {}).get("AP", -2.0), int(step.name)))
 
 
-def _figures(step: pathlib.Path) -> dict[str, float] | None:
+def metrics_of(step: pathlib.Path) -> dict[str, float] | None:
+    """COCO's figures of a step's folder, as `Checkpoints.record` kept them; None without."""
     try:
         return json.loads((step / _EVALUATION).read_text())
     except (OSError, ValueError):

@@ -16,6 +16,7 @@ Array = np.ndarray
 LEFT_RGB, RIGHT_RGB, MIDDLE_RGB = (255, 140, 0), (30, 144, 255), (60, 220, 90)
 # A keypoint score is a heatmap's height / 255 + 0.5: from here on limbs fade in, and are full.
 FAINT_SCORE, FULL_SCORE = 0.55, 1.0
+MAX_THICKNESS = 100  # of a limb, in pixels
 
 
 def draw_people(
@@ -36,37 +37,34 @@ def draw_people(
     for xy, scores in zip(keypoints_image_xy, keypoint_scores):
         opacity = np.clip((scores - FAINT_SCORE) / (FULL_SCORE - FAINT_SCORE), 0, 1)
         extent = np.ptp(xy[opacity > 0], axis=0).max() if (opacity > 0).any() else 0
-        thickness = max(1, round(extent / 60))
+        thickness = round(np.clip(extent / 60, 1, MAX_THICKNESS))
         for a, b in skeleton.limbs:
             color = colors.get(sides[a], MIDDLE_RGB) if sides[a] == sides[b] else MIDDLE_RGB
-            _blend(
-                drawn, min(opacity[a], opacity[b]), cv2.line, _point(xy[a]), _point(xy[b]), color,
-                thickness,
-            )  # fmt: skip
+            _blend_stroke(drawn, min(opacity[a], opacity[b]), xy[a], xy[b], thickness, color)
         for joint, side in enumerate(sides):
             color = colors.get(side, MIDDLE_RGB)
-            _blend(drawn, opacity[joint], cv2.circle, _point(xy[joint]), thickness + 1, color, -1)
+            _blend_stroke(drawn, opacity[joint], xy[joint], xy[joint], 2 * thickness + 3, color)
     return drawn
 
 
 _SUBPIXEL_BITS = 4  # OpenCV draws in fixed point
 
 
-def _point(xy: Float[Array, "2"]) -> tuple[int, int]:
-    x, y = np.clip(np.rint(xy * 2**_SUBPIXEL_BITS), -(2**20), 2**20).astype(int)
-    return int(x), int(y)
-
-
-def _blend(image, opacity: float, draw, *arguments) -> None:
-    """Draws with an opacity, which OpenCV's drawing functions do not know."""
+def _blend_stroke(image, opacity: float, start_xy, end_xy, thickness: int, color) -> None:
+    """A line with round ends and an opacity, which OpenCV's do not know; from a to a, a dot."""
     if opacity <= 0:
         return
-    if draw is cv2.circle:  # its radius is in fixed point too
-        center, radius, color, thickness = arguments
-        arguments = (center, radius << _SUBPIXEL_BITS, color, thickness)
-    top = image.copy()
-    draw(top, *arguments, cv2.LINE_AA, _SUBPIXEL_BITS)
-    cv2.addWeighted(top, float(opacity), image, 1 - float(opacity), 0, dst=image)
+    margin = thickness + 1
+    ends_xy = np.clip([start_xy, end_xy], -(2**14), 2**14)  # of OpenCV's fixed point
+    left, top = np.maximum(np.floor(ends_xy.min(0)).astype(int) - margin, 0)
+    right, bottom = np.maximum(np.ceil(ends_xy.max(0)).astype(int) + margin + 1, 0)
+    region = image[top:bottom, left:right]  # only there: a picture can be large
+    if not region.size:
+        return
+    start, end = np.rint((ends_xy - (left, top)) * 2**_SUBPIXEL_BITS).astype(int).tolist()
+    stroke = region.copy()
+    cv2.line(stroke, start, end, color, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+    region[:] = cv2.addWeighted(stroke, float(opacity), region, 1 - float(opacity), 0)
 
 
 def grid(

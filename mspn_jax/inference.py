@@ -24,6 +24,31 @@ from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, STRIDE, normalise
 Variables = Any
 
 
+def predict_heatmaps(
+    model: MSPN,
+    variables: Variables,
+    crops: UInt8[Array, "B H W 3"],
+    flip_permutation: Int[np.ndarray, "K"],
+    flip_test: bool = True,
+    mean_rgb: tuple[float, float, float] = MEAN_RGB,
+    std_rgb: tuple[float, float, float] = STD_RGB,
+) -> Float[Array, "B h w K"]:
+    """The last stage's finest heatmaps, on the 0..255 scale, h = H / 4 and w = W / 4.
+
+    Args:
+      crops: RGB.
+      flip_permutation: the skeleton's.
+      flip_test: average with the heatmaps of the mirrored crops; twice the work.
+    """
+    batch = crops.shape[0]
+    if flip_test:
+        crops = jnp.concatenate([crops, crops[:, :, ::-1]])
+    maps: Any = model.apply(variables, normalise(crops, mean_rgb, std_rgb), method="predict")
+    if flip_test:
+        maps = heatmaps.merge_flipped(maps[:batch], maps[batch:], flip_permutation)
+    return maps
+
+
 def estimate(
     model: MSPN,
     variables: Variables,
@@ -33,22 +58,12 @@ def estimate(
     mean_rgb: tuple[float, float, float] = MEAN_RGB,
     std_rgb: tuple[float, float, float] = STD_RGB,
 ) -> tuple[Float[Array, "B K 2"], Float[Array, "B K"]]:
-    """Keypoints of the person in the middle of each crop.
-
-    Args:
-      crops: RGB.
-      flip_permutation: the skeleton's.
-      flip_test: average with the heatmaps of the mirrored crops; twice the work.
+    """Keypoints of the person in the middle of each crop; args as in `predict_heatmaps`.
 
     Returns:
       keypoints_crop_xy and keypoint_scores, as from `heatmaps.decode`.
     """
-    batch = crops.shape[0]
-    if flip_test:
-        crops = jnp.concatenate([crops, crops[:, :, ::-1]])
-    maps: Any = model.apply(variables, normalise(crops, mean_rgb, std_rgb), method="predict")
-    if flip_test:
-        maps = heatmaps.merge_flipped(maps[:batch], maps[batch:], flip_permutation)
+    maps = predict_heatmaps(model, variables, crops, flip_permutation, flip_test, mean_rgb, std_rgb)
     return heatmaps.decode(maps, STRIDE)
 
 

@@ -4,7 +4,8 @@ A stage is one pass down a ResNet encoder (four layers, at strides 4 to 32) and 
 four units (strides 32 to 4, unit 0 the coarsest). Each unit predicts heatmaps. A later stage
 starts from the finest unit of the one before, and takes over its features at every resolution.
 
-Arrays are NHWC. Every convolution is followed by batch norm, so `ConvNorm` is the one brick.
+Arrays are NHWC. Every convolution is followed by batch norm, so `ConvNorm` is the one brick; at
+inference `ConvBias`, which has the norm folded in, takes its place (`folding.py`).
 """
 
 import functools
@@ -53,22 +54,7 @@ class ConvNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (self.channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (self.channels,))
 
-        x = x.astype(self.dtype)
-        if self.size == 1:
-            # A matrix product: XLA's CPU backend is far slower in a 1x1 convolution's gradient.
-            x = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
-        else:
-            # torch pads both sides alike; "SAME" would pad a strided convolution unevenly.
-            pad = (self.size // 2, self.size // 2)
-            x = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride, self.stride),
-                (pad, pad),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
-
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = convolve(x, kernel, self.stride)
         if self.train:
             mean, square = x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))
             count = x.size / self.channels
@@ -86,12 +72,50 @@ class ConvNorm(nn.Module):
         return (nn.relu(x) if self.relu else x).astype(self.dtype)
 
 
+class ConvBias(nn.Module):
+    """Convolution with bias, and ReLU unless told otherwise: a ConvNorm whose norm is folded in.
+
+    Parameters are float32, the convolution runs in `dtype`.
+    """
+
+    channels: int
+    size: int = 1
+    stride: int = 1
+    relu: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
+        kernel_shape = (self.size, self.size, x.shape[-1], self.channels)
+        kernel = self.param("kernel", kaiming_normal, kernel_shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        x = convolve(x, kernel, self.stride) + bias
+        return (nn.relu(x) if self.relu else x).astype(self.dtype)
+
+
+def convolve(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "k k I O"], stride: int
+) -> Float[Array, "B h w O"]:
+    """A convolution in the kernel's dtype, returned in float32 (or better); borders are zeros."""
+    x, size = x.astype(kernel.dtype), kernel.shape[0]
+    if size == 1:
+        # A matrix product: XLA's CPU backend is far slower in a 1x1 convolution's gradient.
+        x = x[:, ::stride, ::stride] @ kernel[0, 0]
+    else:
+        # torch pads both sides alike; "SAME" would pad a strided convolution unevenly.
+        pad = (size // 2, size // 2)
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 class Bottleneck(nn.Module):
     """ResNet's residual block: 1x1, 3x3 (which has the stride), 1x1 to four times the channels."""
 
     channels: int
     stride: int
-    conv: Callable[..., ConvNorm]
+    conv: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
@@ -117,6 +141,7 @@ class MSPN(nn.Module):
       axis_name: the pmap axis to take batch statistics over, or None for each device's own.
       remat: keep only what goes into each residual block for the gradients, and compute the block
         again on the way back: less memory, a third more work, the same numbers.
+      folded: for inference alone, with the variables that `folding.fold` returns.
     """
 
     num_stages: int
@@ -127,6 +152,7 @@ class MSPN(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
     remat: bool = False
+    folded: bool = False
 
     def __call__(
         self, images: Float[Array, "B H W 3"], train: bool = False
@@ -157,7 +183,13 @@ class MSPN(nn.Module):
                 "images must be (B, H, W, 3) with H and W multiples of"
                 f" {COARSEST_STRIDE}, got {images.shape}"
             )
-        conv = functools.partial(ConvNorm, train=train, dtype=self.dtype, axis_name=self.axis_name)
+        if self.folded and train:
+            raise ValueError("a folded network has no batch norm to train")
+        conv: Callable[..., nn.Module] = functools.partial(
+            ConvNorm, train=train, dtype=self.dtype, axis_name=self.axis_name
+        )
+        if self.folded:
+            conv = functools.partial(ConvBias, dtype=self.dtype)
         heatmap_hw = (images.shape[1] // STRIDE, images.shape[2] // STRIDE)
 
         x = conv(self.stem_channels, size=7, stride=2, name="stem")(images)
@@ -198,8 +230,8 @@ class Stage(nn.Module):
     stem_channels: int
     unit_channels: int
     feeds_next: bool
-    conv: Callable[..., ConvNorm]
-    block: Callable[..., Bottleneck]
+    conv: Callable[..., nn.Module]
+    block: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: Any, skips: Any) -> tuple[list[Array], Any, Any]:
@@ -264,13 +296,16 @@ def normalise(
 
 
 def variable_shapes(
-    model: MSPN, crop_hw: tuple[int, int] = (COARSEST_STRIDE, COARSEST_STRIDE)
+    model: MSPN,
+    crop_hw: tuple[int, int] = (COARSEST_STRIDE, COARSEST_STRIDE),
+    method: str = "__call__",
 ) -> dict[str, Any]:
-    """{"params", "batch_stats"} with a `jax.ShapeDtypeStruct` for each array.
+    """{"params", "batch_stats"} with a `jax.ShapeDtypeStruct` for each array that `method` needs.
 
     Traced whole, random key and all: nothing is computed, and no device is set up for it.
     """
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *crop_hw, 3))))
+    images = np.zeros((1, *crop_hw, 3), np.float32)
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), images, method=method))
 
 
 def initial_variables(model: MSPN, seed: int, crop_hw: tuple[int, int]) -> dict[str, Any]:

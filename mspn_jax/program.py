@@ -44,6 +44,10 @@ class UsageError(ValueError):
 def run(main: Callable[[], None]) -> None:
     """Runs an entry point: parses flags, joins the other processes, and names errors in a line."""
     log.setLevel(logging.INFO)
+    command = sys.modules[main.__module__]
+    if command.__name__ != "__main__" and {"--help", "-h"} & set(sys.argv):
+        print(command.__doc__, flags.FLAGS.module_help(command), sep="\n")  # absl knows __main__'s
+        return
     app.run(lambda argv: _guarded(main), flags_parser=_parse_flags)
 
 
@@ -56,7 +60,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         # ml_collections raises these for keys that a config does not have and values that do not
         # fit them.
         sys.exit(f"error: {' '.join(str(error.args[0]).split())}")
-    if "config" in flags.FLAGS:
+    if "config" in flags.FLAGS and flags.FLAGS["config"].present:
         config = config_flags.get_config_filename(flags.FLAGS["config"])
         if not os.path.isfile(config):
             sys.exit(f"error: {config}: no such config")

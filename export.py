@@ -1,0 +1,6 @@
+"""Makes files to deploy: see mspn_jax/commands/export.py, or python export.py --help."""
+
+from mspn_jax.commands.export import command
+
+if __name__ == "__main__":
+    command()

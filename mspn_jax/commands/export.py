@@ -1,0 +1,72 @@
+"""Makes files to deploy: python export.py --checkpoint PATH --format stablehlo|onnx
+
+The file holds the network with its weights, batch norm folded, normalisation and flip test; with
+--with-decode also the step to keypoints. It is read back, run, and compared with the network before
+it is kept. Beside it, FILE.json says what it takes, what it gives, and what it was made of.
+"""
+
+import logging
+import pathlib
+
+import jax.numpy as jnp
+from absl import flags
+
+from mspn_jax import checkpoints, export, program
+from mspn_jax.export import Deployment, ExportError
+from mspn_jax.files import write_json
+from mspn_jax.program import UsageError
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "a workdir (its best is taken), one step's folder, or convert.py's output",
+    required=True,
+)
+_FORMAT = flags.DEFINE_enum("format", None, list(export.FORMATS), "what to write", required=True)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "the file to write; by default VARIANT.FORMAT in this folder"
+)
+_WITH_DECODE = flags.DEFINE_bool("with_decode", False, "give keypoints and scores, not heatmaps")
+_DYNAMIC_BATCH = flags.DEFINE_bool("dynamic_batch", False, "take any number of crops at a time")
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 1, "crops at a time, if not any number", lower_bound=1
+)
+_BF16 = flags.DEFINE_bool("bf16", False, "compute in bfloat16 (stablehlo)")
+_STAGES = flags.DEFINE_integer("stages", None, "stop after so many; by default the last")
+_FLIP_TEST = flags.DEFINE_bool("flip_test", True, "average with the mirrored; twice the work")
+flags.DEFINE_alias("with-decode", "with_decode")
+flags.DEFINE_alias("dynamic-batch", "dynamic_batch")
+
+log = logging.getLogger("mspn_jax")
+
+
+def main() -> None:
+    description, variables, step = checkpoints.load(_CHECKPOINT.value)
+    output = pathlib.Path(_OUTPUT.value or f"{description.variant}.{_FORMAT.value}")
+    card_file = output.with_name(f"{output.name}.json")
+    for path in (output, card_file):
+        if path.exists():
+            raise UsageError(f"{path}: exists; give another --output, or remove it")
+    deployment = Deployment(
+        description, variables, num_stages=_STAGES.value, flip_test=_FLIP_TEST.value,
+        with_decode=_WITH_DECODE.value,
+        batch_size=None if _DYNAMIC_BATCH.value else _BATCH_SIZE.value,
+        dtype=jnp.bfloat16 if _BF16.value else jnp.float32,
+    )  # fmt: skip
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        differences = export.write(output, deployment, _FORMAT.value)
+    except ExportError as error:
+        raise UsageError(f"{output}: {error}") from None
+    except ImportError as error:
+        raise UsageError(f"{error.name} is not installed: pip install 'mspn-jax[onnx]'") from None
+    metrics = checkpoints.metrics_of(step)
+    write_json(card_file, export.card(output, deployment, _FORMAT.value, differences, metrics))
+    for name, difference in differences.items():
+        print(f"{name}: at most {difference:.2g} from the network's")
+    print(f"written: {output}, {output.stat().st_size:,} bytes, of {step}, and {card_file}")
+
+
+def command() -> None:
+    """What export.py and the console script mspn-export run."""
+    program.run(main)

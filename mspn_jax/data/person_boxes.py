@@ -1,0 +1,109 @@
+"""Boxes of people in files, for prediction: COCO's json, or plain lists."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from mspn_jax import geometry
+from mspn_jax.data.coco import PERSON, DataError, load_json
+
+Array = np.ndarray
+
+FORMATS = (
+    "COCO's detections or annotations, {file name: [[x, y, width, height], ...]}, or"
+    " [[x, y, width, height], ...] for every picture"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PersonBoxes:
+    """Boxes by picture.
+
+    Attributes:
+      by_picture: file name, or COCO's image id as a string -> (N, 5) x, y, width, height, score.
+      everywhere: (N, 5) of a picture that is not in `by_picture`; None: such a picture has none.
+    """
+
+    by_picture: dict[str, Float[Array, "N 5"]]
+    everywhere: Float[Array, "N 5"] | None = None
+
+    def of(self, name: str) -> Float[Array, "N 5"] | None:
+        """Those of a picture, found by its path, its file name, or COCO's id in it; None: none."""
+        path = pathlib.PurePosixPath(name)
+        image_id = str(int(path.stem)) if path.stem.isdecimal() else ""
+        for key in (name, path.name, image_id):
+            if key in self.by_picture:
+                return self.by_picture[key]
+        return self.everywhere
+
+
+def table(rows: list[Any], what: str) -> Float[Array, "N 5"]:
+    """Rows of x, y, width, height and perhaps a score, which else is 1.
+
+    Raises:
+      DataError: a row has not so many numbers; `what` says whose it is.
+    """
+    boxes = np.ones((len(rows), 5))
+    for i, row in enumerate(rows):
+        try:
+            if len(row) not in (4, 5):
+                raise ValueError
+            boxes[i, : len(row)] = np.array(row, np.float64)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"{what}: box {i} is {str(row)[:100]}, not x, y, width, height and, if you like,"
+                " score"
+            ) from None
+    return boxes
+
+
+def read_person_boxes(path: str | os.PathLike) -> PersonBoxes:
+    """Reads a file of boxes; which of the `FORMATS` it has is seen from what is in it.
+
+    Boxes of annotations are clipped to their picture, as they are for evaluation; all others are
+    taken as they are. Only people (category 1) count, and no crowds.
+
+    Raises:
+      DataError: the file is none of these; the entry that is not is named.
+    """
+    content = load_json(path)
+    try:
+        if isinstance(content, dict) and isinstance(content.get("images"), list):
+            return PersonBoxes(_annotated(content))
+        if isinstance(content, dict) and all(isinstance(v, list) for v in content.values()):
+            return PersonBoxes({k: table(v, f"{path}: {k}") for k, v in content.items()})
+        if isinstance(content, list) and all(isinstance(row, dict) for row in content):
+            return PersonBoxes(_detected(content))
+        if isinstance(content, list):
+            return PersonBoxes({}, table(content, str(path)))
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: an entry has no {error}: needed is {FORMATS}") from None
+    raise DataError(f"{path}: no file of boxes: needed is {FORMATS}")
+
+
+def _annotated(content: dict) -> dict[str, Float[Array, "N 5"]]:
+    images = {image["id"]: image for image in content["images"]}
+    rows: dict[str, list] = {image["file_name"]: [] for image in images.values()}
+    for annotation in content["annotations"]:
+        if annotation["category_id"] != PERSON or annotation.get("iscrowd"):
+            continue
+        image = images[annotation["image_id"]]
+        image_hw = int(image["height"]), int(image["width"])
+        left, top, right, bottom = geometry.clip_boxes(annotation["bbox"], image_hw).tolist()
+        rows[image["file_name"]].append((left, top, right - left, bottom - top))
+    return {name: table(boxes, name) for name, boxes in rows.items()}
+
+
+def _detected(content: list[dict]) -> dict[str, Float[Array, "N 5"]]:
+    rows: dict[str, list] = {}
+    for row in content:
+        if row.get("category_id", PERSON) == PERSON:
+            key = str(row["file_name"] if "file_name" in row else int(row["image_id"]))
+            rows.setdefault(key, []).append((*row["bbox"], row.get("score", 1.0)))
+    return {name: table(boxes, name) for name, boxes in rows.items()}

@@ -1,0 +1,114 @@
+"""Boxes of people from a detector in ONNX, in the layout in which YOLOX is published.
+
+Input: one picture, (1, 3, H, W) float32, BGR, 0..255, scaled to fit at the top left of a field of
+grey level 114. Output: (1, N, 85), for each cell of the grids of strides 8, 16 and 32, row by row:
+the offset of a box's center from the cell and the logarithm of its size, both in cells; objectness;
+and 80 classes, of which the first is person.
+"""
+
+import os
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mspn_jax.data.coco import DataError
+
+Array = np.ndarray
+
+STRIDES = (8, 16, 32)
+PADDING_LEVEL = 114
+DEFAULT_INPUT_HW = (640, 640)  # of a file that leaves it open
+PERSON_CLASS = 5  # the column, after box and objectness
+
+
+class Detector:
+    """Finds people: `boxes_xywh, scores = detector(image_rgb)`, best first."""
+
+    def __init__(
+        self, path: str | os.PathLike, min_score: float = 0.3, nms_threshold: float = 0.45
+    ):
+        """Opens a model.
+
+        Args:
+          min_score: boxes below it are dropped.
+          nms_threshold: of two boxes that overlap more (intersection over union), the lesser goes.
+
+        Raises:
+          ImportError: onnxruntime is not installed.
+          DataError: the file is not there, not ONNX, or takes something else than pictures.
+        """
+        import onnxruntime
+
+        if not os.path.isfile(path):
+            raise DataError(f"{path}: no such file")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                os.fspath(path), providers=onnxruntime.get_available_providers()
+            )
+        except Exception as error:  # onnxruntime has its own, which derive from nothing else
+            reason = str(error).partition("\n")[0]
+            raise DataError(f"{path}: onnxruntime cannot load it ({reason})") from None
+        self.path = path
+        self.min_score = min_score
+        self.nms_threshold = nms_threshold
+        self._input = self._session.get_inputs()[0]
+        shape = self._input.shape
+        if len(shape) != 4 or shape[1] != 3 or self._input.type != "tensor(float)":
+            raise DataError(
+                f"{path}: takes {self._input.type} {shape}, but YOLOX takes float (1, 3, H, W)"
+            )
+        sides = [side if isinstance(side, int) else 0 for side in shape[2:]]
+        self.input_hw = (sides[0], sides[1]) if all(sides) else DEFAULT_INPUT_HW
+
+    def __call__(
+        self, image_rgb: UInt8[Array, "H W 3"]
+    ) -> tuple[Float[Array, "N 4"], Float[Array, "N"]]:
+        """Boxes in image pixels, cut to the picture, and their scores.
+
+        Raises:
+          DataError: the model's output is not that of a YOLOX.
+        """
+        pixels, scale = letterbox(image_rgb, self.input_hw)
+        output = self._session.run(None, {self._input.name: pixels})[0]
+        num_cells = sum(self.input_hw[0] // s * (self.input_hw[1] // s) for s in STRIDES)
+        if output.ndim != 3 or output.shape[1] != num_cells or output.shape[2] <= PERSON_CLASS:
+            raise DataError(
+                f"{self.path}: returns {output.shape}, but YOLOX returns (1, {num_cells}, 85) for"
+                f" pictures of {self.input_hw[0]}x{self.input_hw[1]}"
+            )
+        centers_xy, sizes_wh = decode_grids(output[0, :, :4], self.input_hw)
+        scores = output[0, :, 4] * output[0, :, PERSON_CLASS]
+        boxes_xyxy = np.concatenate([centers_xy - sizes_wh / 2, centers_xy + sizes_wh / 2], 1)
+        boxes_xyxy = np.clip(boxes_xyxy / scale, 0, np.tile(image_rgb.shape[1::-1], 2))
+        boxes_xywh = np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], 1)
+        best = cv2.dnn.NMSBoxes(
+            boxes_xywh.tolist(), scores.tolist(), self.min_score, self.nms_threshold
+        )
+        kept = np.array(best, int)
+        return boxes_xywh[kept], scores[kept]
+
+
+def letterbox(
+    image_rgb: UInt8[Array, "H W 3"], hw: tuple[int, int]
+) -> tuple[Float[Array, "1 3 h w"], float]:
+    """What the model takes, and how many of its pixels a pixel of the picture is."""
+    scale = min(hw[0] / image_rgb.shape[0], hw[1] / image_rgb.shape[1])
+    size = [max(1, int(side * scale)) for side in image_rgb.shape[1::-1]]
+    field = np.full((*hw, 3), PADDING_LEVEL, np.uint8)
+    field[: size[1], : size[0]] = cv2.resize(image_rgb, size, interpolation=cv2.INTER_LINEAR)
+    return field[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32), scale
+
+
+def decode_grids(
+    raw: Float[Array, "N 4"], hw: tuple[int, int]
+) -> tuple[Float[Array, "N 2"], Float[Array, "N 2"]]:
+    """Boxes' centers and sizes, in pixels of the model's input, from what each cell says."""
+    cells_xy, strides = [], []
+    for stride in STRIDES:
+        y, x = np.mgrid[: hw[0] // stride, : hw[1] // stride]
+        cells_xy.append(np.stack([x.ravel(), y.ravel()], 1))
+        strides.append(np.full((x.size, 1), stride))
+    stride_of_cell = np.concatenate(strides)
+    centers_xy = (raw[:, :2] + np.concatenate(cells_xy)) * stride_of_cell
+    return centers_xy, np.exp(raw[:, 2:]) * stride_of_cell

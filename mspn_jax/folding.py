@@ -1,0 +1,59 @@
+"""From a trained network to the one that predicts: batch norm folded, and nothing unused."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from mspn_jax.checkpoints import CheckpointError
+from mspn_jax.model import BATCH_NORM_EPSILON, MSPN, variable_shapes
+
+Variables = Any
+
+
+def fold(variables: Variables) -> Variables:
+    """Variables of `MSPN(...)` -> those of `MSPN(..., folded=True)`, which computes the same.
+
+    At inference a norm multiplies and adds constants, so it goes into the kernel and a bias. In
+    float64, returned as float32 NumPy arrays.
+    """
+
+    def fold_brick(params: Variables, statistics: Variables) -> Variables:
+        if "kernel" not in params:
+            return {name: fold_brick(params[name], statistics[name]) for name in params}
+        gain = params["scale"] / np.sqrt(statistics["var"].astype(np.float64) + BATCH_NORM_EPSILON)
+        return {
+            "kernel": (params["kernel"] * gain).astype(np.float32),
+            "bias": (params["bias"] - statistics["mean"] * gain).astype(np.float32),
+        }
+
+    variables = jax.device_get(variables)
+    return {"params": fold_brick(variables["params"], variables["batch_stats"])}
+
+
+def for_inference(
+    model: MSPN, variables: Variables, num_stages: int | None = None
+) -> tuple[MSPN, Variables]:
+    """The folded network and its variables, without those that its `predict` does not use.
+
+    Args:
+      num_stages: stop after so many. Every stage is trained to predict, so the finest heatmaps of
+        each can be decoded (those of a stage that is not the last have a wider peak). None: all.
+
+    Raises:
+      CheckpointError: the network has not so many stages.
+    """
+    num_stages = model.num_stages if num_stages is None else num_stages
+    if not 1 <= num_stages <= model.num_stages:
+        raise CheckpointError(
+            f"stages {num_stages}: the checkpoint has {model.num_stages}, so 1 to"
+            f" {model.num_stages} can be asked for"
+        )
+    model = model.clone(num_stages=num_stages, folded=True, axis_name=None)
+
+    def only(needed: Variables, given: Variables) -> Variables:
+        if not isinstance(needed, dict):
+            return given
+        return {name: only(needed[name], given[name]) for name in needed}
+
+    return model, only(variable_shapes(model, method="predict"), fold(variables))

@@ -1,0 +1,71 @@
+"""What a network is and costs: python -m mspn_jax.info --config FILE | --checkpoint PATH
+
+Prints parameters, multiplications and memory by part, what prediction takes of them, and the config
+with every key resolved (--config.any.key=value as in train.py) or what the checkpoint says.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from mspn_jax import checkpoints, program
+from mspn_jax.checkpoints import Description
+from mspn_jax.cost import Cost, costs
+from mspn_jax.program import UsageError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "a workdir (its best is taken), one step's folder, or convert.py's output"
+)
+
+
+def main() -> None:
+    if (_CONFIG.value is None) == (_CHECKPOINT.value is None):
+        raise UsageError("one of --config and --checkpoint is needed")
+    if _CHECKPOINT.value is not None:
+        step, description = checkpoints.find(_CHECKPOINT.value)
+        print(f"{step}: {description.source}")
+        figures: Any = checkpoints.metrics_of(step) or "not evaluated"
+        said = dataclasses.asdict(description) | {"metrics": figures}
+    else:
+        config = _CONFIG.value
+        skeleton = program.skeleton_named(config.skeleton)
+        program.check_crop(config.crop_hw)
+        description = Description(
+            variant=config.variant,
+            model=config.model.to_dict() | {"num_keypoints": skeleton.num_keypoints},
+            skeleton=skeleton.name,
+            crop_hw=tuple(config.crop_hw),
+            padding=config.padding,
+        )
+        said = json.loads(config.to_json_best_effort())
+    height, width = description.crop_hw
+    print(f"{description.variant}, of one crop of {height}x{width}:\n")
+    model = description.new_model()
+    rows = costs(model, description.crop_hw)
+    lean = costs(model.clone(folded=True), description.crop_hw, method="predict")
+    print(table([*rows, total("all of it", rows), total("to predict", lean)]))
+    print("\nto predict: with batch norm folded, and of the heads only the last\n")
+    print(json.dumps(said, indent=2))
+
+
+def total(name: str, rows: Iterable[Cost]) -> Cost:
+    return sum(rows, start=Cost(name))
+
+
+def table(rows: Iterable[Cost]) -> str:
+    lines = [f"{'part':16}{'parameters':>14}{'weights, MB':>14}{'GMACs':>10}{'features, MB':>14}"]
+    lines += [
+        f"{row.part:16}{row.parameters:>14,}{row.weight_bytes / 1e6:>14.1f}{row.macs / 1e9:>10.3f}"
+        f"{row.feature_bytes / 1e6:>14.1f}"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,6 @@
+"""Finds people's keypoints: see mspn_jax/commands/predict.py, or python predict.py --help."""
+
+from mspn_jax.commands.predict import command
+
+if __name__ == "__main__":
+    command()

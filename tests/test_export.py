@@ -1,0 +1,167 @@
+"""Exported files against the predictor, and what is left when one cannot be made."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_folding import trained_variables
+from test_predictor import DESCRIPTION, VARIABLES, Predictor, some_boxes, some_picture
+
+from mspn_jax import checkpoints, export, geometry
+from mspn_jax.checkpoints import Description
+from mspn_jax.export import Deployment, ExportError
+from mspn_jax.model import MSPN
+
+HERE = pathlib.Path(__file__).parents[1]
+
+
+def needs(format: str) -> None:
+    if format == "onnx":
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+
+
+def some_crops(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *DESCRIPTION.crop_hw, 3), np.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "format, flip_test, num_stages",
+    [("stablehlo", True, None), ("onnx", True, None), ("onnx", False, 1)],
+)
+def test_a_file_finds_what_the_predictor_finds(format, flip_test, num_stages, tmp_path):
+    needs(format)
+    deployment = Deployment(
+        DESCRIPTION, VARIABLES, num_stages, flip_test, with_decode=True, batch_size=None
+    )
+    path = tmp_path / f"model.{format}"
+    export.write(path, deployment, format)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+    predictor = Predictor(DESCRIPTION, VARIABLES, flip_test, num_stages=num_stages)
+    sent, estimate = [], predictor._estimate
+    predictor._estimate = lambda v, crops: sent.append(crops) or estimate(v, crops)
+    boxes = some_boxes(4)
+    expected_xy, expected_scores = predictor(some_picture(), boxes)
+    keypoints_crop_xy, keypoint_scores = map(
+        np.asarray, export.FORMATS[format][1](path.read_bytes())(sent[0])
+    )
+    center_xy, size_wh = geometry.crop_regions(
+        geometry.boxes_xywh_to_xyxy(boxes), DESCRIPTION.padding, DESCRIPTION.crop_hw
+    )
+    keypoints_image_xy = geometry.crop_to_image(
+        keypoints_crop_xy, center_xy, size_wh, DESCRIPTION.crop_hw
+    )
+    np.testing.assert_allclose(keypoints_image_xy, expected_xy, atol=0.01)
+    np.testing.assert_allclose(keypoint_scores, expected_scores, atol=1e-4)
+
+
+def test_onnx_decodes_odd_maps_as_we_do():
+    """Empty maps, peaks on and near borders, a weak spike on a negative floor."""
+    needs("onnx")
+    import onnx
+    import onnxruntime
+    from onnx import helper
+
+    from mspn_jax import heatmaps, onnx_graph
+
+    rng = np.random.default_rng(0)
+    maps = rng.normal(-20, 5, (40, 16, 12, 3)).astype(np.float32)  # (B, h, w, K)
+    for b in range(1, 39):
+        row, column = divmod(5 * b, 12)
+        maps[b, row % 16, column] = (255, 120, 30)
+    maps[0], maps[39] = 0, -1
+    graph = onnx_graph.Graph()
+    outputs = onnx_graph._decode(graph, "maps", (16, 12), 3)
+    tensor = onnx.TensorProto.FLOAT
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes, "decode",
+            [helper.make_tensor_value_info("maps", tensor, ["B", 3, 16, 12])],
+            [helper.make_tensor_value_info(name, tensor, None) for name in outputs],
+            graph.constants,
+        ),
+        opset_imports=[helper.make_opsetid("", onnx_graph.OPSET)], ir_version=onnx_graph.IR_VERSION,
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    found = session.run(None, {"maps": maps.transpose(0, 3, 1, 2)})
+    for mine, expected in zip(found, heatmaps.decode(jnp.asarray(maps)), strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_bfloat16_and_a_fixed_batch_of_heatmaps(tmp_path):
+    deployment = Deployment(DESCRIPTION, VARIABLES, batch_size=2, dtype=jnp.bfloat16)
+    export.write(tmp_path / "m", deployment, "stablehlo")
+    run = export.open_stablehlo((tmp_path / "m").read_bytes())
+    (maps,) = run(some_crops(2))
+    assert maps.shape == (2, 16, 24, 17)
+    (full,) = Deployment(DESCRIPTION, VARIABLES, batch_size=2).live()(some_crops(2))
+    assert 1e-4 < np.abs(maps - full).max() / np.std(full) < 0.3
+    with pytest.raises(ExportError, match="bfloat16 convolutions are not in onnxruntime"):
+        needs("onnx")
+        export.to_onnx(deployment)
+
+
+@pytest.mark.slow
+def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
+    deployment = Deployment(DESCRIPTION, VARIABLES)
+    (maps,) = deployment.live()(np.zeros((1, *DESCRIPTION.crop_hw, 3), np.uint8))
+    for found, message in (
+        ([maps + 1], "its heatmaps are up to .* from the live network's"),
+        ([maps * np.nan], "up to inf"),
+        ([maps[:, 1:]], "its heatmaps are"),
+    ):
+        monkeypatch.setitem(
+            export.FORMATS, "stablehlo", (lambda d: b"data", lambda data, f=found: lambda crops: f)
+        )
+        with pytest.raises(ExportError, match=message):
+            export.write(tmp_path / "m", deployment, "stablehlo")
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_card_and_refuses_to_write_over(tmp_path):
+    needs("onnx")
+    checkpoints.save_variables(tmp_path / "saved", DESCRIPTION, VARIABLES)
+
+    def run(*arguments: object) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, str(HERE / "export.py"), "--checkpoint", str(tmp_path / "saved"),
+             *map(str, arguments)],
+            capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(HERE)},
+            cwd=tmp_path,
+        )  # fmt: skip
+
+    done = run("--format", "onnx", "--with-decode", "--dynamic-batch", "--stages", 1)
+    assert done.returncode == 0, done.stderr
+    assert "keypoint_scores: at most" in done.stdout and (tmp_path / "tiny.onnx").exists()
+    card = json.loads((tmp_path / "tiny.onnx.json").read_text())
+    assert card["outputs"]["keypoints_crop_xy"] == {"dtype": "float32", "shape": ["B", 17, 2]}
+    assert (card["stages"], card["stages_of_checkpoint"], card["padding"]) == (1, 2, 1.25)
+    assert card["keypoint_names"][0] == "nose" and card["metrics_of_checkpoint"] is None
+
+    for arguments, message in (
+        (["--format", "onnx"], "tiny.onnx: exists; give another --output"),
+        (["--format", "onnx", "--bf16", "--output", "b.onnx"], "b.onnx: bfloat16 convolutions"),
+        (["--format", "stablehlo", "--stages", 3], "stages 3: the checkpoint has 2"),
+    ):
+        done = run(*arguments)
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert done.returncode == 1 and message in line and "Traceback" not in done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"saved", "tiny.onnx", "tiny.onnx.json"}
+
+
+def test_a_published_size_is_exported_whole(tmp_path):
+    """The blocks of ResNet-50 at 256x192, two stages: every brick, stride and skip."""
+    needs("onnx")
+    model = dict(num_stages=2, num_keypoints=17, stem_channels=4, unit_channels=8)
+    description = Description(variant="narrow", model=model)
+    deployment = Deployment(description, trained_variables(MSPN(**model)), flip_test=False)
+    export.write(tmp_path / "m", deployment, "onnx")

@@ -1,0 +1,72 @@
+"""Files of boxes in each of the forms that people have them in."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mspn_jax.data.coco import DataError
+from mspn_jax.data.person_boxes import read_person_boxes
+
+ANNOTATIONS = {
+    "images": [
+        {"id": 7, "file_name": "000000000007.jpg", "height": 50, "width": 40},
+        {"id": 8, "file_name": "000000000008.jpg", "height": 50, "width": 40},
+    ],
+    "annotations": [
+        {"image_id": 7, "category_id": 1, "bbox": [30, 5, 20, 10]},
+        {"image_id": 7, "category_id": 3, "bbox": [1, 1, 5, 5]},
+        {"image_id": 7, "category_id": 1, "bbox": [1, 1, 5, 5], "iscrowd": 1},
+    ],
+}
+DETECTIONS = [
+    {"image_id": 7, "category_id": 1, "bbox": [30, 5, 20, 10], "score": 0.9},
+    {"image_id": 7, "category_id": 2, "bbox": [0, 0, 1, 1], "score": 0.9},
+    {"image_id": 8, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.2},
+]
+
+
+def boxes_of(content, name: str, tmp_path):
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(content))
+    found = read_person_boxes(path).of(name)
+    return None if found is None else found.tolist()
+
+
+@pytest.mark.parametrize(
+    "content, name, expected",
+    [
+        (ANNOTATIONS, "val2017/000000000007.jpg", [[30, 5, 9, 10, 1]]),  # clipped, as evaluated
+        (ANNOTATIONS, "000000000008.jpg", []),
+        (ANNOTATIONS, "000000000009.jpg", None),
+        (DETECTIONS, "000000000007.jpg", [[30, 5, 20, 10, 0.9]]),
+        (DETECTIONS, "8.png", [[1, 2, 3, 4, 0.2]]),
+        (DETECTIONS, "seven.jpg", None),
+        ([{"file_name": "a/b.jpg", "bbox": [1, 2, 3, 4]}], "a/b.jpg", [[1, 2, 3, 4, 1]]),
+        ({"b.jpg": [[1, 2, 3, 4], [5, 6, 7, 8, 0.5]]}, "a/b.jpg",
+         [[1, 2, 3, 4, 1], [5, 6, 7, 8, 0.5]]),
+        ({"a/b.jpg": [[1, 2, 3, 4]], "b.jpg": [[5, 6, 7, 8]]}, "a/b.jpg", [[1, 2, 3, 4, 1]]),
+        ([[1, 2, 3, 4]], "anything.jpg", [[1, 2, 3, 4, 1]]),
+    ],
+)  # fmt: skip
+def test_boxes_are_found_by_picture(content, name, expected, tmp_path):
+    found = boxes_of(content, name, tmp_path)
+    assert (found is None) == (expected is None)
+    if expected:
+        np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (3, "no file of boxes: needed is COCO's"),
+        ({"a.jpg": 3}, "no file of boxes"),
+        ({"a.jpg": [[1, 2, 3]]}, r"a.jpg: box 0 is \[1, 2, 3\], not x, y, width, height"),
+        ([[1, 2, 3, 4], [1, 2, 3, "wide"]], r"box 1 is \[1, 2, 3, 'wide'\]"),
+        ([{"image_id": 3, "score": 1.0}], "an entry has no 'bbox'"),
+        ({"images": ANNOTATIONS["images"]}, "an entry has no 'annotations'"),
+    ],
+)
+def test_what_is_no_box_is_named(content, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        boxes_of(content, "a.jpg", tmp_path)

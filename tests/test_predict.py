@@ -1,0 +1,134 @@
+"""predict.py as people type it, on drawn people."""
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from test_pictures import write_video
+from test_predictor import DESCRIPTION, VARIABLES
+
+from mspn_jax import checkpoints, draw
+from mspn_jax.data import synthetic
+from mspn_jax.data.records import decode_picture
+from mspn_jax.predictor import Predictor
+from mspn_jax.skeletons import COCO
+
+HERE = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> pathlib.Path:
+    """Drawn people, a video, a damaged picture, and a checkpoint."""
+    root = tmp_path_factory.mktemp("predict")
+    synthetic.write_dataset(root, {"val2017": 5})
+    write_video(root / "walk.avi", 9)
+    (root / "val2017" / "damaged.jpg").write_bytes(b"\xff\xd8 but no more")
+    checkpoints.save_variables(root / "checkpoint", DESCRIPTION, VARIABLES)
+    return root
+
+
+def predict(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(HERE / "predict.py"), *map(str, arguments)],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(HERE)}, cwd=HERE,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_folder_with_annotated_boxes(root, tmp_path):
+    annotations = root / "annotations" / "person_keypoints_val2017.json"
+    done = predict(
+        "--checkpoint", root / "checkpoint", "--source", root / "val2017", "--boxes", annotations,
+        "--output", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "damaged.jpg: truncated or damaged JPEG" in done.stderr
+    assert "not read to the end: 1 of 6" in done.stderr
+
+    content = json.loads(annotations.read_text())
+    entries = json.loads((tmp_path / "out" / "keypoints.json").read_text())
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    assert len(entries) == len(content["annotations"])
+    assert {(e["image_id"], e["file_name"]) for e in entries} <= set(names.items())
+    predictor = Predictor.load(root / "checkpoint")
+    for entry in entries:  # the predictor's, to what a drawn box's edge can differ
+        image = decode_picture((root / "val2017" / entry["file_name"]).read_bytes())
+        keypoints_image_xy, keypoint_scores = predictor(image, [entry["bbox"]])
+        triples = np.array(entry["keypoints"]).reshape(-1, 3)
+        np.testing.assert_allclose(triples[:, :2], keypoints_image_xy[0], atol=0.01)
+        np.testing.assert_allclose(triples[:, 2], keypoint_scores[0], atol=1e-4)
+
+    with open(tmp_path / "out" / "keypoints.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, entry in zip(rows, entries, strict=True):
+        assert row["file_name"] == entry["file_name"]
+        assert float(row["right_ankle_x"]) == pytest.approx(entry["keypoints"][-3], rel=1e-5)
+    for name in names.values():
+        assert decode_picture((tmp_path / "out" / name).read_bytes()).shape == (240, 320, 3)
+
+
+@pytest.mark.slow
+def test_a_video_becomes_a_video(root, tmp_path):
+    done = predict(
+        "--checkpoint", root / "checkpoint", "--source", root / "walk.avi", "--box", "5,5,30,40",
+        "--box", "30,2,30,40", "--box", "100,0,5,5", "--output", tmp_path, "--stages", 1,
+        "--max_frames", 7, "--bf16",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "left out box 100,0,5,5: it has no area in the picture of 64 x 48" in done.stderr
+    entries = json.loads((tmp_path / "keypoints.json").read_text())
+    assert [entry["frame"] for entry in entries] == np.repeat(np.arange(7), 2).tolist()
+    assert "image_id" not in entries[0]
+    video = cv2.VideoCapture(str(tmp_path / "walk.avi.mp4"))
+    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 7 and video.get(cv2.CAP_PROP_FPS) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--box=1,2,3,4", "--detector=m.onnx"], "--box and --detector: only one can say"),
+        (["--boxes={root}/other.json"], "has boxes of 1 pictures (x.jpg), but of none that was"),
+        (["--output={root}/val2017"], "could be written over; give another --output"),
+        (["--output={root}/walk.avi"], "walk.avi: File exists"),
+        (["--checkpoint={root}/dogs"], "no skeleton 'dog'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_clear_line(root, tmp_path, arguments, message):
+    (root / "other.json").write_text('{"x.jpg": [[1, 2, 3, 4]]}')
+    shutil.copytree(root / "checkpoint", root / "dogs", dirs_exist_ok=True)
+    description = json.loads((root / "checkpoint" / "model.json").read_text())
+    (root / "dogs" / "model.json").write_text(json.dumps(description | {"skeleton": "dog"}))
+    before = sorted((root / "val2017").iterdir())
+    done = predict(
+        "--checkpoint", root / "checkpoint", "--source", root / "val2017", "--output",
+        tmp_path / "new", *(argument.format(root=root) for argument in arguments),
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line and "Traceback" not in done.stderr
+    assert sorted((root / "val2017").iterdir()) == before
+
+
+def test_limbs_are_coloured_by_side_and_shaded_by_confidence():
+    image = np.zeros((300, 300, 3), np.uint8)
+    keypoints_image_xy = np.full((1, 17, 2), -50.0)
+    keypoint_scores = np.full((1, 17), 0.5)
+    joints = [COCO.keypoint_names.index(f"{side}_{joint}")
+              for side in ("left", "right") for joint in ("hip", "knee")]  # fmt: skip
+    keypoints_image_xy[0, joints] = (20, 20), (20, 280), (70, 20), (70, 280)
+    keypoint_scores[0, joints[:2]] = 1.2
+    keypoint_scores[0, joints[2:]] = (draw.FAINT_SCORE + draw.FULL_SCORE) / 2
+    drawn = draw.draw_people(image, keypoints_image_xy, keypoint_scores, COCO)
+    np.testing.assert_allclose(drawn[50, 20], draw.LEFT_RGB, atol=2)
+    np.testing.assert_allclose(drawn[50, 70], np.array(draw.RIGHT_RGB) / 2, atol=2)
+    assert not drawn[50, 45].any() and not image.any()
+    far = np.where(np.arange(17)[:, None] % 2, 1e9, -1e9) * np.ones((1, 17, 2))
+    draw.draw_people(image, far, np.full((1, 17), 1.5), COCO)  # beyond what OpenCV can count to

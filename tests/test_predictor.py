@@ -1,0 +1,158 @@
+"""The predictor against evaluation's own path; how often it compiles; what it refuses."""
+
+import jax
+import numpy as np
+import pytest
+from test_folding import trained_variables
+
+import mspn_jax
+from mspn_jax import checkpoints, inference
+from mspn_jax.checkpoints import CheckpointError, Description
+from mspn_jax.data import evaluation_set, synthetic
+from mspn_jax.data.records import decode_picture
+from mspn_jax.folding import for_inference
+from mspn_jax.predictor import BATCH_SIZES, Predictor
+from mspn_jax.skeletons import COCO
+
+DESCRIPTION = Description(
+    variant="tiny",
+    model=dict(
+        num_stages=2, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16,
+        num_keypoints=17,
+    ),
+    crop_hw=(64, 96),
+)  # fmt: skip
+VARIABLES = trained_variables(DESCRIPTION.new_model())
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor(DESCRIPTION, VARIABLES)
+
+
+def some_picture(hw=(90, 120)) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*hw, 3), np.uint8)
+
+
+def some_boxes(count: int) -> np.ndarray:
+    rng = np.random.default_rng(count)
+    return np.concatenate([rng.uniform(-5, 60, (count, 2)), rng.uniform(10, 50, (count, 2))], 1)
+
+
+def test_it_finds_what_evaluation_finds(predictor, tmp_path):
+    """Through records, TFDS and grain on the one hand; picture by picture on the other."""
+    synthetic.write_dataset(tmp_path, {"val2017": 6})
+    dataset = evaluation_set.open_split(tmp_path, "val2017", COCO)
+    model, variables = for_inference(DESCRIPTION.new_model(), VARIABLES)
+    expected_xy, expected_scores = inference.estimate_boxes(
+        inference.estimate_on_devices(model, COCO.flip_permutation), variables, dataset.records,
+        dataset.boxes, crop_hw=DESCRIPTION.crop_hw, batch_size=5, padding=DESCRIPTION.padding,
+    )  # fmt: skip
+    boxes_xyxy = dataset.boxes.boxes_xyxy
+    boxes_xywh = np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], 1)
+    for record_index in np.unique(dataset.boxes.record_indices):
+        rows = dataset.boxes.record_indices == record_index
+        image = decode_picture(dataset.records.source[int(record_index)]["image"])
+        keypoints_image_xy, keypoint_scores = predictor(image, boxes_xywh[rows])
+        np.testing.assert_allclose(keypoints_image_xy, expected_xy[rows], atol=0.01)
+        np.testing.assert_allclose(keypoint_scores, expected_scores[rows], atol=1e-4)
+    assert np.ptp(expected_xy, axis=0).min() > 1  # there was something to tell apart
+
+
+def test_people_do_not_depend_on_who_is_in_their_batch(predictor):
+    image, other = some_picture(), some_picture((50, 40))
+    boxes = some_boxes(37)  # more than a batch
+    alone = [predictor(image, box[None]) for box in boxes[:5]]
+    pictures = [(image, boxes[:3]), (other, []), (other, boxes[5:]), (image, boxes[3:5])]
+    for together in (1, 3, 10):
+        several = list(predictor.stream(pictures, together))
+        assert [len(xy) for xy, _ in several] == [3, 0, 32, 2]
+        found = [np.concatenate([several[0][i], several[3][i]]) for i in (0, 1)]
+        for i in (0, 1):
+            expected = np.concatenate([one[i] for one in alone])
+            np.testing.assert_allclose(found[i], expected, atol=1e-3)
+
+
+def test_nobody_is_somebody_less_not_an_error(predictor):
+    for none in ([], np.zeros((0, 4)), np.zeros(0)):
+        keypoints_image_xy, keypoint_scores = predictor(some_picture((1, 1)), none)
+        assert keypoints_image_xy.shape == (0, 17, 2) and keypoint_scores.shape == (0, 17)
+
+
+@pytest.mark.slow
+def test_nothing_is_compiled_twice():
+    compiled = []
+
+    def listen(event: str, *_, **__):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    predictor = Predictor(DESCRIPTION, VARIABLES, flip_test=False)
+    for count in BATCH_SIZES:
+        predictor(some_picture(), some_boxes(count))
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for count in (0, 3, 5, 7, 9, 30, 33, 70, 1):
+            predictor(some_picture((40 + count, 50)), some_boxes(count))
+        assert not compiled
+        Predictor(DESCRIPTION, VARIABLES, flip_test=True)(some_picture(), some_boxes(1))
+        assert compiled  # so the count does count
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_thirty_people_are_one_batch(predictor, monkeypatch):
+    batches = []
+    estimate = predictor._estimate
+    monkeypatch.setattr(
+        predictor, "_estimate", lambda v, crops: batches.append(len(crops)) or estimate(v, crops)
+    )
+    predictor(some_picture(), some_boxes(30))
+    assert batches == [32]
+
+
+def test_a_stream_reads_no_further_than_it_must(predictor):
+    read, ahead = 0, []
+
+    def pictures():
+        nonlocal read
+        for _ in range(20):
+            read += 1
+            yield some_picture(), some_boxes(1)
+
+    for done, _ in enumerate(predictor.stream(pictures(), together=2), start=1):
+        ahead.append(read - done)
+    assert done == 20 and max(ahead) == 3
+
+
+def test_fewer_stages_are_another_answer(predictor):
+    boxes = some_boxes(4)
+    one = Predictor(DESCRIPTION, VARIABLES, num_stages=1)(some_picture(), boxes)
+    assert np.abs(one[1] - predictor(some_picture(), boxes)[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "image, boxes, message",
+    [
+        (np.zeros((4, 4), np.uint8), [[0, 0, 1, 1]], r"\(H, W, 3\) uint8 RGB, not uint8 \(4, 4\)"),
+        (np.zeros((4, 4, 3)), [[0, 0, 1, 1]], r"uint8 RGB, not float64 \(4, 4, 3\)"),
+        (some_picture(), [0, 0, 1, 1], r"\(N, 4\): x, y, width, height; not \(4,\)"),
+        (some_picture(), [[0, 0, 5, 5], [0, 0, 0, 5]], r"box 1 is \[0.0, 0.0, 0.0, 5.0\]"),
+        (some_picture(), [[0, np.nan, 5, 5]], "box 0 is .* not finite"),
+        (np.zeros((1, 40000, 3), np.uint8), [[0, 0, 5, 5]], "sides can have 32766"),
+    ],
+)
+def test_what_it_cannot_take_is_said(predictor, image, boxes, message):
+    with pytest.raises(ValueError, match=message):
+        predictor(image, boxes)
+
+
+def test_it_loads_what_was_saved_and_needs_no_config(predictor, tmp_path):
+    checkpoints.save_variables(tmp_path / "saved", DESCRIPTION, VARIABLES)
+    loaded = mspn_jax.Predictor.load(tmp_path / "saved")
+    for mine, expected in zip(
+        loaded(some_picture(), some_boxes(2)), predictor(some_picture(), some_boxes(2)), strict=True
+    ):
+        np.testing.assert_array_equal(mine, expected)
+    with pytest.raises(CheckpointError, match="stages 3: the checkpoint has 2"):
+        mspn_jax.Predictor.load(tmp_path / "saved", num_stages=3)

@@ -14,6 +14,7 @@ import pytest
 
 from mspn_jax.data import coco, evaluation_set, records, synthetic
 from mspn_jax.data.coco import DataError
+from mspn_jax.data.detections import read_detections
 from mspn_jax.skeletons import COCO
 
 SPLIT = "train2017"
@@ -176,7 +177,7 @@ def test_only_people_with_an_area_are_taken(detections, caplog):
         [box(), box(category_id=3), box(2, score=0.25), box(bbox=[1, 1, 0, 5]), box(3)]
     )
     with caplog.at_level(logging.WARNING, "mspn_jax"):
-        found = coco.read_detections(path, [1, 2, 3])
+        found = read_detections(path, [1, 2, 3])
     np.testing.assert_array_equal(found.image_ids, [1, 2, 3])
     np.testing.assert_array_equal(found.scores, [0.5, 0.25, 0.5])
     assert "left out 1 boxes" in caplog.text
@@ -193,7 +194,7 @@ def test_only_people_with_an_area_are_taken(detections, caplog):
 )
 def test_wrong_detection_files_are_refused(detections, content, message):
     with pytest.raises(DataError, match=message):
-        coco.read_detections(detections(content), [1, 2])
+        read_detections(detections(content), [1, 2])
 
 
 # ------------------------------------------------------------------------------------ records

@@ -111,8 +111,8 @@ class Skeleton:
         if not isinstance(content, Mapping):
             raise SkeletonError("not a skeleton: a json object is needed")
         known = [field.name for field in dataclasses.fields(cls)]
-        required = [n for n in known if n not in ("limbs", "upper_body")]
-        missing = [key for key in required if key not in content]
+        required = ["name", "keypoint_names", "oks_sigmas"]
+        missing = [key for key in required[:2] if key not in content]
         unknown = sorted(set(content) - set(known))
         if missing or unknown:
             faults = [f"lacks {', '.join(missing)}"] * bool(missing)
@@ -132,7 +132,7 @@ class Skeleton:
                 " keypoint_names does not list"
             )
         try:
-            sigmas = tuple(float(sigma) for sigma in content["oks_sigmas"])
+            sigmas = tuple(float(sigma) for sigma in content.get("oks_sigmas", ()))
         except (TypeError, ValueError):
             raise SkeletonError("oks_sigmas must be a list of numbers, one a keypoint") from None
         return cls(

@@ -58,7 +58,8 @@ def test_cocos_own_survives_the_way_through_json():
 
 
 FAULTS = {
-    "lacks oks_sigmas": lambda s: s.pop("oks_sigmas"),
+    "lacks keypoint_names. It holds": lambda s: s.pop("keypoint_names"),
+    "needs 4 oks_sigmas above 0, one a keypoint, and has \\[\\]": lambda s: s.pop("oks_sigmas"),
     "does not know flip_pairs": lambda s: s.update(flip_pairs=[[1, 2]]),
     "needs 4 oks_sigmas above 0": lambda s: s["oks_sigmas"].pop(),
     "one a keypoint, and has \\[0.0": lambda s: s["oks_sigmas"].__setitem__(0, 0),

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 Array = np.ndarray
 
 _SHARE = 0.1  # of the people, from which on a doubt is worth a line
-_FAR = 0.5  # of a box's size: how far outside it a joint must lie, more than half of a person's
+_FAR = 0.1  # of a box's size: how far outside it a joint must lie, more than half of a person's
 _REACH = 1.1  # of a picture's size: how far a box must reach
 
 
@@ -34,7 +34,7 @@ def doubts(
     inside = np.abs((keypoints_image_xy - top_left) / size - 0.5).max(-1) <= 0.5 + _FAR
     yield from line(
         (labelled & ~inside).sum(1) > labelled.sum(1) / 2,
-        "have most of their keypoints far outside their box: are these x, y, v in pixels, x first,"
+        "have most of their keypoints outside their box: are these x, y, v in pixels, x first,"
         " the boxes x, y, width, height, and image_id the right picture's?",
     )
     yield from line(

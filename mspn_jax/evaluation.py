@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from pycocotools.coco import COCO as CocoAnnotations
 from pycocotools.cocoeval import COCOeval
 
-from mspn_jax.data.coco import PERSON, DataError, read_pictures, some
+from mspn_jax.data.coco import PERSON, DataError, load_json, read_pictures, some
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.geometry import crop_regions
 from mspn_jax.inference import estimate_boxes
@@ -182,10 +182,7 @@ def coco_metrics(
         evaluation.accumulate()
     with contextlib.redirect_stdout(io.StringIO()) as table:
         evaluation.summarize()
-    figures = dict(zip(METRICS, map(float, evaluation.stats), strict=True))
-    if figures["AP"] < _NEXT_TO_NOTHING:
-        log.warning("AP %.3f: %s", figures["AP"], _how_far_off(truth, results, category_id))
-    return figures, table.getvalue()
+    return dict(zip(METRICS, map(float, evaluation.stats), strict=True)), table.getvalue()
 
 
 def _completed(annotation: dict[str, Any]) -> dict[str, Any]:
@@ -199,16 +196,16 @@ def _completed(annotation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _how_far_off(truth: CocoAnnotations, results: list[dict[str, Any]], category_id: int) -> str:
-    """Why nobody counts as found: in words, how far the nearest results are from the people."""
+def how_far_off(dataset: EvaluationSet, results: list[dict[str, Any]]) -> str:
+    """Where nobody counts as found: in words, how far the nearest results are from the people."""
     found = collections.defaultdict(list)
     for result in results:
         found[result["image_id"]].append(np.reshape(result["keypoints"], (-1, 3))[:, :2])
     distances, alone = [], []
-    for person in truth.loadAnns(truth.getAnnIds(catIds=[category_id], iscrowd=False)):
+    for person in map(_completed, load_json(dataset.annotation_file)["annotations"]):
         keypoints = np.reshape(person.get("keypoints", ()), (-1, 3))
         labelled = keypoints[:, 2] > 0
-        if not labelled.any():
+        if person["category_id"] != dataset.category_id or not labelled.any():
             continue
         if person["image_id"] not in found:
             alone.append(person["image_id"])
@@ -219,7 +216,7 @@ def _how_far_off(truth: CocoAnnotations, results: list[dict[str, Any]], category
     if not distances:
         return (
             f"no result is on a picture that has people (those are {some(sorted(set(alone)))}):"
-            " are the picture ids of results and annotations of the same split?"
+            " are the detections of the same split?"
         )
     nowhere = f"; {len(alone)} people have no result on their picture" if alone else ""
     return (
@@ -266,6 +263,8 @@ def evaluate(
     figures, table = coco_metrics(
         dataset.annotation_file, results, skeleton, dataset.annotation_ids, dataset.category_id
     )
+    if figures["AP"] < _NEXT_TO_NOTHING:
+        log.warning("AP %.3f: %s", figures["AP"], how_far_off(dataset, results))
     return results, figures, table
 
 

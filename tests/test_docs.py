@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tomllib
 
+import cv2
+import numpy as np
 import pytest
 
 HERE = pathlib.Path(__file__).parents[1]
@@ -85,8 +87,8 @@ def test_flags_and_config_keys_are_the_programs_own(program):
     given = arguments_of(program)
     assert given, f"no page shows {program}.py"
     done = subprocess.run(
-        [sys.executable, "-c", CHECK], input=json.dumps([program, [a for _, a in given]]), text=True,
-        capture_output=True, cwd=HERE, env=os.environ | {"PYTHONPATH": str(HERE)},
+        [sys.executable, "-c", CHECK], input=json.dumps([program, [a for _, a in given]]),
+        text=True, capture_output=True, cwd=HERE, env=os.environ | {"PYTHONPATH": str(HERE)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     refused = [given[int(i)] for i in done.stdout.split()]
@@ -134,3 +136,44 @@ def test_the_marked_commands_of_a_page_run_in_their_order(page, tmp_path):
                 env=os.environ | {"PYTHONPATH": str(HERE)},
             )  # fmt: skip
             assert done.returncode == 0, f"{arguments}: {done.stderr[-2000:]}"
+
+
+def test_the_figures_are_what_the_code_draws(tmp_path):
+    subprocess.run(
+        [sys.executable, HERE / "docs" / "figures.py", "--output", tmp_path], check=True,
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+    )  # fmt: skip
+    kept, drawn = ({p.name: p for p in (folder / "figures").iterdir()} for folder in
+                   (HERE / "docs", tmp_path))  # fmt: skip
+    assert kept.keys() == drawn.keys()
+    for name, path in kept.items():
+        one, other = (cv2.imread(str(p)).astype(float) for p in (path, drawn[name]))
+        assert one.shape == other.shape, name
+        assert np.abs(one - other).mean() < 1, f"{name}: python docs/figures.py draws it anew"
+
+
+@pytest.mark.slow
+def test_the_pages_build_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocstrings", reason="pip install -e '.[docs]'")
+    pytest.importorskip("material", reason="pip install -e '.[docs]'")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        capture_output=True, text=True, cwd=HERE, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "own_data" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_end_to_end(tmp_path):
+    nbformat = pytest.importorskip("nbformat", reason="pip install -e '.[notebook]'")
+    nbclient = pytest.importorskip("nbclient", reason="pip install -e '.[notebook]'")
+    pytest.importorskip("ipykernel", reason="pip install -e '.[notebook]'")
+    notebook = nbformat.read(HERE / "notebooks" / "tour.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "strip its outputs"
+    client = nbclient.NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    )
+    client.execute()  # raises at the first cell that does
+    (last,) = [o for o in notebook.cells[-1].outputs if o.output_type == "stream"]
+    assert last.text.startswith("unexplained")

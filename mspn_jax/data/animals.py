@@ -102,7 +102,7 @@ def _parts(rng: Rng, points: Points) -> list[Part]:
     ]  # fmt: skip
     for leg in LEGS:
         root, knee, paw = (f"{leg}_{joint}" for joint in ("root", "knee", "paw"))
-        lit = 1.0 if points[root][2] > 0 else 0.72
+        lit = 1.0 if points[root][2] > 0 else 0.55
         upper = blob(f"{root} {knee}", (0.085, 0.045), lit * coat)
         lower = blob(f"{knee} {paw}", (0.042, 0.026), lit * (socks + coat) / 2)
         foot = blob(f"{paw} {leg}_toes", (0.034, 0.028), lit * socks)

@@ -1,5 +1,6 @@
 """Reading and checking COCO's json, and the records made of it: one clear line for each fault."""
 
+import dataclasses
 import json
 import logging
 import multiprocessing
@@ -98,6 +99,8 @@ FAULTS = {
     "a NaN or infinite number": lambda c: first_person(c).update(bbox=[float("nan"), 0, 1, 1]),
     "visibility that is not 0, 1 or 2": lambda c: first_person(c)["keypoints"].__setitem__(2, 7),
     "occurs twice": lambda c: c["annotations"].append(first_person(c)),
+    "lists no pictures": lambda c: c.update(images=[]),
+    "an id that is not a whole number": lambda c: first_person(c).update(id="a"),
     "not an object": lambda c: c["annotations"].insert(0, 3),
     "no annotation has a labelled keypoint": lambda c: [
         a.update(keypoints=[0] * 51) for a in c["annotations"]
@@ -189,6 +192,8 @@ def test_only_people_with_an_area_are_taken(detections, caplog):
         ({"images": []}, "not detections"),
         ([box(7), box(8), box(1)], r"boxes on 2 pictures that the split has not \(7, 8\)"),
         ([box(), {"image_id": 1, "category_id": 1}], "entry 1 is not a detection"),
+        ([box(category_id=3)], "no box of category 1 in it; there are boxes of category 3"),
+        ([], "boxes of category none"),
         ([box(bbox=[1, 2, 3])], "entry 0 is not a detection"),
     ],
 )
@@ -368,3 +373,19 @@ def test_a_split_without_annotations_needs_detections(root, detections):
     found = detections([box(content["images"][0]["id"])])
     dataset = evaluation_set.open_split(root, SPLIT, COCO, detections=found)
     assert not dataset.has_annotations and len(dataset.boxes) == 1
+
+
+def test_a_split_of_nobody_is_refused_before_records_are_made(root):
+    edit(root, lambda content: content.update(annotations=[]))
+    with pytest.raises(DataError, match="nobody in it to learn from"):
+        records.open_records(root, SPLIT, COCO, only_with_people=True)
+    with pytest.raises(DataError, match="has no annotated boxes"):
+        evaluation_set.open_split(root, SPLIT, COCO)
+
+
+def test_records_of_other_keypoints_are_other_records(root):
+    opened = records.open_records(root, SPLIT, COCO)
+    names = (COCO.keypoint_names[1], COCO.keypoint_names[0], *COCO.keypoint_names[2:])
+    with pytest.raises(DataError, match="in another order: keypoint 0 is nose here"):
+        records.open_records(root, SPLIT, dataclasses.replace(COCO, keypoint_names=names))
+    assert len(opened.source)

@@ -20,6 +20,7 @@ from test_torch_checkpoint import dict_code, storage_code, tensor_code, write_zi
 from conftest import golden_json, golden_npz
 from golden import recipe
 from mspn_jax import checkpoints, convert, torch_checkpoint
+from mspn_jax.data.animals import QUADRUPED
 from mspn_jax.model import MSPN, initial_variables
 from mspn_jax.skeletons import COCO
 from mspn_jax.torch_names import Architecture, ConversionError, Kind, architecture_of, kind_of
@@ -426,6 +427,21 @@ def test_there_and_back_by_command_is_exact_to_the_bit(converted, tmp_path):
     assert (description.variant, description.skeleton) == ("2xmspn_coco_256x192", COCO)
     assert_same(variables["params"]["stem"], tiny_variables()["params"]["stem"])
     assert variables["params"]["stage1_head3_out"]["kernel"].shape == (3, 3, 4, 17)
+
+
+def test_new_heads_for_a_skeleton_from_a_file(converted, tmp_path):
+    source, _, _ = converted
+    path = tmp_path / "quadruped.json"
+    path.write_text(json.dumps(QUADRUPED.to_json()))
+    result = run(
+        "--source", source, "--output", tmp_path / "out", "--skeleton", path, "--keypoints", 11
+    )
+    assert result.returncode == 0, result.stderr
+    description, variables, _ = checkpoints.load(tmp_path / "out")
+    assert description.new_skeleton() == QUADRUPED
+    assert description.variant == "2xmspn_quadruped_256x192"
+    assert variables["params"]["stage1_head3_out"]["kernel"].shape == (3, 3, 4, 11)
+    assert_same(variables["params"]["stem"], tiny_variables()["params"]["stem"])
 
 
 def test_torch_writes_and_reads_the_same(converted, tmp_path):

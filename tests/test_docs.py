@@ -174,6 +174,6 @@ def test_the_notebook_runs_from_end_to_end(tmp_path):
     client = nbclient.NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     )
-    client.execute()  # raises at the first cell that does
+    client.execute(env=os.environ | {"PYTHONPATH": str(HERE)})  # raises at the first cell that does
     (last,) = [o for o in notebook.cells[-1].outputs if o.output_type == "stream"]
     assert last.text.startswith("unexplained")

@@ -10,6 +10,6 @@ def get_config():
     config.data.root = "data/animals"
     config.crop_hw = (96, 128)  # animals are wider than high
     config.num_hard_keypoints = 11  # all of them
-    config.num_epochs = 8  # which legs are the near ones is learnt late
+    config.num_epochs = 8
     config.optimizer.drop_epochs = (2.7, 4.0, 5.0, 5.8, 6.4, 7.0, 7.4, 7.7)
     return config

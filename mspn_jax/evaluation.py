@@ -205,7 +205,9 @@ def how_far_off(dataset: EvaluationSet, results: list[dict[str, Any]]) -> str:
     for person in map(_completed, load_json(dataset.annotation_file)["annotations"]):
         keypoints = np.reshape(person.get("keypoints", ()), (-1, 3))
         labelled = keypoints[:, 2] > 0
-        if person["category_id"] != dataset.category_id or not labelled.any():
+        left_out = dataset.annotation_ids is not None and person["id"] not in dataset.annotation_ids
+        is_other = person["category_id"] != dataset.category_id or person.get("iscrowd")
+        if left_out or is_other or not labelled.any():
             continue
         if person["image_id"] not in found:
             alone.append(person["image_id"])

@@ -171,6 +171,8 @@ def test_the_notebook_runs_from_end_to_end(tmp_path):
     pytest.importorskip("ipykernel", reason="pip install -e '.[notebook]'")
     notebook = nbformat.read(HERE / "notebooks" / "tour.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "strip its outputs"
+    (training,) = [c for c in notebook.cells if "range(1, 121)" in c.source]
+    training.source = training.source.replace("range(1, 121)", "range(1, 21)")  # that it runs
     client = nbclient.NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     )

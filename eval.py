@@ -92,7 +92,9 @@ def main() -> None:
     print(table, end="")
     if _MEAN_POSE.value and figures is not None:
         guesses = mean_pose_results(config.data.root, config.data.train_split, dataset, skeleton)
-        blind, _ = coco_metrics(dataset.annotation_file, guesses, skeleton, dataset.annotation_ids)
+        blind, _ = coco_metrics(
+            dataset.annotation_file, guesses, skeleton, dataset.annotation_ids, dataset.category_id
+        )
         print(f"AP {figures['AP']:.3f}; of the mean pose put into every box {blind['AP']:.3f}")
     if _OUTPUT.value:
         output = pathlib.Path(_OUTPUT.value)

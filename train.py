@@ -66,7 +66,7 @@ def main() -> None:
     description = Description(
         variant=config.variant,
         model=config.model.to_dict() | {"num_keypoints": skeleton.num_keypoints},
-        skeleton=skeleton.name,
+        skeleton=skeleton,
         crop_hw=tuple(config.crop_hw),
         padding=config.padding,
         source=f"trained on {config.data.train_split}",
@@ -116,6 +116,7 @@ def main() -> None:
         )  # fmt: skip
         _compare_config(config, workdir)
         if checkpoints.latest_step() is not None:
+            program.check_same_keypoints(Description.read(workdir / "checkpoints"), description)
             state = checkpoints.restore(state)
             log.info("resuming at step %d, epoch %.1f", state.step, state.step / steps_per_epoch)
         first_step = int(state.step)

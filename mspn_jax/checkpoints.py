@@ -28,7 +28,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from mspn_jax import files
 from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, variable_shapes
-from mspn_jax.skeletons import SKELETONS, Skeleton
+from mspn_jax.skeletons import COCO, SKELETONS, Skeleton
 
 DESCRIPTION = "model.json"
 _VARIABLES, _TRAINING, _CHECKSUMS = "variables", "training", "checksums"
@@ -48,7 +48,7 @@ class Description:
     Attributes:
       variant: the config's name, such as mspn50_coco_256x192.
       model: keyword arguments of `MSPN`, without the dtype.
-      skeleton: its name in `SKELETONS`.
+      skeleton: whole, so that a checkpoint is enough to use it; None where nobody knows it.
       crop_hw: the network's input, in pixels.
       padding: of the crop region, over the box's size.
       mean_rgb, std_rgb: in grey levels.
@@ -57,7 +57,7 @@ class Description:
 
     variant: str
     model: dict[str, Any]
-    skeleton: str = "coco"
+    skeleton: Skeleton | None = COCO
     crop_hw: tuple[int, int] = (256, 192)
     padding: float = 1.25
     mean_rgb: tuple[float, float, float] = MEAN_RGB
@@ -69,17 +69,21 @@ class Description:
         return MSPN(**(self.model | arguments))
 
     def new_skeleton(self) -> Skeleton:
-        if self.skeleton not in SKELETONS:
+        """Raises CheckpointError where there is none: weights can be started from, not used."""
+        if self.skeleton is None:
             raise CheckpointError(
-                f"no skeleton {self.skeleton!r} in mspn_jax/skeletons.py, which this checkpoint of"
-                f" {self.variant} needs"
+                f"nobody said which keypoints this checkpoint of {self.variant} finds: convert it"
+                " again, with --skeleton"
             )
-        return SKELETONS[self.skeleton]
+        return self.skeleton
 
     def write(self, folder: str | os.PathLike) -> None:
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(folder / DESCRIPTION, dataclasses.asdict(self), indent=2)
+        files.write_json(folder / DESCRIPTION, self.to_json(), indent=2)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"skeleton": self.skeleton and self.skeleton.to_json()}
 
     @classmethod
     def read(cls, folder: str | os.PathLike) -> "Description":
@@ -88,7 +92,12 @@ class Description:
             fields = json.loads(path.read_text())
             for entries in (fields, fields["model"]):  # json has no tuples
                 entries |= {k: tuple(v) for k, v in entries.items() if isinstance(v, list)}
-            return cls(**fields)
+            skeleton = fields.get("skeleton", COCO.name)
+            if isinstance(skeleton, str):  # before skeletons could be files, just a name
+                skeleton = SKELETONS.get(skeleton)
+            elif skeleton is not None:
+                skeleton = Skeleton.from_json(skeleton)
+            return cls(**fields | {"skeleton": skeleton})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error})") from None
 

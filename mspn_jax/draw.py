@@ -30,19 +30,18 @@ def draw_people(
     The person's left is orange, their right blue, what joins the two green; the less sure a joint,
     the fainter it and its limbs.
     """
-    names = skeleton.keypoint_names
-    sides = [name.partition("_")[0] for name in names]
-    colors = {"left": LEFT_RGB, "right": RIGHT_RGB}
+    sides = skeleton.sides
+    colors = {"left": LEFT_RGB, "right": RIGHT_RGB, "middle": MIDDLE_RGB}
     drawn = image.copy()
     for xy, scores in zip(keypoints_image_xy, keypoint_scores):
         opacity = np.clip((scores - FAINT_SCORE) / (FULL_SCORE - FAINT_SCORE), 0, 1)
         extent = np.ptp(xy[opacity > 0], axis=0).max() if (opacity > 0).any() else 0
         thickness = round(np.clip(extent / 60, 1, MAX_THICKNESS))
         for a, b in skeleton.limbs:
-            color = colors.get(sides[a], MIDDLE_RGB) if sides[a] == sides[b] else MIDDLE_RGB
+            color = colors[sides[a]] if sides[a] == sides[b] else MIDDLE_RGB
             _blend_stroke(drawn, min(opacity[a], opacity[b]), xy[a], xy[b], thickness, color)
         for joint, side in enumerate(sides):
-            color = colors.get(side, MIDDLE_RGB)
+            color = colors[side]
             _blend_stroke(drawn, opacity[joint], xy[joint], xy[joint], 2 * thickness + 3, color)
     return drawn
 

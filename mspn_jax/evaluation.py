@@ -1,5 +1,6 @@
 """Estimated people -> COCO's results json -> COCO's ten figures."""
 
+import collections
 import contextlib
 import io
 import logging
@@ -12,7 +13,7 @@ from jaxtyping import Float, Int
 from pycocotools.coco import COCO as CocoAnnotations
 from pycocotools.cocoeval import COCOeval
 
-from mspn_jax.data.coco import PERSON, DataError, read_pictures
+from mspn_jax.data.coco import PERSON, DataError, load_json, read_pictures, some
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.geometry import crop_regions
 from mspn_jax.inference import estimate_boxes
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 Array = np.ndarray
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+_NEXT_TO_NOTHING = 0.001  # an AP below it is worth a word on why
 KEYPOINT_SCORE_THRESHOLD = 0.2  # joints below it do not count in a person's score
 
 
@@ -68,6 +70,7 @@ def coco_results(
     crop_areas: Float[Array, "N"],
     skeleton: Skeleton,
     oks_nms_threshold: float | None = None,
+    category_id: int = PERSON,
 ) -> list[dict[str, Any]]:
     """People in COCO's submission format.
 
@@ -95,7 +98,7 @@ def coco_results(
     return [
         {
             "image_id": int(image_ids[i]),
-            "category_id": PERSON,
+            "category_id": category_id,
             "keypoints": triples[i].ravel().tolist(),
             "score": float(scores[i]),
             "bbox": boxes_xywh[i].tolist(),
@@ -126,6 +129,7 @@ def mean_pose_results(
         dataset.boxes.image_ids, boxes_xyxy, dataset.boxes.scores,
         boxes_xyxy[:, None, :2] + mean * size_wh,
         np.ones((len(boxes_xyxy), skeleton.num_keypoints)), size_wh.prod((1, 2)), skeleton,
+        category_id=dataset.category_id,
     )  # fmt: skip
 
 
@@ -134,6 +138,7 @@ def coco_evaluation(
     results: list[dict[str, Any]],
     skeleton: Skeleton,
     annotation_ids: Collection[int] | None = None,
+    category_id: int = PERSON,
 ) -> COCOeval:
     """pycocotools' evaluation of results, of which there must be some, accumulated.
 
@@ -147,6 +152,7 @@ def coco_evaluation(
         found = truth.loadRes([dict(result) for result in results])  # to which it adds
         evaluation = COCOeval(truth, found, "keypoints")
         evaluation.params.kpt_oks_sigmas = np.array(skeleton.oks_sigmas)
+        evaluation.params.catIds = [category_id]
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
@@ -155,12 +161,13 @@ def coco_evaluation(
 def _truth(annotation_file, annotation_ids) -> CocoAnnotations:
     with contextlib.redirect_stdout(io.StringIO()):
         truth = CocoAnnotations(str(annotation_file))
-        if annotation_ids is not None:
-            truth.dataset["annotations"] = [
-                a for a in truth.dataset["annotations"] if a["id"] in annotation_ids
-            ]
-            truth.createIndex()
-    if not truth.dataset.get("annotations"):
+        truth.dataset["annotations"] = [
+            _completed(a)
+            for a in truth.dataset.get("annotations", [])
+            if annotation_ids is None or a["id"] in annotation_ids
+        ]
+        truth.createIndex()
+    if not truth.dataset["annotations"]:
         raise DataError(f"{annotation_file}: no annotations in it to score against")
     return truth
 
@@ -170,12 +177,17 @@ def coco_metrics(
     results: list[dict[str, Any]],
     skeleton: Skeleton,
     annotation_ids: Collection[int] | None = None,
+    category_id: int = PERSON,
 ) -> tuple[dict[str, float], str]:
     """COCO's ten figures by pycocotools, and its own table of them.
+
+    What COCO's own annotations always have may be left out of others: `iscrowd`, `num_keypoints`,
+    and `area`, for which (and for an area of 0) the box's is taken.
 
     Args:
       results: from `coco_results`.
       annotation_ids: score against these people alone; None takes all of the file.
+      category_id: of the people.
 
     Returns:
       {name: figure} in the order of `METRICS`; -1 where there is nobody of that size.
@@ -187,7 +199,9 @@ def coco_metrics(
         _truth(annotation_file, annotation_ids)
         log.warning("nobody was found in any picture: every figure is 0")
         return dict.fromkeys(METRICS, 0.0), ""
-    return summarize(coco_evaluation(annotation_file, results, skeleton, annotation_ids))
+    return summarize(
+        coco_evaluation(annotation_file, results, skeleton, annotation_ids, category_id)
+    )
 
 
 def summarize(evaluation: COCOeval) -> tuple[dict[str, float], str]:
@@ -195,6 +209,49 @@ def summarize(evaluation: COCOeval) -> tuple[dict[str, float], str]:
     with contextlib.redirect_stdout(io.StringIO()) as table:
         evaluation.summarize()
     return dict(zip(METRICS, map(float, evaluation.stats), strict=True)), table.getvalue()
+
+
+def _completed(annotation: dict[str, Any]) -> dict[str, Any]:
+    """With what pycocotools asks of an annotation that has keypoints."""
+    if "keypoints" not in annotation:
+        return annotation
+    return annotation | {
+        "iscrowd": annotation.get("iscrowd", 0),
+        "num_keypoints": sum(v > 0 for v in annotation["keypoints"][2::3]),
+        "area": annotation.get("area") or annotation["bbox"][2] * annotation["bbox"][3],
+    }
+
+
+def how_far_off(dataset: EvaluationSet, results: list[dict[str, Any]]) -> str:
+    """Where nobody counts as found: in words, how far the nearest results are from the people."""
+    found = collections.defaultdict(list)
+    for result in results:
+        found[result["image_id"]].append(np.reshape(result["keypoints"], (-1, 3))[:, :2])
+    distances, alone = [], []
+    for person in map(_completed, load_json(dataset.annotation_file)["annotations"]):
+        keypoints = np.reshape(person.get("keypoints", ()), (-1, 3))
+        labelled = keypoints[:, 2] > 0
+        left_out = dataset.annotation_ids is not None and person["id"] not in dataset.annotation_ids
+        is_other = person["category_id"] != dataset.category_id or person.get("iscrowd")
+        if left_out or is_other or not labelled.any():
+            continue
+        if person["image_id"] not in found:
+            alone.append(person["image_id"])
+            continue
+        off = np.array(found[person["image_id"]])[:, labelled] - keypoints[labelled, :2]
+        mean_distances = np.linalg.norm(off, axis=-1).mean(-1)
+        distances.append(mean_distances.min() / np.sqrt(person["area"]))
+    if not distances:
+        return (
+            f"no result is on a picture that has people (those are {some(sorted(set(alone)))}):"
+            " are the detections of the same split?"
+        )
+    nowhere = f"; {len(alone)} people have no result on their picture" if alone else ""
+    return (
+        f"the nearest results lie {np.median(distances):.2f} of sqrt(area) off, in the median of"
+        f" {len(distances)} people; some 0.1 is needed{nowhere}. Does the loss fall far enough? Are"
+        " keypoints, boxes and areas right (eval.py --pictures draws what was found)?"
+    )
 
 
 def evaluate(
@@ -227,11 +284,13 @@ def evaluate(
     _, size_wh = crop_regions(boxes.boxes_xyxy, padding, crop_hw)
     results = coco_results(
         boxes.image_ids, boxes.boxes_xyxy, boxes.scores, keypoints_image_xy, keypoint_scores,
-        size_wh.prod(-1), skeleton, oks_nms_threshold,
+        size_wh.prod(-1), skeleton, oks_nms_threshold, dataset.category_id,
     )  # fmt: skip
     if not dataset.has_annotations:
         return results, None, ""
     figures, table = coco_metrics(
-        dataset.annotation_file, results, skeleton, dataset.annotation_ids
+        dataset.annotation_file, results, skeleton, dataset.annotation_ids, dataset.category_id
     )
+    if figures["AP"] < _NEXT_TO_NOTHING:
+        log.warning("AP %.3f: %s", figures["AP"], how_far_off(dataset, results))
     return results, figures, table

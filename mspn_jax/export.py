@@ -111,13 +111,13 @@ def to_onnx(deployment: Deployment) -> bytes:
         )
     description = deployment.description
     model, variables = deployment.network()
-    flip_permutation = description.new_skeleton().flip_permutation
+    skeleton = description.new_skeleton()
     return onnx_model(
         model, variables["params"], crop_hw=description.crop_hw, mean_rgb=description.mean_rgb,
         std_rgb=description.std_rgb, with_decode=deployment.with_decode,
-        flip_permutation=flip_permutation if deployment.flip_test else None,
+        flip_permutation=skeleton.flip_permutation if deployment.flip_test else None,
         batch_size=deployment.batch_size,
-        properties={"variant": description.variant, "skeleton": description.skeleton},
+        properties={"variant": description.variant, "skeleton": skeleton.name},
     )  # fmt: skip
 
 
@@ -243,9 +243,8 @@ def card(
         "padding": description.padding,
         "stride": STRIDE,
         "heatmap_peak": heatmaps.PEAK,
-        "skeleton": skeleton.name,
         "keypoint_names": skeleton.keypoint_names,
-        "limbs": skeleton.limbs,
+        "skeleton": skeleton.to_json(),
         "flip_permutation": skeleton.flip_permutation.tolist(),
         "largest_differences_from_the_network": differences,
     }  # fmt: skip

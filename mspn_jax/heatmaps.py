@@ -20,7 +20,7 @@ NO_KEYPOINT_SCORE = 0.5
 
 
 def target_levels(num_stages: int, num_units: int, num_levels: int) -> list[range]:
-    """Which target level each unit of each stage learns: [stage][unit] -> level.
+    """Which target level each unit of each stage learns: `levels[stage][unit]`.
 
     A stage takes the first `num_units` levels, the last stage the last `num_units`: it is asked
     for the finest.

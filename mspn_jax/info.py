@@ -4,7 +4,6 @@ Prints parameters, multiplications and memory by part, what prediction takes of 
 with every key resolved (--config.any.key=value as in train.py) or what the checkpoint says.
 """
 
-import dataclasses
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -30,7 +29,7 @@ def main() -> None:
         step, description = checkpoints.find(_CHECKPOINT.value)
         print(f"{step}: {description.source}")
         figures: Any = checkpoints.metrics_of(step) or "not evaluated"
-        said = dataclasses.asdict(description) | {"metrics": figures}
+        said = description.to_json() | {"metrics": figures}
     else:
         config = _CONFIG.value
         skeleton = program.skeleton_named(config.skeleton)
@@ -38,7 +37,7 @@ def main() -> None:
         description = Description(
             variant=config.variant,
             model=config.model.to_dict() | {"num_keypoints": skeleton.num_keypoints},
-            skeleton=skeleton.name,
+            skeleton=skeleton,
             crop_hw=tuple(config.crop_hw),
             padding=config.padding,
         )

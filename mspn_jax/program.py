@@ -18,10 +18,11 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from mspn_jax import skeletons
 from mspn_jax.checkpoints import CheckpointError, Description
 from mspn_jax.data.coco import DataError
 from mspn_jax.model import COARSEST_STRIDE
-from mspn_jax.skeletons import SKELETONS, Skeleton
+from mspn_jax.skeletons import SKELETONS, Skeleton, SkeletonError
 from mspn_jax.torch_names import ConversionError
 from mspn_jax.torch_pickle import TorchFileError
 
@@ -39,6 +40,11 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 class UsageError(ValueError):
     """The command cannot be carried out as given; the message says what to change."""
+
+
+_ERRORS = (
+    DataError, CheckpointError, ConversionError, SkeletonError, TorchFileError, UsageError,
+)  # fmt: skip
 
 
 def run(main: Callable[[], None]) -> None:
@@ -78,7 +84,7 @@ def _guarded(main: Callable[[], None]) -> None:
         log.setLevel(logging.WARNING)
     try:
         main()
-    except (DataError, CheckpointError, ConversionError, TorchFileError, UsageError) as error:
+    except _ERRORS as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         if error.filename is None:
@@ -102,10 +108,26 @@ def check_batch(batch_size: int, num_parts: int = 1) -> None:
 
 
 def skeleton_named(name: str) -> Skeleton:
-    """Raises UsageError where there is none of that name."""
-    if name not in SKELETONS:
-        raise UsageError(f"no skeleton {name!r}; there are {', '.join(SKELETONS)}")
-    return SKELETONS[name]
+    """A skeleton by its name, or from a file, of which it says what was read.
+
+    Raises:
+      UsageError, SkeletonError: there is none of that name, or the file holds none.
+    """
+    if name in SKELETONS:
+        return SKELETONS[name]
+    if not os.path.isfile(name):
+        raise UsageError(
+            f"no skeleton {name!r}: neither one of {', '.join(SKELETONS)}, nor a file"
+            " (docs/own_data.md says what it holds)"
+        )
+    skeleton = skeletons.read(name)
+    pairs = sum(side == "left" for side in skeleton.sides)
+    log.info(
+        "skeleton %s: %d keypoints, %d limbs, %s", skeleton.name, skeleton.num_keypoints,
+        len(skeleton.limbs), f"{pairs} pairs of left and right" if pairs else
+        "no left or right in the names, so that mirrored pictures keep every name",
+    )  # fmt: skip
+    return skeleton
 
 
 def dtype_named(name: str) -> jnp.dtype:
@@ -131,11 +153,20 @@ def check_described(description: Description, config: Any) -> None:
                 f"the checkpoint is of {description.variant}, with {key} {of_checkpoint}, but the"
                 f" config says {value}: give the config it was trained with"
             )
-    if tuple(config.crop_hw) != description.crop_hw or config.skeleton != description.skeleton:
+    if tuple(config.crop_hw) != description.crop_hw:
         raise UsageError(
-            f"the checkpoint is of {description.crop_hw} crops and skeleton"
-            f" {description.skeleton!r}, the config of {tuple(config.crop_hw)} and"
-            f" {config.skeleton!r}"
+            f"the checkpoint is of {description.crop_hw} crops, the config of"
+            f" {tuple(config.crop_hw)}"
+        )
+
+
+def check_same_keypoints(before: Description, now: Description) -> None:
+    """Raises UsageError where a run would go on with other keypoints than it began with."""
+    names = [d.skeleton and d.skeleton.keypoint_names for d in (before, now)]
+    if names[0] != names[1]:
+        raise UsageError(
+            f"this workdir's run is of keypoints {', '.join(names[0] or ['unknown'])}; the config's"
+            f" skeleton has {', '.join(names[1] or ['unknown'])}: give another --workdir"
         )
 
 

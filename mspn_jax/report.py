@@ -70,7 +70,7 @@ def measure(
       DataError: nobody in the split has labelled keypoints.
     """
     file, chosen = dataset.annotation_file, dataset.annotation_ids
-    evaluation = coco_evaluation(file, results, skeleton, chosen)
+    evaluation = coco_evaluation(file, results, skeleton, chosen, dataset.category_id)
     ten, _ = summarize(evaluation)
     annotations = evaluation.cocoGt.dataset["annotations"]
     people = diagnosis.labelled_people(annotations, skeleton.num_keypoints)
@@ -87,7 +87,9 @@ def measure(
         near = judged.nearest
         rows = np.flatnonzero((near == NOBODY) | mask[near])
         ids = ignored | set(people.annotation_ids[mask].tolist())
-        metrics, _ = coco_metrics(file, [results[i] for i in rows], skeleton, ids)
+        metrics, _ = coco_metrics(
+            file, [results[i] for i in rows], skeleton, ids, dataset.category_id
+        )
         return count | {key: metrics[key] for key in ("AP", "AP50", "AP75", "AR")}
 
     sizes = np.digitize(np.sqrt(people.areas), SIZE_EDGES_PX[1:])

@@ -12,10 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from mspn_jax import checkpoints, training
+from mspn_jax import checkpoints, program, training
 from mspn_jax.checkpoints import CheckpointError, Checkpoints, Description
 from mspn_jax.model import MSPN, initial_variables
 from mspn_jax.optimizer import adam
+from mspn_jax.program import UsageError
+from mspn_jax.skeletons import COCO, Skeleton
 
 TINY = dict(
     num_stages=1, num_keypoints=17, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16
@@ -41,6 +43,33 @@ def run(tmp_path_factory):
             manager.record(step, {"AP": average_precision})
     manager.close()
     return workdir
+
+
+def test_a_description_carries_its_skeleton(tmp_path):
+    cat = Skeleton("cat", ("nose", "paw_l", "paw_r"), ((0, 1), (0, 2)), (0.03, 0.05, 0.06))
+    described = dataclasses.replace(DESCRIPTION, skeleton=cat)
+    described.write(tmp_path)
+    assert Description.read(tmp_path) == described
+    assert Description.read(tmp_path).new_skeleton() == cat
+    dataclasses.replace(DESCRIPTION, skeleton=None).write(tmp_path)
+    with pytest.raises(CheckpointError, match="nobody said which keypoints"):
+        Description.read(tmp_path).new_skeleton()
+
+
+@pytest.mark.parametrize("name, expected", [("coco", COCO), ("unknown", None)])
+def test_a_description_of_old_names_its_skeleton(tmp_path, name, expected):
+    DESCRIPTION.write(tmp_path)
+    path = tmp_path / checkpoints.DESCRIPTION
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"skeleton": name}))
+    assert Description.read(tmp_path) == dataclasses.replace(DESCRIPTION, skeleton=expected)
+
+
+def test_a_run_does_not_go_on_with_other_keypoints():
+    names = (COCO.keypoint_names[1], COCO.keypoint_names[0], *COCO.keypoint_names[2:])
+    other = dataclasses.replace(COCO, keypoint_names=names)
+    program.check_same_keypoints(DESCRIPTION, DESCRIPTION)
+    with pytest.raises(UsageError, match=r"of keypoints nose, left_eye, .* give another --workdir"):
+        program.check_same_keypoints(DESCRIPTION, dataclasses.replace(DESCRIPTION, skeleton=other))
 
 
 def steps_in(workdir):

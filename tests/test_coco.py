@@ -1,5 +1,6 @@
 """Reading and checking COCO's json, and the records made of it: one clear line for each fault."""
 
+import dataclasses
 import json
 import logging
 import multiprocessing
@@ -14,6 +15,7 @@ import pytest
 
 from mspn_jax.data import coco, evaluation_set, records, synthetic
 from mspn_jax.data.coco import DataError
+from mspn_jax.data.detections import read_detections
 from mspn_jax.skeletons import COCO
 
 SPLIT = "train2017"
@@ -97,6 +99,8 @@ FAULTS = {
     "a NaN or infinite number": lambda c: first_person(c).update(bbox=[float("nan"), 0, 1, 1]),
     "visibility that is not 0, 1 or 2": lambda c: first_person(c)["keypoints"].__setitem__(2, 7),
     "occurs twice": lambda c: c["annotations"].append(first_person(c)),
+    "lists no pictures": lambda c: c.update(images=[]),
+    "an id that is not a whole number": lambda c: first_person(c).update(id="a"),
     "not an object": lambda c: c["annotations"].insert(0, 3),
     "no annotation has a labelled keypoint": lambda c: [
         a.update(keypoints=[0] * 51) for a in c["annotations"]
@@ -176,7 +180,7 @@ def test_only_people_with_an_area_are_taken(detections, caplog):
         [box(), box(category_id=3), box(2, score=0.25), box(bbox=[1, 1, 0, 5]), box(3)]
     )
     with caplog.at_level(logging.WARNING, "mspn_jax"):
-        found = coco.read_detections(path, [1, 2, 3])
+        found = read_detections(path, [1, 2, 3])
     np.testing.assert_array_equal(found.image_ids, [1, 2, 3])
     np.testing.assert_array_equal(found.scores, [0.5, 0.25, 0.5])
     assert "left out 1 boxes" in caplog.text
@@ -188,12 +192,14 @@ def test_only_people_with_an_area_are_taken(detections, caplog):
         ({"images": []}, "not detections"),
         ([box(7), box(8), box(1)], r"boxes on 2 pictures that the split has not \(7, 8\)"),
         ([box(), {"image_id": 1, "category_id": 1}], "entry 1 is not a detection"),
+        ([box(category_id=3)], "no box of category 1 in it; there are boxes of category 3"),
+        ([], "boxes of category none"),
         ([box(bbox=[1, 2, 3])], "entry 0 is not a detection"),
     ],
 )
 def test_wrong_detection_files_are_refused(detections, content, message):
     with pytest.raises(DataError, match=message):
-        coco.read_detections(detections(content), [1, 2])
+        read_detections(detections(content), [1, 2])
 
 
 # ------------------------------------------------------------------------------------ records
@@ -367,3 +373,19 @@ def test_a_split_without_annotations_needs_detections(root, detections):
     found = detections([box(content["images"][0]["id"])])
     dataset = evaluation_set.open_split(root, SPLIT, COCO, detections=found)
     assert not dataset.has_annotations and len(dataset.boxes) == 1
+
+
+def test_a_split_of_nobody_is_refused_before_records_are_made(root):
+    edit(root, lambda content: content.update(annotations=[]))
+    with pytest.raises(DataError, match="nobody in it to learn from"):
+        records.open_records(root, SPLIT, COCO, only_with_people=True)
+    with pytest.raises(DataError, match="has no annotated boxes"):
+        evaluation_set.open_split(root, SPLIT, COCO)
+
+
+def test_records_of_other_keypoints_are_other_records(root):
+    opened = records.open_records(root, SPLIT, COCO)
+    names = (COCO.keypoint_names[1], COCO.keypoint_names[0], *COCO.keypoint_names[2:])
+    with pytest.raises(DataError, match="in another order: keypoint 0 is nose here"):
+        records.open_records(root, SPLIT, dataclasses.replace(COCO, keypoint_names=names))
+    assert len(opened.source)

@@ -20,7 +20,9 @@ from test_torch_checkpoint import dict_code, storage_code, tensor_code, write_zi
 from conftest import golden_json, golden_npz
 from golden import recipe
 from mspn_jax import checkpoints, convert, torch_checkpoint
+from mspn_jax.data.animals import QUADRUPED
 from mspn_jax.model import MSPN, initial_variables
+from mspn_jax.skeletons import COCO
 from mspn_jax.torch_names import Architecture, ConversionError, Kind, architecture_of, kind_of
 
 HERE = pathlib.Path(__file__).parents[1]
@@ -399,7 +401,7 @@ def test_its_output_is_a_checkpoint_of_all_that_was_in_the_file(converted):
     description, variables, _ = checkpoints.load(output)
     assert_same(variables, tiny_variables())
     assert description.variant == "2xmspn_5keypoints_64x96" and description.crop_hw == (64, 96)
-    assert description.skeleton == "unknown"
+    assert description.skeleton is None
     assert description.source.startswith("tiny.pth (mmpose 1.x names, sha256 ")
     origin = json.loads((output / "source.json").read_text())
     assert origin["kind"] == "mmpose 1.x"
@@ -422,9 +424,24 @@ def test_there_and_back_by_command_is_exact_to_the_bit(converted, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "our own, mspn_jax" in result.stdout and "tiny.pth" in result.stdout
     description, variables, _ = checkpoints.load(tmp_path / "again")
-    assert (description.variant, description.skeleton) == ("2xmspn_coco_256x192", "coco")
+    assert (description.variant, description.skeleton) == ("2xmspn_coco_256x192", COCO)
     assert_same(variables["params"]["stem"], tiny_variables()["params"]["stem"])
     assert variables["params"]["stage1_head3_out"]["kernel"].shape == (3, 3, 4, 17)
+
+
+def test_new_heads_for_a_skeleton_from_a_file(converted, tmp_path):
+    source, _, _ = converted
+    path = tmp_path / "quadruped.json"
+    path.write_text(json.dumps(QUADRUPED.to_json()))
+    result = run(
+        "--source", source, "--output", tmp_path / "out", "--skeleton", path, "--keypoints", 11
+    )
+    assert result.returncode == 0, result.stderr
+    description, variables, _ = checkpoints.load(tmp_path / "out")
+    assert description.new_skeleton() == QUADRUPED
+    assert description.variant == "2xmspn_quadruped_256x192"
+    assert variables["params"]["stage1_head3_out"]["kernel"].shape == (3, 3, 4, 11)
+    assert_same(variables["params"]["stem"], tiny_variables()["params"]["stem"])
 
 
 def test_torch_writes_and_reads_the_same(converted, tmp_path):
@@ -457,7 +474,10 @@ def test_a_resnet_starts_a_network(tmp_path):
         (["--source", "missing.pth"], "missing.pth: is not a file"),
         (["--source", "."], "no checkpoint there"),
         (["--source", "TINY", "--crop_hw", "250,192"], "--crop_hw 250,192: two multiples of 32"),
-        (["--source", "TINY", "--skeleton", "coco"], "none of that name with 5 keypoints"),
+        (
+            ["--source", "TINY", "--skeleton", "coco"],
+            "has 17 keypoints, the heads 5; --keypoints 17",
+        ),
         (["--source", "TINY", "--stages", "3"], "--stages 3: the source has 2"),
         (["--source", "TINY", "--keypoints", "-1"], "must be positive"),
         (["--source", "TINY", "--to", "caffe"], "caffe"),

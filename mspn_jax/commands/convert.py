@@ -30,7 +30,7 @@ from mspn_jax import checkpoints, convert, program, torch_checkpoint
 from mspn_jax.checkpoints import Description
 from mspn_jax.model import count_parameters, initial_variables
 from mspn_jax.program import UsageError
-from mspn_jax.skeletons import SKELETONS
+from mspn_jax.skeletons import SKELETONS, Skeleton
 from mspn_jax.torch_names import Architecture, ConversionError, StateDict, architecture_of, kind_of
 
 _SOURCE = flags.DEFINE_string("source", None, "a .pth, a .safetensors, or our own checkpoint")
@@ -39,7 +39,7 @@ _TO = flags.DEFINE_enum("to", "checkpoint", ["checkpoint", "torch"], "what to wr
 _KEYPOINTS = flags.DEFINE_integer("keypoints", 0, "start new heads, for so many keypoints")
 _STAGES = flags.DEFINE_integer("stages", 0, "of the MSPN that a ResNet-50 starts; by default 1")
 _SKELETON = flags.DEFINE_string(
-    "skeleton", None, "by default the one in mspn_jax/skeletons.py with so many keypoints"
+    "skeleton", None, "a skeleton file; by default COCO's, where there are 17 keypoints"
 )
 _CROP_HW = flags.DEFINE_list(
     "crop_hw", ["256", "192"], "the network's input in pixels, of which files say nothing"
@@ -207,30 +207,30 @@ def crop_hw() -> tuple[int, int]:
     return height, width
 
 
-def skeleton_for(num_keypoints: int) -> str:
-    """The skeleton's name for model.json."""
+def skeleton_for(num_keypoints: int) -> Skeleton | None:
+    """The skeleton for model.json; None, and a line, where nobody knows it."""
     if _SKELETON.value is None:
-        fitting = [s.name for s in SKELETONS.values() if s.num_keypoints == num_keypoints]
+        fitting = [s for s in SKELETONS.values() if s.num_keypoints == num_keypoints]
         if not fitting:
             print(
-                f"no skeleton of {num_keypoints} keypoints is in mspn_jax/skeletons.py, so"
-                " model.json says 'unknown': train.py can start from this, eval.py cannot load it"
+                f"no skeleton of {num_keypoints} keypoints is known: train.py can start from this,"
+                " eval.py cannot load it; --skeleton FILE says which they are"
             )
-        return fitting[0] if fitting else "unknown"
-    skeleton = SKELETONS.get(_SKELETON.value)
-    if skeleton is None or skeleton.num_keypoints != num_keypoints:
+        return fitting[0] if fitting else None
+    skeleton = program.skeleton_named(_SKELETON.value)
+    if skeleton.num_keypoints != num_keypoints:
         raise UsageError(
-            f"--skeleton {_SKELETON.value}: none of that name with {num_keypoints} keypoints;"
-            f" mspn_jax/skeletons.py has {', '.join(SKELETONS)}"
+            f"--skeleton {_SKELETON.value}: has {skeleton.num_keypoints} keypoints, the heads"
+            f" {num_keypoints}; --keypoints {skeleton.num_keypoints} starts new heads for it"
         )
-    return skeleton.name
+    return skeleton
 
 
-def variant_of(architecture: Architecture, hw: tuple[int, int], skeleton: str) -> str:
+def variant_of(architecture: Architecture, hw: tuple[int, int], skeleton: Skeleton | None) -> str:
     """The published name where the network is one of theirs, else one like it."""
     stages = "" if architecture.num_stages == 1 else f"{architecture.num_stages}x"
     is_50 = architecture == Architecture(architecture.num_stages, architecture.num_keypoints)
-    people = f"{architecture.num_keypoints}keypoints" if skeleton == "unknown" else skeleton
+    people = skeleton.name if skeleton else f"{architecture.num_keypoints}keypoints"
     return f"{stages}mspn{'50' if is_50 else ''}_{people}_{hw[0]}x{hw[1]}"
 
 

@@ -20,7 +20,8 @@ class Settings:
     Attributes:
       flip_probability: of mirroring left to right.
       half_body_probability: of keeping the upper or lower half, for people with at least
-        `half_body_min_keypoints` labelled keypoints; the upper is preferred with
+        `half_body_min_keypoints` labelled keypoints, where the skeleton names an upper body; the
+        upper is preferred with
         `upper_body_probability`, and a half needs its own minimum of keypoints.
       half_body_padding: the region's size over the extent of its keypoints.
       shift: greatest shift, as a share of the region's size.
@@ -99,7 +100,7 @@ def draw(
 def _draw_half_body(labelled, is_upper_body, chance, prefer_upper, settings: Settings):
     if chance >= settings.half_body_probability:
         return None
-    if labelled.sum() < settings.half_body_min_keypoints:
+    if labelled.sum() < settings.half_body_min_keypoints or not is_upper_body.any():
         return None
     upper, lower = labelled & is_upper_body, labelled & ~is_upper_body
     enough_upper = upper.sum() >= settings.min_upper_keypoints

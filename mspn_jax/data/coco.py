@@ -1,21 +1,23 @@
-"""COCO's json files of person keypoints and of detections: reading and checking."""
+"""Json files of annotated keypoints, as COCO's: reading and checking."""
 
+import collections
 import dataclasses
 import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mspn_jax import geometry
+from mspn_jax.data import plausibility
 from mspn_jax.skeletons import Skeleton
 
 log = logging.getLogger(__name__)
 
-PERSON = 1  # COCO's category id
+PERSON = 1  # COCO's category id, for files that name no category with keypoints
 LAYOUT = "annotations/person_keypoints_<split>.json and <split>/*.jpg"
 _SOME = 3  # how many offenders a message names
 
@@ -99,28 +101,35 @@ def read_pictures(
       The pictures in the order of the file, those without people too (unless `first_people`).
 
     Raises:
-      DataError: the json is not COCO's, or an annotation is damaged; the first is named by its id.
+      DataError: the json is not COCO's, is of another skeleton, or an annotation is damaged; the
+        first is named by its id.
     """
     path = annotation_file(root, split)
     content = load_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise DataError(f"{path}: not COCO's: no list of 'images' in it")
+    if not content["images"]:
+        raise DataError(f"{path}: lists no pictures: its 'images' is empty")
+    category_id = keypoint_category(content, path, skeleton)
     images = {}
     for image in content["images"]:
         try:
+            if not isinstance(image["id"], int):
+                raise TypeError
             images[image["id"]] = (image["file_name"], (int(image["height"]), int(image["width"])))
         except (KeyError, TypeError, ValueError):
             raise DataError(
-                f"{path}: an image needs id, file_name, height and width, but this one has"
+                f"{path}: an image needs id (a whole number), file_name, height and width, but"
+                " this one has"
                 f" {json.dumps(image)[:200]}"
             ) from None
     if len(images) != len(content["images"]):
         raise DataError(f"{path}: image ids occur twice; every id must name one picture")
 
     people: dict[int, list[tuple]] = {image_id: [] for image_id in images}
-    without_area, kept, seen = [], 0, set()
+    outside, unmeasured, kept, seen = [], [], 0, set()
     for annotation in content.get("annotations", []):
-        person = _check_person(annotation, path, images, skeleton)
+        person = _check_person(annotation, path, images, skeleton, category_id)
         if annotation["id"] in seen:
             raise DataError(f"{path}: annotation id {annotation['id']} occurs twice")
         seen.add(annotation["id"])
@@ -128,16 +137,23 @@ def read_pictures(
             continue
         box_xyxy = geometry.clip_boxes(person[1], images[annotation["image_id"]][1])
         if not (box_xyxy[2:] > box_xyxy[:2]).all():
-            without_area.append(annotation["id"])
+            outside.append(annotation["id"])
             continue
+        if not annotation.get("area"):
+            unmeasured.append(annotation["id"])
         people[annotation["image_id"]].append(person)
         kept += 1
         if kept == first_people:
             break
-    if without_area:
+    if outside:
         log.warning(
             "%s: left out %d people whose box has no area inside their picture: annotation %s",
-            path, len(without_area), some(without_area),
+            path, len(outside), some(outside),
+        )  # fmt: skip
+    if unmeasured:
+        log.warning(
+            "%s: %d people have no area, or 0, which COCO's score measures distances by: their"
+            " boxes' areas are taken: annotation %s", path, len(unmeasured), some(unmeasured),
         )  # fmt: skip
     pictures = [
         _picture(image_id, *images[image_id], rows, skeleton.num_keypoints)
@@ -145,11 +161,74 @@ def read_pictures(
         if rows or not first_people
     ]
     if content.get("annotations") and not kept:
-        raise DataError(f"{path}: no annotation has a labelled keypoint and a box with an area")
+        categories = collections.Counter(a["category_id"] for a in content["annotations"])
+        raise DataError(
+            f"{path}: no annotation has a labelled keypoint and a box with an area and is of"
+            f" category {category_id}; there are annotations of category "
+            + ", ".join(f"{id} ({count})" for id, count in categories.most_common())
+        )
+    _say_doubts(path, pictures)
     return pictures
 
 
-def _check_person(annotation, path, images, skeleton: Skeleton) -> tuple | None:
+def _say_doubts(path: pathlib.Path, pictures: Sequence[Picture]) -> None:
+    people = [p for p in pictures if len(p.annotation_ids)]
+    counts = [len(p.annotation_ids) for p in people]
+    if people:
+        for doubt in plausibility.doubts(
+            np.concatenate([p.annotation_ids for p in people]),
+            np.concatenate([p.boxes_xywh for p in people]),
+            np.concatenate([p.keypoints_image_xy for p in people]),
+            np.concatenate([p.visibility for p in people]),
+            np.repeat([p.image_hw[::-1] for p in people], counts, axis=0),
+        ):
+            log.warning("%s: %s", path, doubt)
+
+
+def keypoint_category(content: Mapping[str, Any], path: pathlib.Path, skeleton: Skeleton) -> int:
+    """The id of the category that the skeleton is of.
+
+    It is the only one with keypoints, or the one with the skeleton's; where none names its
+    keypoints, the only one there is, or COCO's person.
+
+    Raises:
+      DataError: its keypoints are not the skeleton's, in the skeleton's order.
+    """
+    try:
+        categories = {c["id"]: tuple(c.get("keypoints", ())) for c in content.get("categories", [])}
+    except (KeyError, TypeError, AttributeError):
+        raise DataError(f"{path}: a category needs an id and, if it has any, keypoints") from None
+    named = {id: names for id, names in categories.items() if names}
+    if not named:
+        return next(iter(categories)) if len(categories) == 1 else PERSON
+    for category_id, names in named.items():
+        if names == skeleton.keypoint_names:
+            return category_id
+    category_id, names = next(iter(named.items()))
+    if len(names) == len(skeleton.keypoint_names) and {*names} == {*skeleton.keypoint_names}:
+        first = next(k for k, n in enumerate(names) if n != skeleton.keypoint_names[k])
+        raise DataError(
+            f"{path}: category {category_id} has the keypoints of skeleton {skeleton.name!r} in"
+            f" another order: keypoint {first} is {names[first]} here and"
+            f" {skeleton.keypoint_names[first]} there; give the skeleton (and its oks_sigmas) the"
+            " order of the json"
+        )
+    strange = [n for n in names if n not in skeleton.keypoint_names]
+    lacking = [n for n in skeleton.keypoint_names if n not in names]
+    raise DataError(
+        f"{path}: category {category_id} has {len(names)} keypoints, skeleton {skeleton.name!r} has"
+        f" {skeleton.num_keypoints} others (only here: {some(strange) or 'none'}; only there:"
+        f" {some(lacking) or 'none'}): let config.skeleton name the file of the data's skeleton"
+    )
+
+
+def read_category(root: str | os.PathLike, split: str, skeleton: Skeleton) -> int:
+    """A split's `keypoint_category`."""
+    path = annotation_file(root, split)
+    return keypoint_category(load_json(path), path, skeleton)
+
+
+def _check_person(annotation, path, images, skeleton: Skeleton, category_id: int) -> tuple | None:
     """(id, box, keypoints) of a person that can be learnt from; None for crowds and unlabelled."""
 
     def refuse(what: str):
@@ -162,7 +241,9 @@ def _check_person(annotation, path, images, skeleton: Skeleton) -> tuple | None:
         refuse(f"lacks {', '.join(missing)}: is this COCO's person_keypoints json?")
     if annotation["image_id"] not in images:
         refuse(f"belongs to picture {annotation['image_id']}, which 'images' does not list")
-    if annotation["category_id"] != PERSON or annotation.get("iscrowd"):
+    if not isinstance(annotation["id"], int):
+        refuse("has an id that is not a whole number")
+    if annotation["category_id"] != category_id or annotation.get("iscrowd"):
         return None
     if "keypoints" not in annotation:
         refuse("has no keypoints: is this the instances json? person_keypoints is needed")
@@ -174,7 +255,7 @@ def _check_person(annotation, path, images, skeleton: Skeleton) -> tuple | None:
     if keypoints.shape != (3 * skeleton.num_keypoints,):
         refuse(
             f"has {keypoints.size} keypoint numbers where skeleton {skeleton.name!r} has"
-            f" 3 x {skeleton.num_keypoints}: choose the skeleton that the data has"
+            f" 3 x {skeleton.num_keypoints}: let config.skeleton name the data's skeleton"
         )
     if box.shape != (4,):
         refuse(f"has a bbox of {box.size} numbers; x, y, width, height are needed")
@@ -204,58 +285,3 @@ def some(offenders: Sequence) -> str:
     """The first few of them, and how many more there are, for a message."""
     more = f" and {len(offenders) - _SOME} more" if len(offenders) > _SOME else ""
     return ", ".join(map(str, offenders[:_SOME])) + more
-
-
-@dataclasses.dataclass(frozen=True)
-class Detections:
-    """Boxes of people found by a detector, in the order of the file.
-
-    Attributes:
-      image_ids: (N,) int64.
-      boxes_xywh: (N, 4) float64, image pixels, not clipped.
-      scores: (N,) float64.
-    """
-
-    image_ids: np.ndarray
-    boxes_xywh: np.ndarray
-    scores: np.ndarray
-
-
-def read_detections(path: str | os.PathLike, image_ids: Iterable[int]) -> Detections:
-    """Reads a detector's results in COCO's format; only people (category 1) count.
-
-    Raises:
-      DataError: not such a file, or it names a picture that is not among `image_ids`.
-    """
-    content = load_json(path)
-    if not isinstance(content, list):
-        raise DataError(f"{path}: not detections: COCO's results are a list of boxes with scores")
-    people = []
-    for i, row in enumerate(content):
-        try:
-            if row["category_id"] != PERSON:
-                continue
-            people.append((int(row["image_id"]), *map(float, row["bbox"]), float(row["score"])))
-            if len(people[-1]) != 6:
-                raise ValueError
-        except (KeyError, TypeError, ValueError):
-            raise DataError(
-                f"{path}: entry {i} is not a detection (image_id, category_id, bbox of four"
-                f" numbers, score): {json.dumps(row)[:200]}"
-            ) from None
-    table = np.array(people, np.float64).reshape(-1, 6)
-    ids = table[:, 0].astype(np.int64)
-    unknown = np.setdiff1d(ids, np.fromiter(image_ids, np.int64))
-    if len(unknown):
-        raise DataError(
-            f"{path}: has boxes on {len(unknown)} pictures that the split has not"
-            f" ({some(unknown.tolist())}): is it the detection file of another split?"
-        )
-    usable = geometry.usable_boxes(table[:, 1:5]) & np.isfinite(table[:, 5])
-    if not usable.all():
-        bad = np.flatnonzero(~usable)
-        log.warning(
-            "%s: left out %d boxes that are not finite or have no area, person %s of the file",
-            path, len(bad), some(bad.tolist()),
-        )  # fmt: skip
-    return Detections(ids[usable], table[usable, 1:5], table[usable, 5])

@@ -14,10 +14,11 @@ from mspn_jax.data import pipeline
 from mspn_jax.data.coco import (
     DataError,
     annotation_file,
-    read_detections,
+    read_category,
     read_pictures,
     some,
 )
+from mspn_jax.data.detections import read_detections
 from mspn_jax.data.records import Records, open_records
 from mspn_jax.skeletons import Skeleton
 
@@ -117,6 +118,7 @@ class EvaluationSet:
     Attributes:
       annotation_file: COCO's json of the split.
       annotation_ids: the people to score against, None for all.
+      category_id: of the people, in the json and in the results.
       has_annotations: False for a split that one can only submit, such as test-dev.
     """
 
@@ -124,6 +126,7 @@ class EvaluationSet:
     boxes: Boxes
     annotation_file: pathlib.Path
     annotation_ids: frozenset[int] | None
+    category_id: int
     has_annotations: bool
 
 
@@ -148,9 +151,10 @@ def open_split(
         pictures out would not be COCO's.
     """
     pictures = read_pictures(root, split, skeleton, first_people)
+    category_id = read_category(root, split, skeleton)
     image_hw = {picture.image_id: picture.image_hw for picture in pictures}
     if detections:
-        found = read_detections(detections, image_hw)
+        found = read_detections(detections, image_hw, category_id)
         image_ids, scores = found.image_ids, found.scores
         boxes_xyxy = geometry.boxes_xywh_to_xyxy(found.boxes_xywh)
     else:
@@ -163,7 +167,7 @@ def open_split(
         boxes_xyxy = np.concatenate([geometry.clip_boxes(p.boxes_xywh, p.image_hw) for p in people])
         scores = np.ones(len(image_ids))
     if not len(image_ids):
-        raise DataError(f"{detections}: no box of a person in it")
+        raise DataError(f"{detections}: no usable box in it")
 
     records = open_records(root, split, skeleton, records_dir, first_people)
     if records.unreadable:
@@ -180,5 +184,6 @@ def open_split(
         boxes=Boxes(record_indices, image_ids, boxes_xyxy, scores)[order],
         annotation_file=annotation_file(root, split),
         annotation_ids=None if chosen is None else frozenset(chosen.tolist()),
+        category_id=category_id,
         has_annotations=any(len(p.annotation_ids) for p in pictures),
     )

@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mspn_jax.data.canvas import Color, Rng, sample_color
 from mspn_jax.skeletons import COCO
 
-Rng = np.random.Generator
 Points = dict[str, np.ndarray]  # name -> (3,)
-Color = np.ndarray  # (3,) RGB, 0..255
 
 # --- pose: angles -----------------------------------------------------------------------------
 
@@ -196,9 +195,11 @@ class Figure(NamedTuple):
     seen_face: frozenset[str]
     stature: float  # in pixels
     origin_xy: np.ndarray = np.zeros(2)  # of the points, in the picture
+    keypoint_names: Sequence[str] = COCO.keypoint_names
 
-    def xy(self, names: Iterable[str] = COCO.keypoint_names) -> np.ndarray:
-        """(N, 2) image coordinates of points."""
+    def xy(self, names: Iterable[str] | None = None) -> np.ndarray:
+        """(N, 2) image coordinates of points, by default the keypoints."""
+        names = self.keypoint_names if names is None else names
         return self.origin_xy + self.stature * np.array([self.points[name][:2] for name in names])
 
 
@@ -211,11 +212,6 @@ def sample_figure(rng: Rng, pose: Pose, stature: float) -> Figure:
         name for name, limit in FACE_LIMITS.items() if depth_in_head[name] > limit * lengths["head"]
     )
     return Figure(points, dress(rng, points, lengths["head"], seen_face), seen_face, stature)
-
-
-def sample_color(rng: Rng) -> np.ndarray:
-    gray, tint = rng.uniform(0, 255), rng.uniform(0, 255, 3)
-    return gray + rng.random() * (tint - gray)
 
 
 def dress(rng: Rng, points: Points, head: float, seen_face: frozenset[str]) -> list[Part]:

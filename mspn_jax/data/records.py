@@ -1,7 +1,8 @@
 """The records made of a split on first use: a TFDS data set of array_record files.
 
 One record a picture: its encoded bytes, and the people in it that can be learnt from. The records'
-name holds a hash of the json, so that another json makes other records; later runs only open them.
+name holds a hash of the json and of the keypoints' names, so that another json makes other records;
+later runs only open them.
 """
 
 import contextlib
@@ -155,7 +156,8 @@ def open_records(
     """
     folder = pathlib.Path(root) / split
     annotations = annotation_file(root, split)
-    digest = hashlib.blake2b(annotations.read_bytes(), digest_size=4).hexdigest()
+    names = "\n".join(skeleton.keypoint_names).encode()
+    digest = hashlib.blake2b(annotations.read_bytes() + names, digest_size=4).hexdigest()
     chosen = f"first{first_people}" if first_people else "people" if only_with_people else "all"
     name = f"{split}-{skeleton.name}-{chosen}-{digest}"
     data_dir = _records_dir(root, records_dir)
@@ -167,6 +169,8 @@ def open_records(
             pictures = read_pictures(root, split, skeleton, first_people)
             if only_with_people:
                 pictures = [picture for picture in pictures if len(picture.annotation_ids)]
+                if not pictures:
+                    raise DataError(f"{annotations}: nobody in it to learn from: no annotations")
             num_bytes = _check_files(folder, pictures, data_dir)
             for leftover in path.parent.glob("*incomplete*"):
                 shutil.rmtree(leftover)

@@ -1,0 +1,181 @@
+"""The commands of the README and of docs/ are the programs' own, and the marked ones are run.
+
+Each command in a block of shell is taken apart: flags, config keys and their values, config files,
+make's targets and pip's extras must exist. A block after the comment
+
+    <!-- tests run this with: --flag=value ... -->
+
+is one command, and is run, with these flags after its own; the blocks of a page in their order, in
+one folder.
+"""
+
+import collections
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+
+import cv2
+import numpy as np
+import pytest
+
+HERE = pathlib.Path(__file__).parents[1]
+PAGES = [HERE / "README.md", *sorted((HERE / "docs").glob("*.md"))]
+PROGRAMS = sorted(path.stem for path in HERE.glob("*.py"))  # with absl's flags
+OTHER_COMMANDS = {"curl", "mkdir", "cd", "unzip", "rm", "export", "git"}
+BLOCK = re.compile(
+    r"^(?:<!-- tests run this with: (?P<extra>.*?) -->\n)?```sh\n(?P<text>.*?)^```",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The commands of a block of shell, as words; lines and their parts joined by && one by one."""
+    lines = text.replace("\\\n", " ").splitlines()
+    words = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
+    return [[w for w in command if w not in "()"] for command in words if command]
+
+
+def inline_commands(text: str) -> list[list[str]]:
+    """Commands within a line, but for those with placeholders in capitals or brackets."""
+    found = re.findall(r"`(python [^`]*)`", text)
+    return [shlex.split(c) for c in found if not re.search(r"\b[A-Z]+\b|\[", c)]
+
+
+def all_commands() -> list[tuple[str, list[str]]]:
+    """(page, words) of every command."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for block in BLOCK.finditer(text):
+            found += [(page.name, words) for words in commands_of(block["text"])]
+        found += [(page.name, words) for words in inline_commands(text)]
+    return found
+
+
+def test_every_command_is_of_a_kind_that_is_checked():
+    kinds = {*OTHER_COMMANDS, "python", "make", "pip"}
+    assert [c for c in all_commands() if c[1][0].lstrip("(") not in kinds] == []
+    assert len([c for c in all_commands() if c[1][0] == "python"]) > 10
+
+
+def arguments_of(program: str) -> list[tuple[str, list[str]]]:
+    return [(page, w[2:]) for page, w in all_commands() if w[:2] == ["python", f"{program}.py"]]
+
+
+# absl checks the flags and ml_collections the config's keys, in a process that ends before main.
+CHECK = """
+import importlib, json, os, sys
+from mspn_jax import program
+name, commands = json.loads(sys.stdin.read())
+importlib.import_module(name)
+for i, arguments in enumerate(commands):
+    if os.fork() == 0:
+        sys.argv = [f"{name}.py", *arguments, "--only_check_args"]
+        program.run(lambda: None)
+    if os.wait()[1]:
+        print(i)
+"""
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_flags_and_config_keys_are_the_programs_own(program):
+    given = arguments_of(program)
+    assert given, f"no page shows {program}.py"
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK], input=json.dumps([program, [a for _, a in given]]),
+        text=True, capture_output=True, cwd=HERE, env=os.environ | {"PYTHONPATH": str(HERE)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    refused = [given[int(i)] for i in done.stdout.split()]
+    assert not refused, f"{refused}\n{done.stderr}"
+
+
+def test_flags_of_modules_and_scripts_are_in_their_help():
+    flags = collections.defaultdict(set)
+    for _, words in all_commands():
+        if words[0] == "python" and pathlib.Path(words[1]).stem not in PROGRAMS:
+            target = words[1:3] if words[1] == "-m" else words[1:2]
+            rest = words[1 + len(target) :]
+            flags[tuple(target)] |= {w.partition("=")[0] for w in rest if w.startswith("--")}
+    assert flags
+    for target, used in flags.items():
+        said = subprocess.run(
+            [sys.executable, *target, "--help"], capture_output=True, text=True, cwd=HERE,
+            env=os.environ | {"PYTHONPATH": str(HERE)},
+        ).stdout  # fmt: skip
+        assert used <= set(re.findall(r"--\w+", said)), target
+
+
+def test_targets_of_make_and_extras_of_pip_exist():
+    targets = set(re.findall(r"^(\w+):", (HERE / "Makefile").read_text(), re.MULTILINE))
+    project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
+    for page, words in all_commands():
+        if words[0] == "make":
+            assert {w for w in words[1:] if "=" not in w} <= targets, page
+        if words[0] == "pip":
+            extras = {e for w in words for e in re.findall(r"\.\[(.*)\]", w)}
+            assert extras <= set(project["optional-dependencies"]), page
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "tests run this" in p.read_text()], ids=str)
+@pytest.mark.slow
+def test_the_marked_commands_of_a_page_run_in_their_order(page, tmp_path):
+    for name in ("configs", *(f"{program}.py" for program in PROGRAMS)):
+        (tmp_path / name).symlink_to(HERE / name)
+    for block in BLOCK.finditer(page.read_text()):
+        if block["extra"]:
+            ((_, *arguments),) = commands_of(block["text"])
+            done = subprocess.run(
+                [sys.executable, *arguments, *shlex.split(block["extra"])],
+                capture_output=True, text=True, cwd=tmp_path,
+                env=os.environ | {"PYTHONPATH": str(HERE)},
+            )  # fmt: skip
+            assert done.returncode == 0, f"{arguments}: {done.stderr[-2000:]}"
+
+
+def test_the_figures_are_what_the_code_draws(tmp_path):
+    subprocess.run(
+        [sys.executable, HERE / "docs" / "figures.py", "--output", tmp_path], check=True,
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+    )  # fmt: skip
+    kept, drawn = ({p.name: p for p in (folder / "figures").iterdir()} for folder in
+                   (HERE / "docs", tmp_path))  # fmt: skip
+    assert kept.keys() == drawn.keys()
+    for name, path in kept.items():
+        one, other = (cv2.imread(str(p)).astype(float) for p in (path, drawn[name]))
+        assert one.shape == other.shape, name
+        assert np.abs(one - other).mean() < 1, f"{name}: python docs/figures.py draws it anew"
+
+
+@pytest.mark.slow
+def test_the_pages_build_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocstrings", reason="pip install -e '.[docs]'")
+    pytest.importorskip("material", reason="pip install -e '.[docs]'")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        capture_output=True, text=True, cwd=HERE, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "own_data" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_end_to_end(tmp_path):
+    nbformat = pytest.importorskip("nbformat", reason="pip install -e '.[notebook]'")
+    nbclient = pytest.importorskip("nbclient", reason="pip install -e '.[notebook]'")
+    pytest.importorskip("ipykernel", reason="pip install -e '.[notebook]'")
+    notebook = nbformat.read(HERE / "notebooks" / "tour.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "strip its outputs"
+    (training,) = [c for c in notebook.cells if "range(1, 121)" in c.source]
+    training.source = training.source.replace("range(1, 121)", "range(1, 21)")  # that it runs
+    client = nbclient.NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    )
+    client.execute(env=os.environ | {"PYTHONPATH": str(HERE)})  # raises at the first cell that does
+    (last,) = [o for o in notebook.cells[-1].outputs if o.output_type == "stream"]
+    assert last.text.startswith("unexplained")

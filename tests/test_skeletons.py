@@ -1,0 +1,146 @@
+"""Skeletons from files: what they hold, what follows from their names, and each refusal."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mspn_jax import program, skeletons
+from mspn_jax.data import augment, coco
+from mspn_jax.data.coco import DataError
+from mspn_jax.program import UsageError
+from mspn_jax.skeletons import COCO, Skeleton, SkeletonError, mirror_name
+
+CAT = {
+    "name": "cat",
+    "keypoint_names": ["nose", "paw_r", "paw_l", "tail"],
+    "limbs": [["nose", "tail"], ["paw_l", "tail"]],
+    "oks_sigmas": [0.03, 0.06, 0.05, 0.1],
+    "upper_body": ["nose"],
+}
+
+
+@pytest.mark.parametrize(
+    "name, mirrored",
+    [
+        ("left_ear", "right_ear"),
+        ("ear_right", "ear_left"),
+        ("front_left_paw", "front_right_paw"),
+        ("l_eye", "r_eye"),
+        ("L_F_Paw", "R_F_Paw"),
+        ("Left-Hip", "Right-Hip"),
+        ("left_eye_right_corner", "right_eye_left_corner"),
+        ("nose", "nose"),
+        ("upright", "upright"),
+        ("tail", "tail"),
+    ],
+)
+def test_a_mirrored_name_and_back(name, mirrored):
+    assert mirror_name(name) == mirrored
+    assert mirror_name(mirrored) == name
+
+
+def test_a_file_is_read_as_it_says(tmp_path):
+    (tmp_path / "cat.json").write_text(json.dumps(CAT))
+    cat = skeletons.read(tmp_path / "cat.json")
+    assert cat.num_keypoints == 4
+    assert cat.limbs == ((0, 3), (2, 3))
+    assert cat.oks_sigmas == (0.03, 0.06, 0.05, 0.1)
+    assert cat.flip_permutation.tolist() == [0, 2, 1, 3]
+    assert cat.is_upper_body.tolist() == [True, False, False, False]
+    assert cat.sides == ("middle", "right", "left", "middle")
+    assert Skeleton.from_json(json.loads(json.dumps(cat.to_json()))) == cat
+    assert program.skeleton_named(str(tmp_path / "cat.json")) == cat
+
+
+def test_cocos_own_survives_the_way_through_json():
+    assert Skeleton.from_json(json.loads(json.dumps(COCO.to_json()))) == COCO
+
+
+FAULTS = {
+    "lacks keypoint_names. It holds": lambda s: s.pop("keypoint_names"),
+    "needs 4 oks_sigmas above 0, one a keypoint, and has \\[\\]": lambda s: s.pop("oks_sigmas"),
+    "does not know flip_pairs": lambda s: s.update(flip_pairs=[[1, 2]]),
+    "needs 4 oks_sigmas above 0": lambda s: s["oks_sigmas"].pop(),
+    "one a keypoint, and has \\[0.0": lambda s: s["oks_sigmas"].__setitem__(0, 0),
+    "limbs to ear, which": lambda s: s["limbs"].append(["nose", "ear"]),
+    "limbs to 1, 4, which": lambda s: s["limbs"].append([1, 4]),
+    "a limb is a pair": lambda s: s["limbs"].append(["nose", "tail", "paw_l"]),
+    "lacks paw_l, the mirror image": lambda s: s.update(
+        keypoint_names=["nose", "paw_r", "paw", "tail"], limbs=[]
+    ),
+    "names nose twice": lambda s: s["keypoint_names"].__setitem__(3, "nose")
+    or s.update(limbs=[]),
+    "has ear in upper_body": lambda s: s.update(upper_body=["ear"]),
+    "needs a name of letters": lambda s: s.update(name="my/cat"),
+    "must be a list of names": lambda s: s.update(keypoint_names=[1, 2]),
+    "must be a list of numbers": lambda s: s.update(oks_sigmas=["a"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_a_skeleton_that_contradicts_itself_is_one_clear_line(tmp_path, message):
+    content = json.loads(json.dumps(CAT))
+    FAULTS[message](content)
+    path = tmp_path / "cat.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(SkeletonError, match=message) as error:
+        skeletons.read(path)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_what_is_no_skeleton_file_at_all(tmp_path):
+    with pytest.raises(UsageError, match=r"neither one of coco, nor a file"):
+        program.skeleton_named("dog")
+    (tmp_path / "dog.json").write_text("[")
+    with pytest.raises(SkeletonError, match=r"dog.json: not json"):
+        skeletons.read(tmp_path / "dog.json")
+    (tmp_path / "dog.json").write_text("[]")
+    with pytest.raises(SkeletonError, match="a json object is needed"):
+        skeletons.read(tmp_path / "dog.json")
+
+
+def test_without_an_upper_body_there_are_no_halves():
+    settings = augment.Settings(half_body_probability=1, half_body_min_keypoints=2)
+    visibility, permutation = np.full(4, 2.0), np.arange(4)
+
+    def halves(is_upper_body):
+        return [
+            augment.draw(np.random.default_rng(i), visibility, is_upper_body, permutation, settings)
+            for i in range(9)
+        ]
+
+    assert all(drawn.half_body is None for drawn in halves(np.zeros(4, bool)))
+    assert all(drawn.half_body is not None for drawn in halves(np.arange(4) < 2))
+
+
+# -------------------------------------------------------------- the category with the keypoints
+
+CATS = Skeleton.from_json(CAT)
+PERSON_CATEGORY = {"id": 1, "name": "person", "keypoints": list(COCO.keypoint_names)}
+CAT_CATEGORY = {"id": 17, "name": "cat", "keypoints": CAT["keypoint_names"]}
+
+
+@pytest.mark.parametrize(
+    "categories, expected",
+    [
+        ([CAT_CATEGORY], 17),
+        ([PERSON_CATEGORY, CAT_CATEGORY], 17),
+        ([{"id": 1, "name": "person"}, CAT_CATEGORY], 17),
+        ([{"id": 5, "name": "cat"}], 5),  # it names no keypoints
+        ([{"id": 3, "name": "car"}, {"id": 1, "name": "person"}], 1),  # COCO's test-dev
+        ([], 1),
+    ],
+)
+def test_the_category_is_the_one_with_the_skeletons_keypoints(categories, expected):
+    assert coco.keypoint_category({"categories": categories}, "a.json", CATS) == expected
+
+
+def test_another_order_or_other_keypoints_are_refused():
+    names = ["nose", "paw_l", "paw_r", "tail"]
+    with pytest.raises(DataError, match="another order: keypoint 1 is paw_l here and paw_r there"):
+        coco.keypoint_category({"categories": [CAT_CATEGORY | {"keypoints": names}]}, "a", CATS)
+    with pytest.raises(DataError, match="category 1 has 17 keypoints, skeleton 'cat' has 4 others"):
+        coco.keypoint_category({"categories": [PERSON_CATEGORY]}, "a.json", CATS)
+    with pytest.raises(DataError, match="a category needs an id"):
+        coco.keypoint_category({"categories": [{"name": "cat"}]}, "a.json", CATS)

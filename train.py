@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mspn_jax import convert, files, inference, optimizer, program, training
-from mspn_jax.checkpoints import Checkpoints, Description
+from mspn_jax.checkpoints import Description
 from mspn_jax.data import augment, evaluation_set, pipeline
 from mspn_jax.data.records import open_records
 from mspn_jax.draw import draw_heatmaps
@@ -26,6 +26,7 @@ from mspn_jax.folding import fold
 from mspn_jax.model import count_parameters, initial_variables
 from mspn_jax.program import UsageError
 from mspn_jax.reports import TrainingReport
+from mspn_jax.run_checkpoints import Checkpoints
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run keeps everything", required=True)

@@ -21,9 +21,9 @@ import jax
 import numpy as np
 
 from mspn_jax import inference, training
-from mspn_jax.checkpoints import Checkpoints
 from mspn_jax.model import MSPN, initial_variables
 from mspn_jax.optimizer import adam
+from mspn_jax.run_checkpoints import Checkpoints
 
 CROP_HW = (256, 192)
 STEPS_BETWEEN = 500

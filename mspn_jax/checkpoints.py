@@ -9,36 +9,35 @@ with the one step 0.
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
-import itertools
 import json
 import logging
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
-from orbax.checkpoint import checkpoint_managers
 
 from mspn_jax import files
 from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, variable_shapes
 from mspn_jax.skeletons import COCO, SKELETONS, Skeleton
 
 DESCRIPTION = "model.json"
-_VARIABLES, _TRAINING, _CHECKSUMS = "variables", "training", "checksums"
-_EVALUATION = "evaluation.json"
+VARIABLES, TRAINING, CHECKSUMS = "variables", "training", "checksums"
+EVALUATION = "evaluation.json"
 
 log = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, or of another model."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that is not what was once written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,174 +101,6 @@ class Description:
             raise CheckpointError(f"{path}: cannot be read ({error})") from None
 
 
-class Checkpoints:
-    """A folder of a run's checkpoints: the latest few and the one with the best AP are kept.
-
-    Saving goes on in the background; a step's folder appears under its name when it is whole.
-    """
-
-    def __init__(self, folder: str | os.PathLike, keep_latest: int = 2):
-        self.folder = pathlib.Path(folder).absolute()
-        self._keep_latest = keep_latest
-        self._manager = self._new_manager()
-
-    def _new_manager(self) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=_LatestAndBest(self.folder, self._keep_latest),
-                cleanup_tmp_directories=True,
-            ),
-            item_names=(_VARIABLES, _TRAINING, _CHECKSUMS),
-        )
-
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
-
-    def save(self, step: int, state: Any) -> None:
-        """Saves a training state, once what was being saved before is on disk.
-
-        Arrays go to orbax as NumPy: in a run on several machines those of a device are local to
-        their host, which orbax refuses.
-
-        Raises:
-          CheckpointError: this one or the one before cannot be written, as on a full disk.
-        """
-        if step == self.latest_step():
-            return
-        variables, training = _split(jax.device_get(state))
-        with self._told(f"step {step} cannot be saved"):
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    variables=ocp.args.StandardSave(variables),
-                    training=ocp.args.StandardSave(training),
-                    checksums=ocp.args.JsonSave(
-                        checksums({_VARIABLES: variables, _TRAINING: training})
-                    ),
-                ),
-            )
-
-    def record(self, step: int, figures: dict[str, float]) -> None:
-        """Keeps with a saved step what its evaluation gave; AP among it decides which is best."""
-        self.wait()
-        if jax.process_index() == 0:
-            files.write_json(self.folder / str(step) / _EVALUATION, figures)
-
-    def figures(self, step: int) -> dict[str, float] | None:
-        """What `record` kept with a step; None if it was not evaluated."""
-        return metrics_of(self.folder / str(step))
-
-    def restore(self, template: Any) -> Any:
-        """The state of the latest step that is whole, in the shape of `template`, as NumPy.
-
-        A damaged step is said to be so and moved out of the folder, beside which it stays.
-
-        Raises:
-          CheckpointError: no step is whole, or they are of another model or other settings.
-        """
-        while (step := self.latest_step()) is not None:
-            try:
-                return self._restore(step, template)
-            except _Damaged as error:
-                log.warning("%s; going back to the checkpoint before it", error)
-                self._set_aside(step)
-        raise CheckpointError(f"{self.folder}: none of its checkpoints is whole")
-
-    def _restore(self, step: int, template: Any) -> Any:
-        parts = dict(zip((_VARIABLES, _TRAINING), _split(template)))
-        folder = self.folder / str(step)
-        for item, tree in parts.items():
-            check_same_leaves(folder, tree, item)
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    checksums=ocp.args.JsonRestore(),
-                    **{item: ocp.args.StandardRestore(tree) for item, tree in parts.items()},
-                ),
-            )
-        except Exception as error:  # orbax, tensorstore and json each have their own
-            raise _Damaged(f"{folder}: damaged ({_first_line(error)})") from None
-        _check_sums(folder, restored[_CHECKSUMS], {item: restored[item] for item in parts})
-        return _joined(template, restored[_VARIABLES], restored[_TRAINING])
-
-    def _set_aside(self, step: int) -> None:
-        """Moves a step beside the folder of checkpoints, once every process has seen it."""
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"step {step} is damaged")
-        if jax.process_index() == 0:
-            place = self.folder.parent / f"damaged-{step}"
-            for again in itertools.count(1):
-                if not place.exists():
-                    break
-                place = place.with_name(f"damaged-{step}-{again}")
-            (self.folder / str(step)).rename(place)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"step {step} was set aside")
-        self._manager.close()
-        self._manager = self._new_manager()
-
-    def wait(self) -> None:
-        """Waits until what is being saved is on disk; CheckpointError where it cannot be."""
-        with self._told("the last step could not be saved"):
-            self._manager.wait_until_finished()
-
-    def close(self) -> None:
-        """Waits until everything is on disk, and raises CheckpointError where it cannot be."""
-        with self._told("the last step could not be saved"):
-            self._manager.close()
-
-    @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # of orbax's threads: OSError, ValueError, RuntimeError ...
-            whole = [step for step in self._manager.all_steps(read=True)]
-            left = f"the last whole one is step {max(whole)}" if whole else "none is whole yet"
-            raise CheckpointError(f"{self.folder}: {what}: {_first_line(error)}; {left}") from None
-
-
-@dataclasses.dataclass
-class _LatestAndBest(checkpoint_managers.preservation_policy.PreservationPolicy):
-    """Orbax's question after each saving: which of these steps are to stay?"""
-
-    folder: pathlib.Path
-    keep_latest: int
-
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = set(steps[-self.keep_latest :])
-        if steps:
-            best = _best([self.folder / str(step) for step in steps])
-            kept |= {int(best.name)} if metrics_of(best) else set()
-        return [step in kept for step in steps]
-
-
-class _Damaged(CheckpointError):
-    """A checkpoint that is not what was once written."""
-
-
-def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A training state as (what inference needs, the rest).
-
-    With averaged parameters inference takes those, and the others go with the rest.
-    """
-    rest = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    variables = state.variables
-    averaged = rest.pop("ema_params") is not None
-    del rest["batch_stats"]
-    if not averaged:
-        del rest["params"]
-    return variables, jax.tree.map(np.asarray, rest)
-
-
-def _joined(template: Any, variables: dict[str, Any], rest: dict[str, Any]) -> Any:
-    """The inverse of `_split`."""
-    averaged = {} if template.ema_params is None else {"ema_params": variables["params"]}
-    return template.replace(**(variables | rest | averaged))
-
-
 def save_variables(folder: str | os.PathLike, description: Description, variables: Any) -> None:
     """Writes weights alone, as step 0 of a new folder of checkpoints."""
     # Orbax would copy all arrays, so that they can change while it writes, and gather 2 GiB before
@@ -280,10 +111,10 @@ def save_variables(folder: str | os.PathLike, description: Description, variable
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=handlers)
     variables = jax.device_get(variables)
     item = ocp.args.PyTreeSave(variables, ocdbt_target_data_file_size=1 << 24)
-    sums = ocp.args.JsonSave(checksums({_VARIABLES: variables}))
+    sums = ocp.args.JsonSave(checksums({VARIABLES: variables}))
     path = pathlib.Path(folder).absolute()
     with ocp.CheckpointManager(
-        path, item_handlers={_VARIABLES: handler, _CHECKSUMS: ocp.JsonCheckpointHandler()}
+        path, item_handlers={VARIABLES: handler, CHECKSUMS: ocp.JsonCheckpointHandler()}
     ) as manager:
         manager.save(0, args=ocp.args.Composite(variables=item, checksums=sums))
     description.write(folder)
@@ -311,13 +142,13 @@ def find(checkpoint: str | os.PathLike) -> tuple[pathlib.Path, Description]:
             f" checkpoints/, or convert.py's output is needed (none has {DESCRIPTION})"
         )
     description = Description.read(folder)
-    steps = [p for p in folder.iterdir() if p.name.isdecimal() and (p / _VARIABLES).is_dir()]
+    steps = [p for p in folder.iterdir() if p.name.isdecimal() and (p / VARIABLES).is_dir()]
     if not steps:
         raise CheckpointError(f"{folder}: no checkpoint was saved there yet")
-    return _best(steps), description
+    return best_of(steps), description
 
 
-def _best(steps: list[pathlib.Path]) -> pathlib.Path:
+def best_of(steps: list[pathlib.Path]) -> pathlib.Path:
     """The folder of the step with the best AP, the latest of equals or if none was evaluated."""
     return max(steps, key=lambda step: ((metrics_of(step) or {}).get("AP", -2.0), int(step.name)))
 
@@ -325,7 +156,7 @@ def _best(steps: list[pathlib.Path]) -> pathlib.Path:
 def metrics_of(step: pathlib.Path) -> dict[str, float] | None:
     """COCO's figures of a step's folder, as `Checkpoints.record` kept them; None without."""
     try:
-        return json.loads((step / _EVALUATION).read_text())
+        return json.loads((step / EVALUATION).read_text())
     except (OSError, ValueError):
         return None
 
@@ -339,15 +170,15 @@ def load(checkpoint: str | os.PathLike) -> tuple[Description, Any, pathlib.Path]
     step, description = find(checkpoint)
     shapes = variable_shapes(description.new_model())
     template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    check_same_leaves(step, template, _VARIABLES)
+    check_same_leaves(step, template, VARIABLES)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            variables = checkpointer.restore(step / _VARIABLES, template)
+            variables = checkpointer.restore(step / VARIABLES, template)
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-            sums = checkpointer.restore(step / _CHECKSUMS)
+            sums = checkpointer.restore(step / CHECKSUMS)
     except Exception as error:
-        raise _Damaged(f"{step}: damaged ({_first_line(error)})") from None
-    _check_sums(step, sums, {_VARIABLES: variables})
+        raise DamagedCheckpointError(f"{step}: damaged ({first_line(error)})") from None
+    check_sums(step, sums, {VARIABLES: variables})
     return description, variables, step
 
 
@@ -357,7 +188,9 @@ def check_same_leaves(step: pathlib.Path, tree: Any, item: str) -> None:
         with ocp.StandardCheckpointer() as checkpointer:
             saved_tree = checkpointer.metadata(step / item).item_metadata.tree
     except Exception as error:
-        raise _Damaged(f"{step}: damaged, or not a checkpoint ({_first_line(error)})") from None
+        raise DamagedCheckpointError(
+            f"{step}: damaged, or not a checkpoint ({first_line(error)})"
+        ) from None
     saved, expected = (
         {name: tuple(leaf.shape) for name, leaf in _named_leaves(each)}
         for each in (saved_tree, tree)
@@ -365,7 +198,7 @@ def check_same_leaves(step: pathlib.Path, tree: Any, item: str) -> None:
     if saved != expected:
         names = sorted(name for name in saved | expected if saved.get(name) != expected.get(name))
         name = names[0]
-        other = {_VARIABLES: "of another model", _TRAINING: "trained with other settings"}[item]
+        other = {VARIABLES: "of another model", TRAINING: "trained with other settings"}[item]
         raise CheckpointError(
             f"{step}: {other}: {len(names)} arrays differ, first {name}:"
             f" {saved.get(name, 'none')} saved, {expected.get(name, 'none')} expected"
@@ -380,10 +213,10 @@ def checksums(tree: Any) -> dict[str, int]:
         return dict(zip((name for name, _ in named), sums))
 
 
-def _check_sums(step: pathlib.Path, saved: dict[str, int], tree: Any) -> None:
+def check_sums(step: pathlib.Path, saved: dict[str, int], tree: Any) -> None:
     wrong = [name for name, value in checksums(tree).items() if saved.get(name) != value]
     if wrong:
-        raise _Damaged(
+        raise DamagedCheckpointError(
             f"{step}: damaged: {len(wrong)} arrays are not as they were saved, first {wrong[0]}"
         )
 
@@ -395,5 +228,5 @@ def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:300] or type(error).__name__

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from mspn_jax import checkpoints, program, training
-from mspn_jax.checkpoints import CheckpointError, Checkpoints, Description
+from mspn_jax.checkpoints import CheckpointError, Description
 from mspn_jax.model import MSPN, initial_variables
 from mspn_jax.optimizer import adam
 from mspn_jax.program import UsageError
+from mspn_jax.run_checkpoints import Checkpoints
 from mspn_jax.skeletons import COCO, Skeleton
 
 TINY = dict(

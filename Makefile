@@ -21,7 +21,7 @@ quickstart: $(VENV)/installed
 	@echo "Next, real pictures: docs/coco.md"
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

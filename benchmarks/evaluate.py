@@ -28,7 +28,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
 from benchmarks.workload import Network, new_network, predict_heatmaps
-from mspn_jax import evaluation, geometry, heatmaps, inference
+from mspn_jax import evaluation, files, geometry, heatmaps, inference
 from mspn_jax.data import evaluation_set, synthetic
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.pipeline import cut
@@ -90,7 +90,7 @@ def whole(network, dataset: EvaluationSet, args, report: Report, scratch: pathli
             estimate, variables, dataset, COCO, crop_hw=network.crop_hw, batch_size=batch_size,
             padding=PADDING, num_threads=args.threads,
         )  # fmt: skip
-        evaluation.write_json(scratch / "results.json", results)
+        files.write_json(scratch / "results.json", results)
 
     def network_alone() -> None:
         for _ in range(-(-len(dataset.boxes) // batch_size)):
@@ -199,7 +199,7 @@ def one_pass(
         "results", evaluation.coco_results, boxes.image_ids, boxes.boxes_xyxy, boxes.scores,
         keypoints_image_xy, keypoint_scores, size_wh.prod(-1), COCO,
     )  # fmt: skip
-    clock("json", evaluation.write_json, scratch / "results.json", results)
+    clock("json", files.write_json, scratch / "results.json", results)
     if dataset.has_annotations:
         clock("COCOeval", evaluation.coco_metrics, dataset.annotation_file, results, COCO)
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
-from benchmarks.workload import Network, new_network, predict_heatmaps
+from benchmarks.workload import Network, folded, new_network, predict_heatmaps
 from mspn_jax import evaluation, files, geometry, heatmaps, inference
 from mspn_jax.data import evaluation_set, synthetic
 from mspn_jax.data.evaluation_set import EvaluationSet
@@ -71,7 +71,7 @@ def main() -> None:
             f" ({len(dataset.boxes) / pictures:.1f} a picture),"
             f" {'with' if args.flip_test else 'without'} flip test"
         )
-        network = new_network(args.stages, args.dtype, args.quick)
+        network = folded(new_network(args.stages, args.dtype, args.quick))
         whole(network, dataset, args, report, pathlib.Path(scratch))
         by_part(network, dataset, args, report, pathlib.Path(scratch))
 

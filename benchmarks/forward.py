@@ -25,7 +25,7 @@ from benchmarks.compiled import compiled
 from benchmarks.peaks import Yardstick
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
-from benchmarks.workload import Network, new_network, predict_heatmaps, random_crops
+from benchmarks.workload import Network, folded, new_network, predict_heatmaps, random_crops
 from mspn_jax import inference
 from mspn_jax.skeletons import COCO
 
@@ -57,6 +57,7 @@ def measure(
     num_devices = jax.local_device_count()
     crops = random_crops(batch_size * num_devices, network.crop_hw)
     dealt = crops.reshape(num_devices, batch_size, *crops.shape[1:])
+    network = folded(network)
     variables = inference.to_devices(network.variables)
 
     def maps_on_one(variables: Any, crops: Any) -> Any:

@@ -24,10 +24,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from benchmarks.compiled import Program, compiled
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
-from benchmarks.workload import new_adam, new_network, new_state, random_batch
+from benchmarks.workload import folded, new_adam, new_network, new_state, random_batch
 from mspn_jax import evaluation, inference, training
 from mspn_jax.data import evaluation_set, pipeline, synthetic
 from mspn_jax.data.records import open_records
+from mspn_jax.folding import fold
 from mspn_jax.skeletons import COCO
 
 KINDS = ("step", "forward")
@@ -101,6 +102,7 @@ def ready(kind: str, case: Case, args: argparse.Namespace) -> tuple[Program, Cal
     dealt = {k: v.reshape(case.devices, case.batch, *v.shape[1:]) for k, v in vars(batch).items()}
 
     if kind == "forward":  # inference.estimate_on_devices, on some of them
+        network = folded(network)
         variables = jax.device_put(network.variables, everywhere)
 
         def on_one(variables: Any, crops: Any) -> Any:
@@ -144,7 +146,8 @@ def compilations(num_steps: int = 6) -> int:
         records = open_records(root, "train2017", COCO, only_with_people=True)
         validation = evaluation_set.open_split(root, "val2017", COCO)
         step = training.on_all_devices(training.train_step(network.model, new_adam()))
-        estimate = inference.estimate_on_devices(network.model, COCO.flip_permutation)
+        model = network.model.clone(folded=True)
+        estimate = inference.estimate_on_devices(model, COCO.flip_permutation)
         batches = pipeline.training_batches(
             records, COCO, crop_hw=network.crop_hw, batch_size=batch_size
         )
@@ -152,9 +155,8 @@ def compilations(num_steps: int = 6) -> int:
         for i in range(num_steps):
             state, _ = step(state, training.on_this_process(next(batches)))
             if i in (0, num_steps - 1):
-                variables = {"params": state.params, "batch_stats": state.batch_stats}
                 evaluation.evaluate(
-                    estimate, variables, validation, COCO, crop_hw=network.crop_hw,
+                    estimate, fold(state.variables), validation, COCO, crop_hw=network.crop_hw,
                     batch_size=batch_size, padding=1.25,
                 )  # fmt: skip
             if i == 0:

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mspn_jax import heatmaps, inference, optimizer, training
+from mspn_jax import inference, optimizer, training
 from mspn_jax.data.pipeline import TrainingBatch
-from mspn_jax.model import MSPN, initial_variables, normalise
+from mspn_jax.folding import for_inference
+from mspn_jax.model import MSPN, initial_variables
 from mspn_jax.skeletons import COCO
 
 CROP_HW = (256, 192)
@@ -62,15 +63,14 @@ def random_batch(batch_size: int, crop_hw: tuple[int, int]) -> TrainingBatch:
     )
 
 
+def folded(network: Network) -> Network:
+    """As it is evaluated: with batch norm folded, and without what `predict` does not use."""
+    return Network(*for_inference(network.model, network.variables), network.crop_hw)
+
+
 def predict_heatmaps(model: MSPN, variables: Any, crops: Any, flip_test: bool) -> Any:
     """`inference.estimate` without its last step, the decoding: crops -> (B, h, w, K)."""
-    batch_size = crops.shape[0]
-    if flip_test:
-        crops = jnp.concatenate([crops, crops[:, :, ::-1]])
-    maps: Any = model.apply(variables, normalise(crops), method="predict")
-    if flip_test:
-        maps = heatmaps.merge_flipped(maps[:batch_size], maps[batch_size:], COCO.flip_permutation)
-    return maps
+    return inference.predict_heatmaps(model, variables, crops, COCO.flip_permutation, flip_test)
 
 
 def new_state(network: Network) -> training.TrainState:

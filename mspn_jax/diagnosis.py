@@ -198,7 +198,7 @@ def diagnose(results: list[dict[str, Any]], people: People, skeleton: Skeleton) 
     return Diagnosis(nearest, match, oks_of, closest, similarities, errors_px, kinds)
 
 
-def _rows_by_picture(image_ids: Int[Array, "N"]) -> dict[int, Int[Array, "n"]]:
+def _rows_by_picture(image_ids: Int[Array, "N"]) -> dict[int, Int[Array, "N"]]:
     order = np.argsort(image_ids, kind="stable")
     ids, starts = np.unique(image_ids[order], return_index=True)
     return dict(zip(ids.tolist(), np.split(order, starts[1:])))

@@ -110,7 +110,7 @@ def _draw_half_body(labelled, is_upper_body, chance, prefer_upper, settings: Set
     return upper if enough_upper else lower if enough_lower else None
 
 
-def _truncated_normal(rng: np.random.Generator, count: int) -> Float[Array, "count"]:
+def _truncated_normal(rng: np.random.Generator, count: int) -> Float[Array, "N"]:
     """Standard normals, drawn again until they lie in [-1, 1]."""
     values = rng.standard_normal(count)
     while (outside := np.abs(values) > 1).any():

@@ -135,3 +135,9 @@ def test_scale(tmp_path):
     two_devices = next(row for row in rows if row.get("devices") == 2)
     assert two_devices["operations_over_first"] == pytest.approx(2, rel=1e-5)
     assert rows[-1] == {"programs_compiled_after_the_first_step_and_evaluation": 0}
+
+
+def test_predict(tmp_path):
+    rows = run("predict.py", "--people", 1, 3, "--json", tmp_path / "figures")
+    assert [row["people"] for row in rows] == [1, 3]
+    assert all(row["one_by_one_over_together"]["median"] > 0 for row in rows)

@@ -1,0 +1,79 @@
+"""How long a picture takes: Predictor, from a JPEG's bytes and boxes to keypoints in the picture.
+
+    python benchmarks/predict.py [--stages 1] [--people 1 5 30] [--dtype float32]
+
+The picture is decoded once and all its people go to the device together. The alternative, run in
+turn, is to call it once for each person, as programs do that were written for one.
+"""
+
+import pathlib
+import sys
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from benchmarks.report import Report, new_parser
+from benchmarks.timing import in_turn, ratio, spread
+from benchmarks.workload import new_network
+from mspn_jax import Predictor
+from mspn_jax.checkpoints import Description
+from mspn_jax.data.records import decode_picture
+from mspn_jax.skeletons import COCO
+
+PICTURE_HW = (480, 640)
+
+
+def main() -> None:
+    parser = new_parser(__doc__)
+    parser.add_argument("--stages", type=int, nargs="+", default=[1], help="1 to 4")
+    parser.add_argument("--people", type=int, nargs="+", default=[1, 5, 30], help="in the picture")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--no_flip_test", action="store_true")
+    args = parser.parse_args()
+
+    report = Report(args.json)
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 256, (24, 32, 3), np.uint8), PICTURE_HW[::-1])
+    jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+    for num_stages in args.stages:
+        network = new_network(num_stages, args.dtype, args.quick)
+        model = {
+            name: getattr(network.model, name)
+            for name in ("num_stages", "num_keypoints", "blocks_per_unit", "stem_channels",
+                         "unit_channels")
+        }  # fmt: skip
+        predictor = Predictor(
+            Description("random", model, COCO, network.crop_hw), network.variables,
+            not args.no_flip_test, dtype=jnp.dtype(args.dtype),
+        )  # fmt: skip
+        for count in args.people:
+            height, width = PICTURE_HW
+            boxes_xywh = np.column_stack(
+                [rng.uniform(0, width / 2, count), rng.uniform(0, height / 2, count),
+                 rng.uniform(40, width / 2, count), rng.uniform(80, height / 2, count)]
+            )  # fmt: skip
+
+            def together(boxes_xywh=boxes_xywh, predictor=predictor) -> None:
+                predictor(decode_picture(jpeg), boxes_xywh)
+
+            def one_by_one(boxes_xywh=boxes_xywh, predictor=predictor) -> None:
+                for box_xywh in boxes_xywh:
+                    predictor(decode_picture(jpeg), box_xywh[None])
+
+            seconds = in_turn({"together": together, "one by one": one_by_one}, args.repeats)
+            report.row(
+                stages=num_stages,
+                people=count,
+                flip_test="no" if args.no_flip_test else "yes",
+                dtype=args.dtype,
+                milliseconds_a_picture=spread([1000 * t for t in seconds["together"]]),
+                people_per_s=spread([count / t for t in seconds["together"]]),
+                one_by_one_over_together=ratio(seconds["one by one"], seconds["together"]),
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from mspn_jax import checkpoints, torch_checkpoint
+from mspn_jax import checkpoints, files, torch_checkpoint
 from mspn_jax.model import variable_shapes
 from mspn_jax.torch_names import (
     Architecture,
@@ -122,7 +122,9 @@ def _place(
         else:
             with np.errstate(over="ignore"):
                 tensor = tensor.astype(np.float32, copy=False)
-            if np.isfinite(tensor).all():
+            finite = np.isfinite(tensor).all()
+            files.release(state_dict[name])
+            if finite:
                 return tensor
             problems["not finite"].append(name)
         return None

@@ -1,10 +1,14 @@
-"""Files that are written whole or not at all, whenever the program is killed."""
+"""Files that are written whole or not at all, whenever the program is killed; and files too large
+to be in memory."""
 
 import json
+import mmap
 import os
 import pathlib
 import tempfile
 from typing import Any
+
+import numpy as np
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -27,3 +31,21 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, content: Any, indent: int | None = None) -> None:
     """Likewise with json; TypeError for what it cannot hold."""
     write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def release(array: np.ndarray) -> None:
+    """Gives back the memory of a file that a large array is a window into, and the array stays.
+
+    The system still has what was read, but it no longer counts as this process's memory. Any other
+    array, also a window that can be written to, is left alone.
+    """
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if (
+        isinstance(owner, mmap.mmap)
+        and array.nbytes >= 1 << 20  # small ones would cost a system call each
+        and memoryview(owner).readonly
+        and hasattr(mmap, "MADV_DONTNEED")
+    ):
+        owner.madvise(mmap.MADV_DONTNEED)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from mspn_jax import files
 from mspn_jax.torch_pickle import AGAIN, Foreign, Storage, Tensor, TorchFileError, require, unpickle
 
 # By the names of torch, of torch's storage classes and of safetensors.
@@ -60,7 +61,7 @@ class _Contents(NamedTuple):
     big_endian: bool = False
 
 
-def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read(path: str | os.PathLike, copy: bool = True) -> dict[str, np.ndarray]:
     """Reads the state dict out of a `.pth` or `.pt` file in either of torch's layouts, or of a
     `.safetensors` file.
 
@@ -69,7 +70,9 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     with is taken off.
 
     Returns: name -> array in torch's shape and dtype, contiguous and writable, each with memory of
-    its own, also where torch shared it. bfloat16 is `ml_dtypes.bfloat16`.
+    its own, also where torch shared it. bfloat16 is `ml_dtypes.bfloat16`. Without `copy` they are
+    windows into the file, which then must stay as it is: read-only, perhaps not contiguous, and in
+    memory no longer than until `files.release` (bool and big-endian ones are copies still).
 
     Raises: TorchFileError, a ValueError, if the file is missing, damaged, of another kind, or
     holds anything but tensors (or None) in its state dict.
@@ -89,12 +92,12 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
                 f"has {_quoted(name)} far larger than "
                 "the file: save it with `.clone()`, or distrust it",
             )
-            arrays[name] = np.array(view, order="C")
-            _release(data, view.nbytes)
             if contents.big_endian:
-                arrays[name].byteswap(inplace=True)
+                view = view.byteswap()
             if view.dtype == bool:  # any byte but 0 is true to torch; NumPy wants a 1
-                arrays[name] = arrays[name].view(np.uint8) != 0
+                view = view.view(np.uint8) != 0
+            arrays[name] = np.array(view, order="C") if copy else view
+            files.release(view)
         require(arrays, "holds no tensors: save `model.state_dict()`")
         if all(name.startswith("module.") for name in arrays):
             arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
@@ -161,13 +164,6 @@ def _mapped(path: str | os.PathLike) -> Iterator[mmap.mmap]:
         struct.error,
     ) as error:
         raise TorchFileError(f"{path}: is damaged: {AGAIN}") from error
-
-
-def _release(data: mmap.mmap, num_bytes: int) -> None:
-    """Once much was read, gives its pages back: the system has them still, but they would count as
-    this process's memory beside the arrays made from them."""
-    if num_bytes >= 1 << 20 and hasattr(mmap, "MADV_DONTNEED"):
-        data.madvise(mmap.MADV_DONTNEED)
 
 
 def _quoted(text: str) -> str:
@@ -257,12 +253,13 @@ def _zip_records(data: mmap.mmap) -> dict[str, range]:
         f"is a zip with overlaps: {AGAIN}",
     )
     for name, where in records.items():
+        record = np.ndarray(len(where), np.uint8, data, where.start)
         # torch writes a sum of 0 where it was told not to compute any.
         require(
-            sums[name] in (0, zlib.crc32(memoryview(data)[where.start : where.stop])),
+            sums[name] in (0, zlib.crc32(record)),
             f"has a wrong checksum for {_quoted(name)}: {AGAIN}",
         )
-        _release(data, len(where))
+        files.release(record)
     return records
 
 

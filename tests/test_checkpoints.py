@@ -7,9 +7,11 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import zlib
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from mspn_jax import checkpoints, program, training
@@ -119,6 +121,32 @@ def test_weights_alone_are_a_checkpoint_too(tmp_path):
     assert_same(loaded, variables)
     model = description.new_model()
     assert model.blocks_per_unit == (1, 1, 1, 1)
+
+
+def test_arrays_are_written_batch_after_batch(tmp_path, monkeypatch):
+    begun, handler = [], checkpoints.ocp.type_handlers.NumpyHandler
+    write = handler._background_serialize
+
+    async def noted(self, values, infos, args):
+        begun.append([value.nbytes for value in values])
+        await write(self, values, infos, args)
+
+    monkeypatch.setattr(handler, "_background_serialize", noted)
+    values = np.random.default_rng(0).normal(size=(6, 700, 1000)).astype(np.float32)
+    arrays = {f"array{i}": value.T for i, value in enumerate(values)} | {"small": np.float32([1])}
+    checkpoints.save_variables(tmp_path / "saved", DESCRIPTION, arrays)
+    assert len(begun) > 3 and sum(map(len, begun)) == len(arrays)
+    assert max(map(sum, begun)) < 2 * (1 << 22)
+    with ocp.StandardCheckpointer() as checkpointer:
+        loaded = checkpointer.restore(tmp_path / "saved" / "0" / "variables", arrays)
+    assert_same(loaded, arrays)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0, 3), (5, 3, 2), (600, 500)])
+def test_checksums_are_of_the_bytes_in_c_order(shape):
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    for each in (array, array.T, np.flip(array)):
+        assert checkpoints.checksums({"it": each}) == {"it": zlib.crc32(each.tobytes())}
 
 
 def test_what_is_not_a_checkpoint_is_refused(tmp_path, run):

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
@@ -114,6 +115,20 @@ def test_reads_what_torch_reads(file):
         assert arrays[name].shape == array.shape, name
         assert arrays[name].tobytes() == array.tobytes(), name
         assert arrays[name].flags.carray, f"{name} is not contiguous and writable"
+
+
+@pytest.mark.parametrize("file", EXPECTED)
+def test_windows_show_what_copies_hold_also_of_a_file_removed(file, tmp_path):
+    shutil.copy(FIXTURES / file, tmp_path)
+    arrays = read(tmp_path / file, copy=False)
+    (tmp_path / file).unlink()
+    assert sorted(arrays) == sorted(EXPECTED[file])
+    for name, array in EXPECTED[file].items():
+        assert (arrays[name].dtype, arrays[name].shape) == (array.dtype, array.shape), name
+        assert arrays[name].tobytes() == array.tobytes(), name
+    floats = [array for array in arrays.values() if array.dtype == np.float32 and array.size]
+    if "big_endian" not in file:
+        assert not any(array.flags.owndata or array.flags.writeable for array in floats)
 
 
 def test_the_fixtures_hold_what_they_are_for():

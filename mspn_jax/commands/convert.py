@@ -126,7 +126,7 @@ def from_checkpoint(source: pathlib.Path) -> tuple[Description, Any, Origin]:
 
 def from_file(source: pathlib.Path) -> tuple[Description, Any, Origin]:
     """A file in one of torch's layouts, of any kind that `convert` knows."""
-    state_dict = torch_checkpoint.read(source)
+    state_dict = torch_checkpoint.read(source, copy=_TO.value == "torch")  # which must own them
     with open(source, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     print(f"{source.name}: {source.stat().st_size:,} bytes, sha256 {sha256}")

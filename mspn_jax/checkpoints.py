@@ -10,7 +10,6 @@ with the one step 0.
 
 import concurrent.futures
 import dataclasses
-import functools
 import itertools
 import json
 import logging
@@ -229,9 +228,9 @@ def checksums(tree: Any) -> dict[str, int]:
 
 def _checksum(array: Any) -> int:
     # Part by part, as one that is transposed would be copied whole.
-    flags = ["buffered", "external_loop", "zerosize_ok"]
-    parts = np.nditer(array, flags, order="C", buffersize=1 << 18)
-    checksum = functools.reduce(lambda total, part: zlib.crc32(part, total), parts, 0)
+    array, checksum = np.asarray(array), 0
+    for start in range(0, array.size, 1 << 18):
+        checksum = zlib.crc32(array.flat[start : start + (1 << 18)], checksum)
     files.release(array)
     return checksum
 

@@ -251,4 +251,7 @@ def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
 
 
 def first_line(error: Exception) -> str:
+    """What orbax and tensorstore say at length, shortly."""
+    if "No space left" in str(error):
+        return "no space left on the disk"
     return str(error).strip().partition("\n")[0][:300] or type(error).__name__

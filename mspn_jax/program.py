@@ -76,7 +76,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _guarded(main: Callable[[], None]) -> None:
-    absl_logging.set_verbosity(absl_logging.ERROR)  # the libraries' own reports
+    # The libraries' own reports: what goes wrong in them is raised, too, and then told in a line.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    sys.unraisablehook = _report_unraisable
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
     if _COORDINATOR.value or _DISTRIBUTED.value:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -90,6 +92,13 @@ def _guarded(main: Callable[[], None]) -> None:
         if error.filename is None:
             raise
         sys.exit(f"error: {error.filename}: {os.strerror(error.errno or 0)}")
+
+
+def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    # When orbax gives up writing or reading, tensorstore's other writes still come back to the
+    # event loop that it has closed by then.
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)
 
 
 def check_batch(batch_size: int, num_parts: int = 1) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mspn_jax import torch_checkpoint
+from mspn_jax import torch_checkpoint, torch_layouts
 
 MEMORY_BYTES = 256 << 20
 NUMBERS = [0, 1, 2, 127, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62 - 1,
@@ -113,7 +113,7 @@ def reprogrammed(pickle: bytes, rng: random.Random) -> bytes:
 
 def in_zip(data: bytes, change: Callable[[bytes], bytes], rng: random.Random) -> bytes:
     """With one record changed, mostly the pickle, and its sum and lengths right."""
-    records = torch_checkpoint._zip_records(data)
+    records = torch_layouts.zip_records(data)
     pickle = next(name for name in records if name.endswith("/data.pkl"))
     changed = pickle if rng.random() < 0.9 else rng.choice(list(records))
     target = io.BytesIO()

@@ -1,101 +1,32 @@
-"""PyTorch names <-> the Flax tree, and convert.py.
+"""PyTorch names <-> the Flax tree.
 
 That mmpose 1.x names give the reference's heatmaps is test_model's; here are the other names, the
 way back, and what is refused.
 """
 
-import hashlib
-import json
-import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from test_torch_checkpoint import dict_code, storage_code, tensor_code, write_zip
+from networks import (
+    TINY,
+    assert_same,
+    golden_entries,
+    resnet_state_dict,
+    tiny_state_dict,
+    tiny_variables,
+)
+from torch_files import write_pth
 
 from conftest import golden_json, golden_npz
 from golden import recipe
 from mspn_jax import checkpoints, convert, torch_checkpoint
-from mspn_jax.data.animals import QUADRUPED
-from mspn_jax.model import MSPN, initial_variables
-from mspn_jax.skeletons import COCO
-from mspn_jax.torch_names import Architecture, ConversionError, Kind, architecture_of, kind_of
+from mspn_jax.model import MSPN
+from mspn_jax.torch_names import Architecture, ConversionError, architecture_of, kind_of
 
-HERE = pathlib.Path(__file__).parents[1]
 SEED = golden_json("meta.json")["seed"]
-TINY = Architecture(2, 5, blocks_per_unit=(2, 1, 1, 1), stem_channels=3, unit_channels=4)
-
-
-def golden_entries(num_stages: int, names: str) -> list[tuple[str, list[int]]]:
-    return golden_json(f"state_dict_{num_stages}stage.json")[names]
-
-
-def tiny_variables(architecture: Architecture = TINY, seed: int = 0) -> convert.Variables:
-    """Every leaf its own random numbers."""
-    rng = np.random.default_rng(seed)
-    shapes = initial_variables(architecture.new_model(), 0, (32, 32))
-    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
-
-
-def tiny_state_dict(kind: Kind, architecture: Architecture = TINY) -> dict[str, np.ndarray]:
-    """Of any kind, with counts, and with biases for the authors' convolutions."""
-    variables = tiny_variables(architecture)
-    bricks = list(architecture.bricks())
-    state_dict = convert.to_torch(variables)
-    for i, brick in enumerate(bricks):
-        names, new_names = brick.mmpose, brick.names(kind)
-        state_dict[f"{names.norm}.num_batches_tracked"] = np.array(100 + i)
-        for module in ("conv", "norm"):
-            prefix = getattr(names, module) + "."
-            for name in [name for name in state_dict if name.startswith(prefix)]:
-                new_name = f"{getattr(new_names, module)}.{name.removeprefix(prefix)}"
-                state_dict[new_name] = state_dict.pop(name)
-        if kind == "authors":
-            mean = state_dict[f"{new_names.norm}.running_mean"]
-            state_dict[f"{new_names.conv}.bias"] = np.linspace(-1, 1, mean.size, dtype=np.float32)
-    return state_dict
-
-
-def resnet_state_dict(blocks=(2, 1, 1, 1), stem_channels=3) -> dict[str, np.ndarray]:
-    """torchvision's names, spelled out."""
-    rng = np.random.default_rng(1)
-    state_dict = {}
-
-    def add(conv: str, norm: str, *shape: int) -> None:
-        state_dict[f"{conv}.weight"] = rng.standard_normal(shape, np.float32)
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            state_dict[f"{norm}.{name}"] = rng.standard_normal(shape[:1], np.float32)
-        state_dict[f"{norm}.num_batches_tracked"] = np.array(7)
-
-    add("conv1", "bn1", stem_channels, 3, 7, 7)
-    channels = stem_channels
-    for layer, num_blocks in enumerate(blocks):
-        width = stem_channels * 2**layer
-        for b in range(num_blocks):
-            block = f"layer{layer + 1}.{b}"
-            add(f"{block}.conv1", f"{block}.bn1", width, channels, 1, 1)
-            add(f"{block}.conv2", f"{block}.bn2", width, width, 3, 3)
-            add(f"{block}.conv3", f"{block}.bn3", 4 * width, width, 1, 1)
-            if b == 0:
-                add(f"{block}.downsample.0", f"{block}.downsample.1", 4 * width, channels, 1, 1)
-            channels = 4 * width
-    state_dict["fc.weight"] = rng.standard_normal((10, channels), np.float32)
-    state_dict["fc.bias"] = rng.standard_normal(10, np.float32)
-    return state_dict
-
-
-def assert_same(tree, expected) -> None:
-    """To the bit."""
-    assert jax.tree.structure(tree) == jax.tree.structure(expected)
-    for (path, leaf), other in zip(
-        jax.tree.leaves_with_path(tree), jax.tree.leaves(expected), strict=True
-    ):
-        assert leaf.dtype == other.dtype and leaf.shape == other.shape, path
-        assert np.array_equal(leaf, other), path
 
 
 # --- forth ----------------------------------------------------------------------------------------
@@ -345,164 +276,3 @@ def test_a_start_is_read_from_a_file_or_a_checkpoint(tmp_path):
     write_pth(file, state_dict)
     with pytest.raises(ConversionError, match=r"a\.pth: an MSPN .* 1 missing: keypoint_head"):
         convert.initial_from(file, initial)
-
-
-# --- convert.py -----------------------------------------------------------------------------------
-
-
-def write_pth(path: pathlib.Path, state_dict: dict[str, np.ndarray]) -> pathlib.Path:
-    """As torch writes it, which is not needed."""
-    program, storages = {}, {}
-    for key, (name, array) in enumerate(state_dict.items()):
-        kind = "Long" if array.dtype == np.int64 else "Float"
-        stride = tuple(step // array.itemsize for step in array.strides)
-        storage = storage_code(array.size, str(key), kind)
-        program[name] = tensor_code(array.shape, stride, storage=storage)
-        storages[str(key)] = array.tobytes()
-    return write_zip(path, dict_code(state_dict=dict_code(**program)), storages)
-
-
-def run(*arguments: object, file_blocks: int | None = None) -> subprocess.CompletedProcess:
-    """convert.py, where torch cannot be imported, and files not become longer than so much."""
-    program = (
-        "import sys, runpy; sys.modules['torch'] = None; sys.argv[0] = 'convert.py';"
-        " runpy.run_path('convert.py', run_name='__main__')"
-    )
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    if file_blocks:
-        command = ["sh", "-c", f'ulimit -f {file_blocks}; exec "$@"', "sh", *command]
-    return subprocess.run(command, capture_output=True, text=True, cwd=HERE, timeout=120)
-
-
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path, str]:
-    """A file of mmpose 1.x, what convert.py made of it, and what it said."""
-    folder = tmp_path_factory.mktemp("convert")
-    source = write_pth(folder / "tiny.pth", tiny_state_dict("mmpose 1.x"))
-    result = run("--source", source, "--output", folder / "a" / "out", "--crop_hw", "64,96")
-    assert result.returncode == 0, result.stderr
-    return source, folder / "a" / "out", result.stdout
-
-
-def test_it_says_what_it_found(converted):
-    source, output, said = converted
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    assert f"tiny.pth: {source.stat().st_size:,} bytes, sha256 {digest}" in said
-    assert "mmpose 1.x names, 468 tensors of float32 (390), int64 (78)" in said
-    assert f"an MSPN of {TINY}" in said
-    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(tiny_variables()["params"]))
-    assert f"every tensor used once: {num_parameters:,} parameters" in said
-    assert "no skeleton of 5 keypoints" in said
-    assert str(output) in said
-
-
-def test_its_output_is_a_checkpoint_of_all_that_was_in_the_file(converted):
-    source, output, _ = converted
-    description, variables, _ = checkpoints.load(output)
-    assert_same(variables, tiny_variables())
-    assert description.variant == "2xmspn_5keypoints_64x96" and description.crop_hw == (64, 96)
-    assert description.skeleton is None
-    assert description.source.startswith("tiny.pth (mmpose 1.x names, sha256 ")
-    origin = json.loads((output / "source.json").read_text())
-    assert origin["kind"] == "mmpose 1.x"
-    assert origin["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
-    assert [*origin["batches_tracked"].values()] == [*range(100, 178)]
-    assert not list(output.parent.glob(".*"))
-
-
-def test_there_and_back_by_command_is_exact_to_the_bit(converted, tmp_path):
-    source, output, _ = converted
-    result = run("--source", output, "--output", tmp_path / "back", "--to", "torch")
-    assert result.returncode == 0, result.stderr
-    assert "PyTorch is not installed: no .pth is written" in result.stdout
-    names = sorted(path.name for path in (tmp_path / "back").iterdir())
-    assert names == ["2xmspn_5keypoints_64x96.safetensors", "model.json", "source.json"]
-    back = tmp_path / "back" / "2xmspn_5keypoints_64x96.safetensors"
-    assert_same(torch_checkpoint.read(back), torch_checkpoint.read(source))
-
-    result = run("--source", back, "--output", tmp_path / "again", "--keypoints", "17")
-    assert result.returncode == 0, result.stderr
-    assert "our own, mspn_jax" in result.stdout and "tiny.pth" in result.stdout
-    description, variables, _ = checkpoints.load(tmp_path / "again")
-    assert (description.variant, description.skeleton) == ("2xmspn_coco_256x192", COCO)
-    assert_same(variables["params"]["stem"], tiny_variables()["params"]["stem"])
-    assert variables["params"]["stage1_head3_out"]["kernel"].shape == (3, 3, 4, 17)
-
-
-def test_new_heads_for_a_skeleton_from_a_file(converted, tmp_path):
-    source, _, _ = converted
-    path = tmp_path / "quadruped.json"
-    path.write_text(json.dumps(QUADRUPED.to_json()))
-    result = run(
-        "--source", source, "--output", tmp_path / "out", "--skeleton", path, "--keypoints", 11
-    )
-    assert result.returncode == 0, result.stderr
-    description, variables, _ = checkpoints.load(tmp_path / "out")
-    assert description.new_skeleton() == QUADRUPED
-    assert description.variant == "2xmspn_quadruped_256x192"
-    assert variables["params"]["stage1_head3_out"]["kernel"].shape == (3, 3, 4, 11)
-    assert_same(variables["params"]["stem"], tiny_variables()["params"]["stem"])
-
-
-def test_torch_writes_and_reads_the_same(converted, tmp_path):
-    torch = pytest.importorskip("torch")
-    source, output, _ = converted
-    arguments = ["--source", output, "--output", tmp_path / "back", "--to", "torch"]
-    subprocess.run([sys.executable, "convert.py", *arguments], cwd=HERE, check=True)
-    state_dict = torch.load(*(tmp_path / "back").glob("*.pth"))["state_dict"]
-    arrays = {name: tensor.numpy() for name, tensor in state_dict.items()}
-    assert_same(arrays, torch_checkpoint.read(source))
-
-
-def test_a_resnet_starts_a_network(tmp_path):
-    resnet = resnet_state_dict((3, 4, 6, 3), stem_channels=64)
-    torch_checkpoint.write_safetensors(tmp_path / "resnet50.safetensors", resnet, {})
-    result = run("--source", tmp_path / "resnet50.safetensors", "--output", tmp_path / "out")
-    assert result.returncode == 0, result.stderr
-    assert "the ResNet's fc is not used (from seed 0)" in result.stdout
-    assert "--config configs/mspn50_coco_256x192.py" in result.stdout
-    description, variables, _ = checkpoints.load(tmp_path / "out")
-    assert description.variant == "mspn50_coco_256x192" and "ResNet" in description.source
-    kernel = resnet["layer4.2.conv3.weight"].transpose(2, 3, 1, 0)
-    layer = variables["params"]["stage0"]["layer4_block2"]
-    np.testing.assert_array_equal(layer["conv3"]["kernel"], kernel)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["--source", "missing.pth"], "missing.pth: is not a file"),
-        (["--source", "."], "no checkpoint there"),
-        (["--source", "TINY", "--crop_hw", "250,192"], "--crop_hw 250,192: two multiples of 32"),
-        (
-            ["--source", "TINY", "--skeleton", "coco"],
-            "has 17 keypoints, the heads 5; --keypoints 17",
-        ),
-        (["--source", "TINY", "--stages", "3"], "--stages 3: the source has 2"),
-        (["--source", "TINY", "--keypoints", "-1"], "must be positive"),
-        (["--source", "TINY", "--to", "caffe"], "caffe"),
-        (["--source", "PUBLISHED"], "its sha256 begins"),
-    ],
-)
-def test_what_cannot_be_converted_is_one_clear_line(arguments, reason, converted, tmp_path):
-    published = tmp_path / "mspn50_coco_256x192-8fbfb5d0_20201123.pth"
-    published.write_bytes(converted[0].read_bytes())
-    places = {"TINY": converted[0], "PUBLISHED": published}
-    output = tmp_path / "out"
-    result = run(*(places.get(argument, argument) for argument in arguments), "--output", output)
-    assert result.returncode == 1
-    assert reason in result.stderr and len(result.stderr.splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == [published.name]
-
-
-def test_what_cannot_be_written_leaves_nothing_behind(converted, tmp_path):
-    source, output, _ = converted
-    for result, reason in (
-        (run("--source", source, "--output", tmp_path / "a", file_blocks=8), "File too large"),
-        (run("--source", source, "--output", source / "a"), "Not a directory"),
-        (run("--source", source, "--output", output), "exists; give another --output"),
-    ):
-        assert result.returncode == 1
-        assert reason in result.stderr and len(result.stderr.splitlines()) == 1
-    assert not list(tmp_path.iterdir())
-    assert_same(checkpoints.load(output)[1], tiny_variables())

@@ -12,7 +12,6 @@ import concurrent.futures
 import dataclasses
 import itertools
 import json
-import logging
 import os
 import pathlib
 import zlib
@@ -29,8 +28,6 @@ from mspn_jax.skeletons import COCO, SKELETONS, Skeleton
 DESCRIPTION = "model.json"
 VARIABLES, TRAINING, CHECKSUMS = "variables", "training", "checksums"
 EVALUATION = "evaluation.json"
-
-log = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 
 import numpy as np
@@ -52,6 +53,21 @@ def root(tmp_path_factory) -> pathlib.Path:
     root = tmp_path_factory.mktemp("drawn")
     synthetic.write_dataset(root, {"train2017": 40, "val2017": 12})
     return root
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> pathlib.Path:
+    """Fewer of them, one split, that nothing has read yet."""
+    root = tmp_path_factory.mktemp("few_drawn")
+    synthetic.write_dataset(root, {"train2017": 12})
+    return root
+
+
+@pytest.fixture
+def drawn_copy(drawn, tmp_path) -> pathlib.Path:
+    """To do harm to."""
+    shutil.copytree(drawn, tmp_path / "data", ignore=shutil.ignore_patterns("records"))
+    return tmp_path / "data"
 
 
 @pytest.fixture(scope="session")

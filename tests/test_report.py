@@ -3,15 +3,13 @@
 import dataclasses
 import html.parser
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from browser import opened
 
+import commands
 from mspn_jax import checkpoints, report
 from mspn_jax.checkpoints import Description
 from mspn_jax.data import evaluation_set, synthetic
@@ -21,8 +19,6 @@ from mspn_jax.evaluation import METRICS, coco_metrics, coco_results
 from mspn_jax.model import initial_variables
 from mspn_jax.page import Figures
 from mspn_jax.skeletons import COCO
-
-HERE = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -212,26 +208,10 @@ def test_nothing_found_is_one_line_and_leaves_the_folder_alone(dataset, tmp_path
     assert not (tmp_path / "new").exists()
 
 
-CONFIG = """
-from configs import default
-
-
-def get_config():
-    config = default.get_config("tiny", num_stages=1)
-    config.crop_hw = (64, 64)
-    config.model.blocks_per_unit = (1, 1, 1, 1)
-    config.model.stem_channels = 8
-    config.model.unit_channels = 16
-    config.data.root = "ROOT"
-    config.eval.batch_size = 16
-    return config
-"""
-
-
 @pytest.mark.slow
 def test_the_command_writes_a_report_or_says_in_a_line_why_not(root, tmp_path):
     config = tmp_path / "tiny.py"
-    config.write_text(CONFIG.replace("ROOT", str(root)))
+    config.write_text(commands.CONFIG.replace("ROOT", str(root)))
     model = dict(num_stages=1, num_keypoints=17, blocks_per_unit=(1, 1, 1, 1), stem_channels=8,
                  unit_channels=16)  # fmt: skip
     description = Description("tiny", model, crop_hw=(64, 64))
@@ -239,10 +219,9 @@ def test_the_command_writes_a_report_or_says_in_a_line_why_not(root, tmp_path):
     checkpoints.save_variables(tmp_path / "start", description, variables)
 
     def run(*arguments):
-        return subprocess.run(
-            [sys.executable, HERE / "eval.py", "--config", config, "--checkpoint",
-             tmp_path / "start", "--report", tmp_path / "out", *arguments],
-            capture_output=True, text=True, cwd=HERE, env=os.environ | {"PYTHONPATH": str(HERE)},
+        return commands.run(
+            "eval.py", "--config", config, "--checkpoint", tmp_path / "start",
+            "--report", tmp_path / "out", *arguments,
         )  # fmt: skip
 
     images = json.loads((root / "annotations/person_keypoints_val2017.json").read_text())["images"]

@@ -1,0 +1,103 @@
+"""The boxes that are evaluated, and the detections they may come from."""
+
+import dataclasses
+import json
+import logging
+import pathlib
+
+import numpy as np
+import pytest
+from coco_files import SPLIT, edit, read
+
+from mspn_jax.data import coco, evaluation_set, records
+from mspn_jax.data.coco import DataError
+from mspn_jax.data.detections import read_detections
+from mspn_jax.skeletons import COCO
+
+
+@pytest.fixture
+def detections(tmp_path):
+    def write(content) -> pathlib.Path:
+        path = tmp_path / "detections.json"
+        path.write_text(json.dumps(content))
+        return path
+
+    return write
+
+
+def box(image_id=1, **fields):
+    row = {"image_id": image_id, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
+    return row | fields
+
+
+def test_only_people_with_an_area_are_taken(detections, caplog):
+    path = detections(
+        [box(), box(category_id=3), box(2, score=0.25), box(bbox=[1, 1, 0, 5]), box(3)]
+    )
+    with caplog.at_level(logging.WARNING, "mspn_jax"):
+        found = read_detections(path, [1, 2, 3])
+    np.testing.assert_array_equal(found.image_ids, [1, 2, 3])
+    np.testing.assert_array_equal(found.scores, [0.5, 0.25, 0.5])
+    assert "left out 1 boxes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"images": []}, "not detections"),
+        ([box(7), box(8), box(1)], r"boxes on 2 pictures that the split has not \(7, 8\)"),
+        ([box(), {"image_id": 1, "category_id": 1}], "entry 1 is not a detection"),
+        ([box(category_id=3)], "no box of category 1 in it; there are boxes of category 3"),
+        ([], "boxes of category none"),
+        ([box(bbox=[1, 2, 3])], "entry 0 is not a detection"),
+    ],
+)
+def test_wrong_detection_files_are_refused(detections, content, message):
+    with pytest.raises(DataError, match=message):
+        read_detections(detections(content), [1, 2])
+
+
+def test_annotated_boxes_are_clipped_and_sorted_by_picture(drawn):
+    dataset = evaluation_set.open_split(drawn, SPLIT, COCO)
+    boxes = dataset.boxes
+    assert dataset.has_annotations and (np.diff(boxes.record_indices) >= 0).all()
+    assert (boxes.boxes_xyxy >= 0).all() and (boxes.boxes_xyxy[:, 2] <= 319).all()
+    assert (boxes.scores == 1).all()
+    np.testing.assert_array_equal(dataset.records.image_ids[boxes.record_indices], boxes.image_ids)
+
+
+def test_detected_boxes_are_not_clipped(drawn, detections):
+    image_ids = [p.image_id for p in read(drawn)]
+    path = detections([box(image_ids[4], bbox=[-5, -6, 10, 500]), box(image_ids[2])])
+    dataset = evaluation_set.open_split(drawn, SPLIT, COCO, detections=path)
+    np.testing.assert_array_equal(dataset.boxes.image_ids, [image_ids[2], image_ids[4]])
+    np.testing.assert_array_equal(dataset.boxes.boxes_xyxy[1], [-5, -6, 5, 494])
+
+
+def test_a_split_without_annotations_needs_detections(drawn_copy, detections):
+    path = coco.annotation_file(drawn_copy, SPLIT)
+    content = json.loads(path.read_text())
+    info = drawn_copy / "annotations" / "image_info_train2017.json"
+    info.write_text(json.dumps({"images": content["images"]}))
+    path.unlink()
+    with pytest.raises(DataError, match="a detector's are needed"):
+        evaluation_set.open_split(drawn_copy, SPLIT, COCO)
+    found = detections([box(content["images"][0]["id"])])
+    dataset = evaluation_set.open_split(drawn_copy, SPLIT, COCO, detections=found)
+    assert not dataset.has_annotations and len(dataset.boxes) == 1
+
+
+def test_a_split_of_nobody_is_refused_before_records_are_made(drawn_copy):
+    edit(drawn_copy, lambda content: content.update(annotations=[]))
+    with pytest.raises(DataError, match="nobody in it to learn from"):
+        records.open_records(drawn_copy, SPLIT, COCO, only_with_people=True)
+    with pytest.raises(DataError, match="has no annotated boxes"):
+        evaluation_set.open_split(drawn_copy, SPLIT, COCO)
+
+
+def test_records_of_other_keypoints_are_other_records(drawn_copy):
+    opened = records.open_records(drawn_copy, SPLIT, COCO)
+    names = (COCO.keypoint_names[1], COCO.keypoint_names[0], *COCO.keypoint_names[2:])
+    with pytest.raises(DataError, match="in another order: keypoint 0 is nose here"):
+        records.open_records(drawn_copy, SPLIT, dataclasses.replace(COCO, keypoint_names=names))
+    assert len(opened.source)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.report import Report
+from benchmarks.report import Report, new_parser
 from benchmarks.workload import Network, random_crops
 from mspn_jax import convert, heatmaps
 from mspn_jax.data.pipeline import TrainingBatch
@@ -25,11 +25,21 @@ SETUPS = ("plain", "channels-last", "compiled", "channels-last-compiled")
 TOLERANCE = 1e-4  # of the largest heatmap value
 
 
-def add_option(parser: argparse.ArgumentParser) -> None:
+def parser_with_torch(doc: str, batches: list[int]) -> argparse.ArgumentParser:
+    """With the options of the benchmarks that have PyTorch beside them."""
+    parser = new_parser(doc)
+    parser.add_argument("--stages", type=int, nargs="+", default=[1], help="1 to 4")
+    parser.add_argument("--batch", type=int, nargs="+", default=batches, help="crops a device")
+    on_cpu = jax.default_backend() == "cpu"
+    parser.add_argument(
+        "--dtype", nargs="+", choices=["float32", "bfloat16"],
+        default=["float32"] if on_cpu else ["float32", "bfloat16"],
+    )  # fmt: skip
     parser.add_argument(
         "--torch", nargs="*", choices=SETUPS, default=SETUPS,
         help="ways for PyTorch to run, of which the fastest is compared; none: leave it out",
     )  # fmt: skip
+    return parser
 
 
 class Torch:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from benchmarks import beside
 from benchmarks.compiled import compiled
 from benchmarks.peaks import Yardstick
-from benchmarks.report import Report, new_parser
+from benchmarks.report import Report
 from benchmarks.timing import in_turn, ratio, spread
 from benchmarks.workload import (
     LEARNING_RATE,
@@ -44,16 +44,7 @@ SAME_GRADIENTS = 1e-3  # relative, of their norm
 
 
 def main() -> None:
-    parser = new_parser(__doc__)
-    parser.add_argument("--stages", type=int, nargs="+", default=[1], help="1 to 4")
-    parser.add_argument("--batch", type=int, nargs="+", default=[8], help="crops a device")
-    on_cpu = jax.default_backend() == "cpu"
-    parser.add_argument(
-        "--dtype", nargs="+", choices=["float32", "bfloat16"],
-        default=["float32"] if on_cpu else ["float32", "bfloat16"],
-    )  # fmt: skip
-    beside.add_option(parser)
-    args = parser.parse_args()
+    args = beside.parser_with_torch(__doc__, batches=[8]).parse_args()
 
     report = Report(args.json)
     for num_stages, dtype in itertools.product(args.stages, args.dtype):

@@ -63,6 +63,25 @@ def test_killed_while_it_saves_and_while_it_evaluates(workdir, config, tmp_path)
     assert_ends_like(tmp_path, workdir)
 
 
+def test_a_signal_during_an_evaluation_leaves_it_for_the_next_start(workdir, config, tmp_path):
+    arguments = ("--config", config, "--workdir", tmp_path, "--config.eval.batch_size=1")
+    with start(*arguments) as process:
+        wait_for("checkpoints/9", tmp_path)  # it is saved first, and every box is a batch
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGTERM, rest
+    assert "left the evaluation; the same command begins it again" in rest
+    assert not (tmp_path / "checkpoints" / "9" / "evaluation.json").exists()
+    again = run("train.py", *arguments)
+    assert again.returncode == 0 and "resuming at step 9" in again.stderr, again.stderr
+    assert (tmp_path / "checkpoints" / "9" / "evaluation.json").exists()
+    for mine, theirs in zip(variables_at(tmp_path, 12), variables_at(workdir, 12), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    evaluated = [[line["step"] for line in metrics_of(folder) if "AP" in line]
+                 for folder in (tmp_path, workdir)]  # fmt: skip
+    assert evaluated[0] == evaluated[1]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_schedulers_signal_saves_and_leaves_with_a_status_of_its_own(
     workdir, config, tmp_path, number

@@ -48,14 +48,15 @@ def costs(model: MSPN, crop_hw: tuple[int, int], method: str = "__call__") -> li
         brick = context.module
         if isinstance(brick, (ConvNorm, ConvBias)) and context.method_name == "__call__":
             name = _part(brick.path)
-            in_channels = args[0].shape[-1]
+            *batch_hw, in_channels = args[0].shape  # what it convolves: it may resize afterwards
+            pixels = int(np.prod(batch_hw)) // brick.stride**2
             parts[name] = parts.get(name, Cost(name)) + Cost(
                 name,
                 parameters=count_parameters(brick.variables["params"]),
                 weight_bytes=sum(
                     x.size * x.dtype.itemsize for x in jax.tree.leaves(brick.variables)
                 ),
-                macs=y.size * brick.size**2 * in_channels,
+                macs=pixels * brick.channels * brick.size**2 * in_channels,
                 feature_bytes=_num_bytes(y),
             )
         return y

@@ -44,6 +44,7 @@ class ConvNorm(nn.Module):
     train: bool = False
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    resized_hw: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
@@ -54,7 +55,7 @@ class ConvNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (self.channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (self.channels,))
 
-        x = convolve(x, kernel, self.stride)
+        x = convolve(x, kernel, self.stride, self.resized_hw)
         if self.train:
             mean, square = x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))
             count = x.size / self.channels
@@ -83,20 +84,27 @@ class ConvBias(nn.Module):
     stride: int = 1
     relu: bool = True
     dtype: Any = jnp.float32
+    resized_hw: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
         kernel_shape = (self.size, self.size, x.shape[-1], self.channels)
         kernel = self.param("kernel", kaiming_normal, kernel_shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        x = convolve(x, kernel, self.stride) + bias
+        x = convolve(x, kernel, self.stride, self.resized_hw) + bias
         return (nn.relu(x) if self.relu else x).astype(self.dtype)
 
 
 def convolve(
-    x: Float[Array, "B H W I"], kernel: Float[Array, "k k I O"], stride: int
+    x: Float[Array, "B H W I"],
+    kernel: Float[Array, "k k I O"],
+    stride: int,
+    resized_hw: tuple[int, int] | None = None,
 ) -> Float[Array, "B h w O"]:
-    """A convolution in the kernel's dtype, returned in float32 (or better); borders are zeros."""
+    """A convolution in the kernel's dtype, returned in float32 (or better); borders are zeros.
+
+    With `resized_hw`, of `x` resized to it, for which a 1x1 kernel does not care when it is done.
+    """
     x, size = x.astype(kernel.dtype), kernel.shape[0]
     if size == 1:
         # A matrix product: XLA's CPU backend is far slower in a 1x1 convolution's gradient.
@@ -107,6 +115,10 @@ def convolve(
         x = jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
+    if resized_hw is not None:
+        if size > 1:
+            raise ValueError(f"a convolution of size {size} cannot go before the resizing")
+        x = resize_aligned(x, resized_hw)  # after the product, which has fewer pixels then
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -256,8 +268,9 @@ class Stage(nn.Module):
             name = f"unit{unit}"
             lateral = self.conv(self.unit_channels, relu=False, name=f"{name}_lateral")(x)
             if y is not None:
-                y = resize_aligned(y, x.shape[1:3])
-                lateral += self.conv(self.unit_channels, relu=False, name=f"{name}_up")(y)
+                lateral += self.conv(
+                    self.unit_channels, relu=False, resized_hw=x.shape[1:3], name=f"{name}_up"
+                )(y)
             y = nn.relu(lateral)
             features.append(y)
             if self.feeds_next:
@@ -275,9 +288,16 @@ def resize_aligned(x: Float[Array, "B H W C"], hw: tuple[int, int]) -> Float[Arr
     """Bilinear resize with aligned corners (`jax.image.resize` aligns the pixels' outer edges)."""
     if x.shape[1:3] == tuple(hw):
         return x
-    rows = interpolation_matrix(x.shape[1], hw[0]).astype(x.dtype)
-    columns = interpolation_matrix(x.shape[2], hw[1]).astype(x.dtype)
-    return jnp.einsum("hH,wW,BHWC->BhwC", rows, columns, x)
+    batch, height, width, channels = x.shape
+    rows = interpolation_matrix(height, hw[0]).astype(x.dtype)
+    columns = interpolation_matrix(width, hw[1]).astype(x.dtype)
+    # Each a batch of products with the matrix on the left, which leave the axes where they are:
+    # one product with all of x, as an einsum makes it, would be of a transposed copy.
+    x = x.reshape(batch, height, width * channels)
+    x = jnp.broadcast_to(rows, (batch, *rows.shape)) @ x
+    x = x.reshape(batch * hw[0], width, channels)
+    x = jnp.broadcast_to(columns, (batch * hw[0], *columns.shape)) @ x
+    return x.reshape(batch, *hw, channels)
 
 
 def interpolation_matrix(size: int, new_size: int) -> Float[np.ndarray, "new_size size"]:

@@ -158,8 +158,9 @@ def _stage(
         lateral = graph.conv(x, params[f"{name}_lateral"], relu=False)
         if y:
             stride = STRIDE * 2 ** (NUM_UNITS - 1 - unit)
-            y = graph.resize_aligned(y, (crop_hw[0] // stride, crop_hw[1] // stride))
-            lateral = graph.add("Add", lateral, graph.conv(y, params[f"{name}_up"], relu=False))
+            up = graph.conv(y, params[f"{name}_up"], relu=False)
+            up = graph.resize_aligned(up, (crop_hw[0] // stride, crop_hw[1] // stride))
+            lateral = graph.add("Add", lateral, up)
         y = graph.add("Relu", lateral)
         if "next_stage_input" in params:
             from_encoder = graph.conv(x, params[f"{name}_encoder_skip"])

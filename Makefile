@@ -5,9 +5,6 @@ BIN = $(VENV)/bin
 RUN = runs/quickstart
 DATA = data/synthetic
 
-# Nearly twice as fast on a CPU under Linux: memory in large pages, kept from step to step.
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456
-
 .PHONY: quickstart test lint docs clean
 
 quickstart: $(VENV)/installed

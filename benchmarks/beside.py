@@ -77,6 +77,9 @@ class Torch:
 
     def fastest(self, new_way: Callable[[Any], Callable[[], Any]]) -> tuple[str, Callable[[], Any]]:
         """(name, way) of the setup that is soonest done with the second of two runs after one."""
+        import torch
+
+        torch.compiler.reset()  # of other batches, or the limit of recompilations is soon reached
         best: tuple[float, str, Any] = (np.inf, "", None)
         for setup in self.setups:
             way = new_way(setup)

@@ -5,9 +5,8 @@
 With and without flip test. `heatmaps` is from a batch of bytes on the host to the last heatmaps on
 the device, merged with the mirrored ones; `keypoints` goes on to keypoints on the host, and is what
 eval.py runs. PyTorch, where it is installed, makes the same heatmaps with the same weights (they
-are compared first), also without computing the other heads. On a CPU set GLIBC_TUNABLES as the
-Makefile does; with other work on the machine also OMP_WAIT_POLICY=PASSIVE, or PyTorch's threads
-get slow waiting.
+are compared first), also without computing the other heads. With other work on the machine set
+OMP_WAIT_POLICY=PASSIVE, or PyTorch's threads get slow waiting for each other.
 """
 
 import argparse

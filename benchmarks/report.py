@@ -14,12 +14,14 @@ from typing import Any
 import jax
 
 from benchmarks.timing import Spread, brief
+from mspn_jax import allocator
 
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "opencv-python-headless", "numpy")
 
 
 def new_parser(doc: str) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has."""
+    """A parser with the options that every benchmark has; memory is kept, as the commands do."""
+    allocator.keep_freed_memory()
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -85,8 +87,7 @@ def machine() -> dict[str, str]:
         if importlib.util.find_spec(package.split("-")[0].replace("opencv", "cv2")):
             versions.append(f"{package} {importlib.metadata.version(package)}")
     settings = [
-        f"{name}={os.environ.get(name, '(not set)')}"
-        for name in ("GLIBC_TUNABLES", "OMP_WAIT_POLICY", "XLA_FLAGS")
+        f"{name}={os.environ.get(name, '(not set)')}" for name in ("OMP_WAIT_POLICY", "XLA_FLAGS")
     ]
     return {
         "date": datetime.date.today().isoformat(),

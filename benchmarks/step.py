@@ -9,8 +9,8 @@ in turn. `memory GB` is XLA's plan of the step, `memory GB seen` the most that J
 
 PyTorch, where it is installed, runs an equal network with the same weights, losses and Adam, its
 targets ready on the device where ours are drawn in the step; first it must give the same heatmaps,
-loss and norm of the gradients. On a CPU set GLIBC_TUNABLES as the Makefile does: it speeds up both;
-with other work on the machine also OMP_WAIT_POLICY=PASSIVE, or PyTorch's threads get slow waiting.
+loss and norm of the gradients. With other work on the machine set OMP_WAIT_POLICY=PASSIVE, or its
+threads get slow waiting for each other.
 """
 
 import argparse

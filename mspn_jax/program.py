@@ -18,7 +18,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from mspn_jax import skeletons
+from mspn_jax import allocator, skeletons
 from mspn_jax.checkpoints import CheckpointError, Description
 from mspn_jax.data.coco import DataError
 from mspn_jax.model import COARSEST_STRIDE
@@ -49,6 +49,7 @@ _ERRORS = (
 
 def run(main: Callable[[], None]) -> None:
     """Runs an entry point: parses flags, joins the other processes, and names errors in a line."""
+    allocator.keep_freed_memory()
     log.setLevel(logging.INFO)
     command = sys.modules[main.__module__]
     if command.__name__ != "__main__" and {"--help", "-h"} & set(sys.argv):

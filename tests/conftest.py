@@ -23,8 +23,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 install_import_hook(["mspn_jax.heatmaps", "mspn_jax.losses"], "beartype.beartype")
 
 import commands  # noqa: E402  (it imports what the lines above are to change)
+from mspn_jax import allocator  # noqa: E402
 from mspn_jax.data import synthetic  # noqa: E402
 
+allocator.keep_freed_memory()
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 _SAMPLE_BESIDE = pathlib.Path(__file__).parents[2] / "shared" / "coco_sample"
 

@@ -11,7 +11,6 @@ crop of 256x192) exist at once.
 """
 
 import concurrent.futures
-import ctypes
 import dataclasses
 import functools
 import math
@@ -24,7 +23,7 @@ import grain.python as grain
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from mspn_jax import geometry
+from mspn_jax import allocator, geometry
 from mspn_jax.data import augment
 from mspn_jax.data.records import Records, decode_picture
 from mspn_jax.skeletons import Skeleton
@@ -90,19 +89,6 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def keep_freed_memory() -> None:
-    """Tells glibc to keep what is freed for the next picture, instead of giving it back each time.
-
-    With the default settings a third of a loader's time goes into page faults, more the more
-    threads there are. Nothing happens where the C library is another.
-    """
-    mmap_max, trim_threshold = -4, -1  # names of mallopt, from malloc.h
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-
-
 class Chunks(grain.RandomAccessDataSource):
     """Chunk number -> its batches. What to cut for one picture is for the subclasses to say."""
 
@@ -111,7 +97,7 @@ class Chunks(grain.RandomAccessDataSource):
         self.crop_hw = crop_hw
         # The threads are over pictures: OpenCV's own would only get in the way.
         cv2.setNumThreads(1)
-        keep_freed_memory()
+        allocator.keep_freed_memory()
         self._pool = concurrent.futures.ThreadPoolExecutor(num_threads or num_cores())
 
     def __repr__(self) -> str:  # grain compares it when it restores an iterator

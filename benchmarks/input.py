@@ -1,12 +1,13 @@
 """How fast crops are made, against a plain loader and against the floor.
 
-    python benchmarks/input.py [--root data/coco --split val2017] [--workers 1]
+    python benchmarks/input.py [--root data/coco --split val2017] [--detections FILE] [--workers 1]
 
 Three ways through the same people, in turn, several times; medians are printed.
   ours    what training reads: each picture decoded once, targets left to the device
   plain   person by person, as pose loaders do it: read and decode the picture, mirror it, warp,
           draw the five levels of targets with a blur each
   floor   one decode a picture and one warp a person, and nothing else
+With --detections it is what evaluation reads, of a detector's boxes: nothing is mirrored or drawn.
 Nothing is normalised anywhere. Without --root the people are drawn ones.
 """
 
@@ -20,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -27,12 +29,14 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from mspn_jax import geometry
-from mspn_jax.data import augment, coco, pipeline, synthetic
+from mspn_jax.data import augment, coco, evaluation_set, pipeline, synthetic
 from mspn_jax.data.records import decode_picture, open_records
 from mspn_jax.heatmaps import KERNEL_SIZES, PEAK
 from mspn_jax.skeletons import COCO
 
 CROP_HW, HEATMAP_HW, STRIDE = (256, 192), (64, 48), 4
+PADDING = 1.25
+Ways = tuple[dict[str, Callable[[], None]], int]
 
 
 def plain_sample(path: str, picture: coco.Picture, i: int, rng: np.random.Generator):
@@ -43,7 +47,7 @@ def plain_sample(path: str, picture: coco.Picture, i: int, rng: np.random.Genera
     )
     image_to_crop, keypoints_crop_xy, visibility = augment.apply(
         drawn, picture.keypoints_image_xy[i], picture.visibility[i],
-        geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw), 1.25, image.shape[1],
+        geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw), PADDING, image.shape[1],
         CROP_HW, COCO.flip_permutation, augment.Settings().half_body_padding,
     )  # fmt: skip
     if drawn.flip:
@@ -61,6 +65,13 @@ def plain_sample(path: str, picture: coco.Picture, i: int, rng: np.random.Genera
     return crop, targets, np.minimum(visibility, 1)
 
 
+def plain_box(path: str, center_xy: np.ndarray, size_wh: np.ndarray) -> np.ndarray:
+    """One box's crop, from the picture's file."""
+    image = cv2.imread(path, cv2.IMREAD_COLOR_RGB)
+    image_to_crop = geometry.image_to_crop(center_xy, size_wh, 0.0, CROP_HW)
+    return cv2.warpAffine(image, image_to_crop, CROP_HW[::-1], flags=cv2.INTER_LINEAR)
+
+
 def plain(pool, folder: pathlib.Path, pictures: list[coco.Picture], people: int) -> None:
     everyone = [(p, i) for p in pictures for i in range(len(p.annotation_ids))]
     order = np.random.default_rng(0).permutation(people) % len(everyone)
@@ -74,21 +85,20 @@ def plain(pool, folder: pathlib.Path, pictures: list[coco.Picture], people: int)
         pass
 
 
-def floor(pool, folder: pathlib.Path, pictures: list[coco.Picture], people: int) -> None:
-    def picture_of(picture: coco.Picture) -> None:
-        image = decode_picture((folder / picture.file_name).read_bytes())
-        boxes_xyxy = geometry.clip_boxes(picture.boxes_xywh, picture.image_hw)
-        for center_xy, size_wh in zip(*geometry.crop_regions(boxes_xyxy, 1.25, CROP_HW)):
+def floor(pool, paths: list[pathlib.Path], boxes_xyxy: list[np.ndarray], people: int) -> None:
+    def picture_of(path: pathlib.Path, boxes: np.ndarray) -> None:
+        image = decode_picture(path.read_bytes())
+        for center_xy, size_wh in zip(*geometry.crop_regions(boxes, PADDING, CROP_HW)):
             image_to_crop = geometry.image_to_crop(center_xy, size_wh, 0.0, CROP_HW)
             cv2.warpAffine(image, image_to_crop, CROP_HW[::-1], flags=cv2.INTER_LINEAR)
 
     chosen, count = [], 0
-    for picture in itertools.cycle(pictures):
+    for path, boxes in itertools.cycle(zip(paths, boxes_xyxy, strict=True)):
         if count >= people:
             break
-        chosen.append(picture)
-        count += len(picture.annotation_ids)
-    for _ in pool.map(picture_of, chosen):
+        chosen.append((path, boxes))
+        count += len(boxes)
+    for _ in pool.map(picture_of, *zip(*chosen)):
         pass
 
 
@@ -96,8 +106,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", help="a folder in COCO's layout")
     parser.add_argument("--split", default="train2017")
+    parser.add_argument("--detections", default="", help="a detector's results of the split")
     parser.add_argument("--workers", type=int, default=1, help="threads and cores, for each way")
-    parser.add_argument("--people", type=int, default=1024, help="for each run, a multiple of 1024")
+    parser.add_argument(
+        "--people", type=int, default=1024, help="for each run of training, a multiple of 1024"
+    )
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
 
@@ -112,14 +125,14 @@ def main() -> None:
         measure(args, root, scratch)
 
 
-def measure(args: argparse.Namespace, root: str, scratch: str) -> None:
+def training_ways(args: argparse.Namespace, root: str, scratch: str, pool) -> Ways:
+    """The three, and how many crops each makes."""
     folder = pathlib.Path(root) / args.split
     pictures = [p for p in coco.read_pictures(root, args.split, COCO) if len(p.annotation_ids)]
     records = open_records(root, args.split, COCO, scratch, only_with_people=True)
-    pool = concurrent.futures.ThreadPoolExecutor(args.workers)
     chunks = pipeline.TrainingChunks(
-        records, COCO, crop_hw=CROP_HW, batch_size=256, settings=augment.Settings(), padding=1.25,
-        seed=0, process=0, num_processes=1, num_threads=args.workers,
+        records, COCO, crop_hw=CROP_HW, batch_size=256, settings=augment.Settings(),
+        padding=PADDING, seed=0, process=0, num_processes=1, num_threads=args.workers,
     )  # fmt: skip
     numbers = itertools.count()
 
@@ -127,11 +140,58 @@ def measure(args: argparse.Namespace, root: str, scratch: str) -> None:
         for _ in range(args.people // chunks.people_per_chunk):
             chunks[next(numbers)]
 
+    paths = [folder / p.file_name for p in pictures]
+    boxes = [geometry.clip_boxes(p.boxes_xywh, p.image_hw) for p in pictures]
     ways = {
         "ours": ours,
         "plain": lambda: plain(pool, folder, pictures, args.people),
-        "floor": lambda: floor(pool, folder, pictures, args.people),
+        "floor": lambda: floor(pool, paths, boxes, args.people),
     }
+    people = sum(map(len, boxes))
+    print(f"training: {len(paths)} pictures, {people} people ({people / len(paths):.2f} each)")
+    return ways, args.people
+
+
+def evaluation_ways(args: argparse.Namespace, root: str, scratch: str, pool) -> Ways:
+    """The same of a detector's boxes."""
+    folder = pathlib.Path(root) / args.split
+    names = {p.image_id: p.file_name for p in coco.read_pictures(root, args.split, COCO)}
+    dataset = evaluation_set.open_split(
+        root, args.split, COCO, args.detections, records_dir=scratch
+    )
+    boxes = dataset.boxes
+    chunks = evaluation_set.EvaluationChunks(
+        dataset.records, boxes, crop_hw=CROP_HW, batch_size=64, padding=PADDING,
+        num_threads=args.workers,
+    )  # fmt: skip
+
+    def ours() -> None:
+        for i in range(len(chunks)):
+            chunks[i]
+
+    def person_by_person() -> None:
+        paths = [str(folder / names[image_id]) for image_id in boxes.image_ids.tolist()]
+        regions = geometry.crop_regions(boxes.boxes_xyxy, PADDING, CROP_HW)
+        for _ in pool.map(plain_box, paths, *regions):
+            pass
+
+    image_ids = list(dict.fromkeys(boxes.image_ids.tolist()))
+    paths = [folder / names[image_id] for image_id in image_ids]
+    of_pictures = [boxes.boxes_xyxy[boxes.image_ids == image_id] for image_id in image_ids]
+    ways = {
+        "ours": ours,
+        "plain": person_by_person,
+        "floor": lambda: floor(pool, paths, of_pictures, len(boxes)),
+    }
+    print(f"evaluation: {len(paths)} pictures, {len(boxes)} boxes"
+          f" ({len(boxes) / len(paths):.1f} each)")  # fmt: skip
+    return ways, len(boxes)
+
+
+def measure(args: argparse.Namespace, root: str, scratch: str) -> None:
+    pool = concurrent.futures.ThreadPoolExecutor(args.workers)
+    new_ways = evaluation_ways if args.detections else training_ways
+    ways, crops = new_ways(args, root, scratch, pool)
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         way()
@@ -140,13 +200,9 @@ def measure(args: argparse.Namespace, root: str, scratch: str) -> None:
         for name, way in ways.items():
             start = time.perf_counter()
             way()
-            speeds[name].append(args.people / (time.perf_counter() - start))
+            speeds[name].append(crops / (time.perf_counter() - start))
     memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    people = sum(len(p.annotation_ids) for p in pictures)
-    print(
-        f"{len(pictures)} pictures, {people} people ({people / len(pictures):.2f} a picture),"
-        f" {args.workers} workers on {args.workers} cores, OpenCV {cv2.__version__}"
-    )
+    print(f"{args.workers} workers on {args.workers} cores, OpenCV {cv2.__version__}")
     for name, values in speeds.items():
         print(f"{name:6} {statistics.median(values):7.0f} crops/s"
               f"   ({min(values):.0f} to {max(values):.0f})")  # fmt: skip

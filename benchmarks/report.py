@@ -21,7 +21,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "torch", "opencv-python-headless", "numpy")
 
 def new_parser(doc: str) -> argparse.ArgumentParser:
     """A parser with the options that every benchmark has; memory is kept, as the commands do."""
-    allocator.keep_freed_memory()
+    allocator.prepare()
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -9,6 +9,8 @@ The order and precision of the arithmetic are those of mmpose 1.3.2: crops equal
 need maps equal to the bit.
 """
 
+import functools
+
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float
@@ -86,8 +88,12 @@ def image_to_crop(
     radians = np.deg2rad(np.float32(rotation_deg))
     half_width = np.float64(size_wh[0] * -0.5)
     source = _three_points(center_xy, (half_width * np.cos(radians), half_width * np.sin(radians)))
-    target = _three_points((crop_w * 0.5, crop_h * 0.5), (crop_w * -0.5, 0.0))
-    return cv2.getAffineTransform(source, target)
+    return cv2.getAffineTransform(source, _crop_points(crop_h, crop_w))
+
+
+@functools.lru_cache
+def _crop_points(crop_h: int, crop_w: int) -> Float[Array, "3 2"]:
+    return _three_points((crop_w * 0.5, crop_h * 0.5), (crop_w * -0.5, 0.0))
 
 
 def _three_points(origin, offset) -> Float[Array, "3 2"]:

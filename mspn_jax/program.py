@@ -49,7 +49,7 @@ _ERRORS = (
 
 def run(main: Callable[[], None]) -> None:
     """Runs an entry point: parses flags, joins the other processes, and names errors in a line."""
-    allocator.keep_freed_memory()
+    allocator.prepare()
     log.setLevel(logging.INFO)
     command = sys.modules[main.__module__]
     if command.__name__ != "__main__" and {"--help", "-h"} & set(sys.argv):

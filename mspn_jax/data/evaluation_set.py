@@ -76,14 +76,15 @@ class EvaluationChunks(pipeline.Chunks):
         num_batches = math.ceil(count / self.batch_size)
         crops = np.zeros((num_batches * self.batch_size, *self.crop_hw, 3), np.uint8)
 
-        def cut_row(row: int, record, image) -> None:
-            i = first + row
-            image_to_crop = geometry.image_to_crop(
-                self.center_xy[i], self.size_wh[i], 0.0, self.crop_hw
-            )
-            pipeline.cut(image, image_to_crop, False, crops[row])
+        def cut_rows(rows: range, record, image) -> None:
+            for row in rows:
+                i = first + row
+                image_to_crop = geometry.image_to_crop(
+                    self.center_xy[i], self.size_wh[i], 0.0, self.crop_hw
+                )
+                pipeline.cut(image, image_to_crop, False, crops[row])
 
-        self.cut_all(self.boxes.record_indices[first : first + count], cut_row)
+        self.cut_all(self.boxes.record_indices[first : first + count], cut_rows)
         mask = np.arange(len(crops)) < count
         return [
             EvaluationBatch(

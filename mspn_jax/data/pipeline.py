@@ -103,16 +103,15 @@ class Chunks(grain.RandomAccessDataSource):
     def __repr__(self) -> str:  # grain compares it when it restores an iterator
         return f"{type(self).__name__}({len(self.records.image_ids)} pictures)"
 
-    def cut_all(self, record_of_row: Int[Array, "N"], cut_row) -> None:
-        """Calls `cut_row(row, record, image)` for all rows, neighbours of one picture in turn."""
+    def cut_all(self, record_of_row: Int[Array, "N"], cut_rows) -> None:
+        """Calls `cut_rows(rows, record, image)` for all rows, neighbours of one picture at once."""
         starts = np.flatnonzero(np.diff(record_of_row, prepend=-1))
         ends = np.append(starts[1:], len(record_of_row))
 
         def cut_picture(start: int, end: int) -> None:
             record = self.records.source[int(record_of_row[start])]
             image = decode_picture(record["image"])
-            for row in range(start, end):
-                cut_row(row, record, image)
+            cut_rows(range(start, end), record, image)
 
         for _ in self._pool.map(cut_picture, starts.tolist(), ends.tolist()):
             pass
@@ -159,31 +158,32 @@ class TrainingChunks(Chunks):
         keypoints = np.empty((*shape, num_keypoints, 2), np.float32)
         visibility = np.empty((*shape, num_keypoints), np.float32)
 
-        def cut_row(i: int, record, image) -> None:
-            row, batch = divmod(i, num_batches)
-            index = int(self.first_person[records[i]]) + int(people[i])
-            drawn = augment.draw(
-                np.random.default_rng([self.seed, int(epochs[i]), index]),
-                record["visibility"][people[i]],
-                self.skeleton.is_upper_body,
-                self.skeleton.flip_permutation,
-                self.settings,
-            )
-            box_xyxy = geometry.clip_boxes(record["boxes_xywh"][people[i]], record["image_hw"])
-            image_to_crop, keypoints[batch, row], visibility[batch, row] = augment.apply(
-                drawn,
-                record["keypoints_image_xy"][people[i]],
-                record["visibility"][people[i]],
-                box_xyxy,
-                self.padding,
-                image.shape[1],
-                self.crop_hw,
-                self.skeleton.flip_permutation,
-                self.settings.half_body_padding,
-            )
-            cut(image, image_to_crop, drawn.flip, crops[batch, row])
+        def cut_rows(rows: range, record, image) -> None:
+            boxes_xyxy = geometry.clip_boxes(record["boxes_xywh"], record["image_hw"])
+            for i in rows:
+                row, batch = divmod(i, num_batches)
+                index = int(self.first_person[records[i]]) + int(people[i])
+                drawn = augment.draw(
+                    np.random.default_rng([self.seed, int(epochs[i]), index]),
+                    record["visibility"][people[i]],
+                    self.skeleton.is_upper_body,
+                    self.skeleton.flip_permutation,
+                    self.settings,
+                )
+                image_to_crop, keypoints[batch, row], visibility[batch, row] = augment.apply(
+                    drawn,
+                    record["keypoints_image_xy"][people[i]],
+                    record["visibility"][people[i]],
+                    boxes_xyxy[people[i]],
+                    self.padding,
+                    image.shape[1],
+                    self.crop_hw,
+                    self.skeleton.flip_permutation,
+                    self.settings.half_body_padding,
+                )
+                cut(image, image_to_crop, drawn.flip, crops[batch, row])
 
-        self.cut_all(records, cut_row)
+        self.cut_all(records, cut_rows)
         return [TrainingBatch(*arrays) for arrays in zip(crops, keypoints, visibility)]
 
     def _people(self, start: int, stop: int) -> tuple[Array, Array, Array]:

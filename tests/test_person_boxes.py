@@ -42,6 +42,7 @@ def boxes_of(content, name: str, tmp_path):
         (DETECTIONS, "000000000007.jpg", [[30, 5, 20, 10, 0.9]]),
         (DETECTIONS, "8.png", [[1, 2, 3, 4, 0.2]]),
         (DETECTIONS, "seven.jpg", None),
+        ([row | {"category_id": 5} for row in DETECTIONS], "8.png", [[1, 2, 3, 4, 0.2]]),
         ([{"file_name": "a/b.jpg", "bbox": [1, 2, 3, 4]}], "a/b.jpg", [[1, 2, 3, 4, 1]]),
         ({"b.jpg": [[1, 2, 3, 4], [5, 6, 7, 8, 0.5]]}, "a/b.jpg",
          [[1, 2, 3, 4, 1], [5, 6, 7, 8, 0.5]]),
@@ -65,8 +66,10 @@ def test_boxes_are_found_by_picture(content, name, expected, tmp_path):
         ([[1, 2, 3, 4], [1, 2, 3, "wide"]], r"box 1 is \[1, 2, 3, 'wide'\]"),
         ([{"image_id": 3, "score": 1.0}], "an entry has no 'bbox'"),
         ({"images": ANNOTATIONS["images"]}, "an entry has no 'annotations'"),
+        ([row | {"category_id": 5 + i} for i, row in enumerate(DETECTIONS)],
+         "has boxes of categories 5, 6, 7, and none of COCO's person"),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_box_is_named(content, message, tmp_path):
     with pytest.raises(DataError, match=message):
         boxes_of(content, "a.jpg", tmp_path)

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -65,19 +66,21 @@ def read_person_boxes(path: str | os.PathLike) -> PersonBoxes:
     """Reads a file of boxes; which of the `FORMATS` it has is seen from what is in it.
 
     Boxes of annotations are clipped to their picture, as they are for evaluation; all others are
-    taken as they are. Only people (category 1) count, and no crowds.
+    taken as they are. Only people (category 1) count, or the one category that there is, and no
+    crowds.
 
     Raises:
-      DataError: the file is none of these; the entry that is not is named.
+      DataError: the file is none of these, and the entry that is not is named; or it has several
+        categories, and none of them people.
     """
     content = load_json(path)
     try:
         if isinstance(content, dict) and isinstance(content.get("images"), list):
-            return PersonBoxes(_annotated(content))
+            return PersonBoxes(_annotated(content, path))
         if isinstance(content, dict) and all(isinstance(v, list) for v in content.values()):
             return PersonBoxes({k: table(v, f"{path}: {k}") for k, v in content.items()})
         if isinstance(content, list) and all(isinstance(row, dict) for row in content):
-            return PersonBoxes(_detected(content))
+            return PersonBoxes(_detected(content, path))
         if isinstance(content, list):
             return PersonBoxes({}, table(content, str(path)))
     except (KeyError, TypeError, ValueError) as error:
@@ -87,11 +90,12 @@ def read_person_boxes(path: str | os.PathLike) -> PersonBoxes:
     raise DataError(f"{path}: no file of boxes: needed is {FORMATS}")
 
 
-def _annotated(content: dict) -> dict[str, Float[Array, "N 5"]]:
+def _annotated(content: dict, path: str | os.PathLike) -> dict[str, Float[Array, "N 5"]]:
     images = {image["id"]: image for image in content["images"]}
     rows: dict[str, list] = {image["file_name"]: [] for image in images.values()}
+    category_id = _category((row["category_id"] for row in content["annotations"]), path)
     for annotation in content["annotations"]:
-        if annotation["category_id"] != PERSON or annotation.get("iscrowd"):
+        if annotation["category_id"] != category_id or annotation.get("iscrowd"):
             continue
         image = images[annotation["image_id"]]
         image_hw = int(image["height"]), int(image["width"])
@@ -100,10 +104,24 @@ def _annotated(content: dict) -> dict[str, Float[Array, "N 5"]]:
     return {name: table(boxes, name) for name, boxes in rows.items()}
 
 
-def _detected(content: list[dict]) -> dict[str, Float[Array, "N 5"]]:
+def _detected(content: list[dict], path: str | os.PathLike) -> dict[str, Float[Array, "N 5"]]:
     rows: dict[str, list] = {}
+    category_id = _category((row.get("category_id", PERSON) for row in content), path)
     for row in content:
-        if row.get("category_id", PERSON) == PERSON:
+        if row.get("category_id", PERSON) == category_id:
             key = str(row["file_name"] if "file_name" in row else int(row["image_id"]))
             rows.setdefault(key, []).append((*row["bbox"], row.get("score", 1.0)))
     return {name: table(boxes, name) for name, boxes in rows.items()}
+
+
+def _category(category_ids: Iterable[int], path: str | os.PathLike) -> int:
+    """COCO's person; where there is none, the only one there is, as of somebody's own skeleton."""
+    present = set(category_ids)
+    if PERSON in present or not present:
+        return PERSON
+    if len(present) > 1:
+        raise DataError(
+            f"{path}: has boxes of categories {', '.join(map(str, sorted(present)))}, and none of"
+            f" COCO's person ({PERSON}): keep those of one category"
+        )
+    return present.pop()

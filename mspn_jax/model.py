@@ -103,7 +103,11 @@ def convolve(
 ) -> Float[Array, "B h w O"]:
     """A convolution in the kernel's dtype, returned in float32 (or better); borders are zeros.
 
-    With `resized_hw`, of `x` resized to it, for which a 1x1 kernel does not care when it is done.
+    With `resized_hw` it is that of `x` resized to it, for 1x1 kernels, which see one pixel: whether
+    they come before or after the resizing is the same.
+
+    Raises:
+      ValueError: a larger kernel with `resized_hw`.
     """
     x, size = x.astype(kernel.dtype), kernel.shape[0]
     if size == 1:
@@ -118,7 +122,7 @@ def convolve(
     if resized_hw is not None:
         if size > 1:
             raise ValueError(f"a convolution of size {size} cannot go before the resizing")
-        x = resize_aligned(x, resized_hw)  # after the product, which has fewer pixels then
+        x = resize_aligned(x, resized_hw)  # after the product, which has a quarter of the pixels
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

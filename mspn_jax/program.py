@@ -2,6 +2,8 @@
 
 import contextlib
 import fcntl
+import importlib.metadata
+import importlib.util
 import logging
 import os
 import pathlib
@@ -49,13 +51,23 @@ _ERRORS = (
 
 def run(main: Callable[[], None]) -> None:
     """Runs an entry point: parses flags, joins the other processes, and names errors in a line."""
-    allocator.prepare()
+    # Threads that share an arena may wait for each other: it is for the CPU alone.
+    allocator.keep_freed_memory(of_threads=computes_on_cpu())
     log.setLevel(logging.INFO)
     command = sys.modules[main.__module__]
     if command.__name__ != "__main__" and {"--help", "-h"} & set(sys.argv):
         print(command.__doc__, flags.FLAGS.module_help(command), sep="\n")  # absl knows __main__'s
         return
     app.run(lambda argv: _guarded(main), flags_parser=_parse_flags)
+
+
+def computes_on_cpu() -> bool:
+    """Whether JAX will find nothing but the CPU, told before it looks."""
+    platforms = jax.config.values["jax_platforms"]
+    if platforms:
+        return platforms == "cpu"
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return not plugins and importlib.util.find_spec("libtpu") is None
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ import commands  # noqa: E402  (it imports what the lines above are to change)
 from mspn_jax import allocator  # noqa: E402
 from mspn_jax.data import synthetic  # noqa: E402
 
-allocator.prepare()
+allocator.keep_freed_memory(of_threads=True)
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 _SAMPLE_BESIDE = pathlib.Path(__file__).parents[2] / "shared" / "coco_sample"
 

@@ -36,7 +36,7 @@ def starts(names: set[str], *prefixes: str) -> set[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_the_datas_source_imports_no_jax(path):
-    if path.parent.name == "data" or path.stem in ("geometry", "skeletons"):
+    if path.parent.name == "data" or path.stem in ("allocator", "geometry", "skeletons"):
         assert not starts(imports(path), "jax", "flax", "optax", "orbax")
 
 
@@ -47,8 +47,8 @@ def test_imports_run_one_way(path):
         later = ("data", "training", "inference", "evaluation", "checkpoints")
         assert not starts(used, *(f"mspn_jax.{module}" for module in later))
     if name.startswith("mspn_jax.data."):
-        allowed = starts(used, "mspn_jax.data", "mspn_jax.geometry", "mspn_jax.skeletons")
-        allowed |= {n for n in used if n == "mspn_jax.geometry"}
+        leaves = ("mspn_jax.allocator", "mspn_jax.geometry", "mspn_jax.skeletons")
+        allowed = starts(used, "mspn_jax.data", *leaves)
         assert starts(used, "mspn_jax") == allowed
     if is_library(path):
         assert not starts(used, *(f"mspn_jax.{module}" for module in ENTRY_POINTS_ONLY))

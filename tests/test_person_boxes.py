@@ -73,3 +73,10 @@ def test_boxes_are_found_by_picture(content, name, expected, tmp_path):
 def test_what_is_no_box_is_named(content, message, tmp_path):
     with pytest.raises(DataError, match=message):
         boxes_of(content, "a.jpg", tmp_path)
+
+
+def test_boxes_of_another_category_are_not_taken_silently(tmp_path, caplog):
+    assert boxes_of([DETECTIONS[0] | {"category_id": 5}], "7.jpg", tmp_path)
+    assert "no boxes of COCO's person (1); those of category 5, the only one, are" in caplog.text
+    caplog.clear()
+    assert boxes_of(DETECTIONS, "7.jpg", tmp_path) and not caplog.text

@@ -1,6 +1,7 @@
 """Boxes of people in files, for prediction: COCO's json, or plain lists."""
 
 import dataclasses
+import logging
 import os
 import pathlib
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from mspn_jax import geometry
 from mspn_jax.data.coco import PERSON, DataError, load_json
 
 Array = np.ndarray
+log = logging.getLogger(__name__)
 
 FORMATS = (
     "COCO's detections or annotations, {file name: [[x, y, width, height], ...]}, or"
@@ -124,4 +126,9 @@ def _category(category_ids: Iterable[int], path: str | os.PathLike) -> int:
             f"{path}: has boxes of categories {', '.join(map(str, sorted(present)))}, and none of"
             f" COCO's person ({PERSON}): keep those of one category"
         )
-    return present.pop()
+    (category_id,) = present
+    log.warning(
+        "%s: has no boxes of COCO's person (%d); those of category %s, the only one, are taken",
+        path, PERSON, category_id,
+    )  # fmt: skip
+    return category_id

@@ -52,7 +52,7 @@ def with_joints(crop, keypoints_crop_xy, visibility):
 
 def crop_figure(image, person) -> np.ndarray:
     """A picture with a box and its region; the plain crop; four augmented ones."""
-    crop, keypoints, visibility, image_to_crop = crop_of(image, person, augment.Drawn())
+    crop, keypoints, visibility, image_to_crop = crop_of(image, person, augment.UNCHANGED)
     scale = CROP_HW[0] / image.shape[0]
     enlarged = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
     x, y, w, h = (round(scale * side) for side in person["bbox"])
@@ -65,9 +65,9 @@ def crop_figure(image, person) -> np.ndarray:
     panels = [enlarged, with_joints(crop, keypoints, visibility)]
     rng = np.random.default_rng(SEED)
     settings = augment.Settings()
-    wanted = [lambda d: d.flip, lambda d: d.half_body is not None, lambda d: d.rotation_deg > 25]
+    wanted = [lambda d: d.flip, lambda d: d.half_body.any(), lambda d: d.rotation_deg > 25]
     for is_wanted in (*wanted, lambda d: d.scale < 0.8):
-        drawn = augment.Drawn()
+        drawn = augment.UNCHANGED
         while not is_wanted(drawn):
             drawn = augment.draw(
                 rng, visibility, COCO.is_upper_body, COCO.flip_permutation, settings
@@ -79,7 +79,7 @@ def crop_figure(image, person) -> np.ndarray:
 
 def target_figure(image, person) -> np.ndarray:
     """A crop with its joints, and the five levels of all its targets laid over it."""
-    crop, keypoints, visibility, _ = crop_of(image, person, augment.Drawn())
+    crop, keypoints, visibility, _ = crop_of(image, person, augment.UNCHANGED)
     heatmap_hw = (CROP_HW[0] // 4, CROP_HW[1] // 4)
     targets, _ = heatmaps.encode(keypoints[None], visibility[None], CROP_HW, heatmap_hw)
     panels = [with_joints(crop, keypoints, visibility)]

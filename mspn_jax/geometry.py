@@ -72,11 +72,11 @@ def crop_regions(
 
 
 def image_to_crop(
-    center_xy: Float[Array, "2"],
-    size_wh: Float[Array, "2"],
-    rotation_deg: float,
+    center_xy: Float[Array, "*N 2"],
+    size_wh: Float[Array, "*N 2"],
+    rotation_deg: float | Float[Array, "*N"],
     crop_hw: tuple[int, int],
-) -> Float[Array, "2 3"]:
+) -> Float[Array, "*N 2 3"]:
     """The 2x3 float64 map from image to crop points.
 
     The region's center goes to the middle of the crop (w/2, h/2) and its width to the crop's.
@@ -84,25 +84,27 @@ def image_to_crop(
     `cv2.getAffineTransform`, as in the reference: the closed form leaves hundreds of bytes
     of a crop different.
     """
-    crop_h, crop_w = crop_hw
-    radians = np.deg2rad(np.float32(rotation_deg))
-    half_width = np.float64(size_wh[0] * -0.5)
-    source = _three_points(center_xy, (half_width * np.cos(radians), half_width * np.sin(radians)))
-    return cv2.getAffineTransform(source, _crop_points(crop_h, crop_w))
+    radians = np.deg2rad(np.asarray(rotation_deg, np.float32))
+    half_width = np.asarray(size_wh[..., 0] * np.float32(-0.5), np.float64)
+    offset = np.stack([half_width * np.cos(radians), half_width * np.sin(radians)], -1)
+    corners = _three_points(center_xy, offset)
+    of_crop = _crop_points(*crop_hw)
+    maps = [cv2.getAffineTransform(three, of_crop) for three in corners.reshape(-1, 3, 2)]
+    return np.array(maps).reshape(*corners.shape[:-2], 2, 3)
 
 
 @functools.lru_cache
 def _crop_points(crop_h: int, crop_w: int) -> Float[Array, "3 2"]:
-    return _three_points((crop_w * 0.5, crop_h * 0.5), (crop_w * -0.5, 0.0))
+    return _three_points(np.array([crop_w * 0.5, crop_h * 0.5]), np.array([crop_w * -0.5, 0.0]))
 
 
-def _three_points(origin, offset) -> Float[Array, "3 2"]:
+def _three_points(origin, offset) -> Float[Array, "*N 3 2"]:
     """The origin, the origin plus an offset, and the corner a right angle away from both."""
-    points = np.empty((3, 2), np.float32)
-    points[0] = origin
-    points[1] = np.asarray(origin) + offset
-    x, y = points[0] - points[1]
-    points[2] = points[1] + np.array([-y, x], np.float32)
+    points = np.empty((*origin.shape[:-1], 3, 2), np.float32)
+    points[..., 0, :] = origin
+    points[..., 1, :] = origin + offset
+    x, y = np.moveaxis(points[..., 0, :] - points[..., 1, :], -1, 0)
+    points[..., 2, :] = points[..., 1, :] + np.stack([-y, x], -1)
     return points
 
 
@@ -111,10 +113,12 @@ def invert(affine: Float[Array, "2 3"]) -> Float[Array, "2 3"]:
     return cv2.invertAffineTransform(affine)
 
 
-def transform(affine: Float[Array, "2 3"], points_xy: Float[Array, "*N 2"]) -> Float[Array, "*N 2"]:
-    """Points through a 2x3 map, in float64, returned as float32."""
-    moved = np.asarray(points_xy, np.float64) @ affine[:, :2].T + affine[:, 2]
-    return moved.astype(np.float32)
+def transform(
+    affine: Float[Array, "*N 2 3"], points_xy: Float[Array, "*N K 2"]
+) -> Float[Array, "*N K 2"]:
+    """Points through their 2x3 map, in float64, returned as float32."""
+    moved = np.asarray(points_xy, np.float64) @ np.swapaxes(affine[..., :2], -1, -2)
+    return (moved + affine[..., None, :, 2]).astype(np.float32)
 
 
 def crop_to_image(

@@ -118,15 +118,15 @@ class Predictor:
             region = geometry.crop_regions(boxes_xyxy, padding, crop_hw)
             regions.append(region)
             image = np.ascontiguousarray(image)
-            people += [(image, center_xy, size_wh) for center_xy, size_wh in zip(*region)]
+            maps = geometry.image_to_crop(*region, 0.0, crop_hw)
+            people += [(image, image_to_crop) for image_to_crop in maps]
 
         batches = []
         for first in range(0, len(people), BATCH_SIZES[-1]):
             rows = people[first : first + BATCH_SIZES[-1]]
             size = next(size for size in BATCH_SIZES if size >= len(rows))
             crops = np.zeros((size, *crop_hw, 3), np.uint8)
-            for crop, (image, center_xy, size_wh) in zip(crops, rows):
-                image_to_crop = geometry.image_to_crop(center_xy, size_wh, 0.0, crop_hw)
+            for crop, (image, image_to_crop) in zip(crops, rows):
                 pipeline.cut(image, image_to_crop, False, crop)
             batches.append((self._estimate(self._variables, crops), len(rows)))
         return regions, batches

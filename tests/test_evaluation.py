@@ -126,7 +126,7 @@ def test_people_through_crops_targets_and_decoding_score_as_the_references(coco_
     ]
     keypoints_crop_xy = np.stack([
         augment.apply(
-            augment.Drawn(), keypoints, visibility, box_xyxy, 1.25, width, CROP_HW,
+            augment.UNCHANGED, keypoints, visibility, box_xyxy, 1.25, width, CROP_HW,
             COCO.flip_permutation, 1.5,
         )[1]
         for _, _, width, box_xyxy, keypoints, visibility in people

@@ -38,10 +38,10 @@ def test_regions_of_detected_boxes_equal_the_references():
 def test_the_center_of_the_region_is_the_middle_of_the_crop_and_its_width_the_crops():
     center, size = np.float32([50, 80]), np.float32([30, 40])
     affine = geometry.image_to_crop(center, size, 90.0, CROP_HW)
-    np.testing.assert_allclose(geometry.transform(affine, center), [96, 128], atol=1e-4)
+    np.testing.assert_allclose(geometry.transform(affine, center[None]), [[96, 128]], atol=1e-4)
     # Turned by a right angle, what lies right of the center lies above the middle of the crop.
     np.testing.assert_allclose(
-        geometry.transform(affine, center + np.float32([15, 0])), [96, 128 - 96], atol=1e-4
+        geometry.transform(affine, center[None] + np.float32([15, 0])), [[96, 32]], atol=1e-4
     )
 
 

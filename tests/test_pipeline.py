@@ -47,7 +47,7 @@ def test_crops_of_annotated_boxes_equal_the_references(coco_sample):
         box_xyxy = geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw)
         np.testing.assert_array_equal(box_xyxy, golden["bbox_xyxy"][row])
         image_to_crop, keypoints_crop_xy, visibility = augment.apply(
-            augment.Drawn(), picture.keypoints_image_xy[i], picture.visibility[i], box_xyxy,
+            augment.UNCHANGED, picture.keypoints_image_xy[i], picture.visibility[i], box_xyxy,
             1.25, picture.image_hw[1], CROP_HW, COCO.flip_permutation, 1.5,
         )  # fmt: skip
         np.testing.assert_array_equal(image_to_crop, golden["warp_mat"][row])
@@ -86,13 +86,13 @@ def test_augmented_crops_and_keypoints_equal_the_references(coco_sample):
         picture, i = people[annotation_id]
         half_body = golden["half_body_ids_mask"][row].astype(bool)
         drawn = augment.Drawn(
-            flip=bool(golden["flip"][row]),
-            half_body=half_body if half_body.any() else None,
-            shift_xy=tuple(golden["offset"][row]),
-            scale=float(golden["scale_factor"][row]),
-            rotation_deg=float(golden["rotation"][row]),
+            flip=golden["flip"][row].astype(bool),
+            half_body=half_body,
+            shift_xy=golden["offset"][row],
+            scale=golden["scale_factor"][row],
+            rotation_deg=golden["rotation"][row],
         )
-        kinds.add((drawn.flip, drawn.half_body is not None, drawn.rotation_deg != 0))
+        kinds.add((bool(drawn.flip), bool(half_body.any()), bool(drawn.rotation_deg != 0)))
         image_to_crop, keypoints_crop_xy, visibility = augment.apply(
             drawn, picture.keypoints_image_xy[i], picture.visibility[i],
             geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw),
@@ -130,23 +130,21 @@ def test_a_mirrored_region_is_cut_as_from_the_mirrored_picture():
 def test_frequencies_and_spread_of_augmentations_are_the_references():
     golden = golden_json("augment.json")
     rng = np.random.default_rng(0)
-    visibility = np.ones(17, np.float32)
-    draws = [
-        augment.draw(rng, visibility, COCO.is_upper_body, COCO.flip_permutation, augment.Settings())
-        for _ in range(20_000)
-    ]
+    drawn = augment.draw(
+        rng, np.ones((20_000, 17)), COCO.is_upper_body, COCO.flip_permutation, augment.Settings()
+    )
     distributions = golden["distributions"]
-    assert np.mean([d.flip for d in draws]) == pytest.approx(0.5, abs=0.015)
+    assert np.mean(drawn.flip) == pytest.approx(0.5, abs=0.015)
     halves = golden["half_body"][1]["freq"]
-    none = np.mean([d.half_body is None for d in draws])
-    upper = np.mean([d.half_body is not None and d.half_body[0] for d in draws])
+    none = np.mean(~drawn.half_body.any(-1))
+    upper = np.mean(drawn.half_body[:, 0])
     assert none == pytest.approx(halves["none"], abs=0.015)
     assert upper == pytest.approx(halves["upper"], abs=0.015)
     columns = {
-        "offset_x": [d.shift_xy[0] for d in draws],
-        "offset_y": [d.shift_xy[1] for d in draws],
-        "scale": [d.scale for d in draws],
-        "rotation": [d.rotation_deg for d in draws],
+        "offset_x": drawn.shift_xy[:, 0],
+        "offset_y": drawn.shift_xy[:, 1],
+        "scale": drawn.scale,
+        "rotation": drawn.rotation_deg,
     }
     for name, values in columns.items():
         expected = distributions[name]
@@ -157,7 +155,7 @@ def test_frequencies_and_spread_of_augmentations_are_the_references():
             [expected["percentiles"][str(p)] for p in percentiles],
             atol=0.12 * expected["std"], err_msg=name,
         )  # fmt: skip
-    assert np.mean(np.array(columns["offset_x"]) == 0) == pytest.approx(0.7, abs=0.015)
+    assert np.mean(columns["offset_x"] == 0) == pytest.approx(0.7, abs=0.015)
 
 
 def test_half_bodies_are_chosen_as_the_reference_does():
@@ -165,9 +163,10 @@ def test_half_bodies_are_chosen_as_the_reference_does():
         visibility = np.array(case["visible"], np.float32)
         for chance, expected in ((0.0, case["prefer_upper"]), (0.99, case["prefer_lower"])):
             chosen = augment._draw_half_body(
-                visibility > 0, COCO.is_upper_body, 0.0, chance, augment.Settings()
-            )
-            assert (None if chosen is None else np.flatnonzero(chosen).tolist()) == expected
+                visibility > 0, COCO.is_upper_body, np.array(0.0), np.array(chance),
+                augment.Settings(),
+            )  # fmt: skip
+            assert (np.flatnonzero(chosen).tolist() or None) == expected
 
 
 def test_one_bright_pixel_at_a_keypoint_follows_it_through_every_map():
@@ -180,7 +179,7 @@ def test_one_bright_pixel_at_a_keypoint_follows_it_through_every_map():
         drawn = augment.draw(
             rng, np.ones(17), COCO.is_upper_body, COCO.flip_permutation, augment.Settings()
         )
-        drawn = dataclasses.replace(drawn, half_body=None)
+        drawn = dataclasses.replace(drawn, half_body=np.array(False))
         image_to_crop, keypoints_crop_xy, _ = augment.apply(
             drawn, keypoints, np.ones(17, np.float32), np.float32([50, 40, 150, 160]), 1.25, 200,
             CROP_HW, COCO.flip_permutation, 1.5,
@@ -228,13 +227,17 @@ def test_every_person_once_an_epoch(records):
         records, COCO, crop_hw=(64, 48), batch_size=8, settings=augment.NONE, padding=1.25, seed=0,
         process=0, num_processes=1, num_threads=1,
     )  # fmt: skip
-    epochs, pictures, people = chunks._people(0, 3 * num_people + 1)
+    assert list(chunks._stretches(num_people - 5, 2 * num_people + 1)) == [
+        (0, num_people - 5, num_people), (1, 0, num_people), (2, 0, 1),
+    ]  # fmt: skip
+    orders = []
     for epoch in range(3):
-        chosen = epochs == epoch
-        pairs = set(zip(pictures[chosen].tolist(), people[chosen].tolist()))
-        assert len(pairs) == chosen.sum() == num_people
-    first, second = (pictures[epochs == epoch].tolist() for epoch in (0, 1))
-    assert first != second and sorted(first) == sorted(second)
+        pictures, people = chunks._people(epoch, 0, num_people)
+        assert sorted(people.tolist()) == list(range(num_people))
+        picture_of_person = np.repeat(np.arange(len(records.num_people)), records.num_people)
+        np.testing.assert_array_equal(pictures, picture_of_person[people])
+        orders.append(people.tolist())
+    assert orders[0] != orders[1] != orders[2]
 
 
 def test_each_picture_is_decoded_once_but_at_the_edges_of_a_chunk(records):
@@ -262,7 +265,7 @@ def test_people_of_a_picture_go_to_different_batches(records):
         seed=0, process=0, num_processes=1, num_threads=1,
     )  # fmt: skip
     count = int(records.num_people.sum())
-    _, pictures, _ = chunks._people(0, count)
+    pictures, _ = chunks._people(0, 0, count)
     batches = np.arange(count) % chunks.batches_per_chunk
     assert len(set(zip(pictures.tolist(), batches.tolist()))) == count
 

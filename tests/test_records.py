@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from coco_files import SPLIT, edit, first_person, read
 
+from mspn_jax import geometry
 from mspn_jax.data import evaluation_set, records
 from mspn_jax.data.coco import DataError
 from mspn_jax.skeletons import COCO
@@ -25,10 +26,15 @@ def test_records_hold_the_pictures_and_people_and_are_made_once(drawn_copy, monk
         record = opened.source[i]
         assert record["image"] == (drawn_copy / SPLIT / picture.file_name).read_bytes()
         assert record["image_id"] == picture.image_id
-        np.testing.assert_array_equal(record["boxes_xywh"], picture.boxes_xywh)
-        np.testing.assert_array_equal(record["keypoints_image_xy"], picture.keypoints_image_xy)
-        np.testing.assert_array_equal(record["visibility"], picture.visibility)
+        assert tuple(opened.image_hw[i]) == picture.image_hw
         assert opened.num_people[i] == len(picture.annotation_ids)
+    people = opened.people
+    for ours, of_picture in (
+        (people.boxes_xyxy, lambda p: geometry.clip_boxes(p.boxes_xywh, p.image_hw)),
+        (people.keypoints_image_xy, lambda p: p.keypoints_image_xy),
+        (people.visibility, lambda p: p.visibility),
+    ):
+        np.testing.assert_array_equal(ours, np.concatenate([of_picture(p) for p in pictures]))
     monkeypatch.setattr(records, "read_pictures", lambda *a: pytest.fail("made again"))
     records.open_records(drawn_copy, SPLIT, COCO)
 

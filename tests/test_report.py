@@ -38,9 +38,7 @@ def results(dataset):
     """The truth, shaken: some a little, some much, some with left and right confused."""
     rng = np.random.default_rng(0)
     boxes = dataset.boxes
-    keypoints = np.concatenate(
-        [dataset.records.source[i]["keypoints_image_xy"] for i in np.unique(boxes.record_indices)]
-    )
+    keypoints = dataset.records.people.keypoints_image_xy.copy()
     keypoints[::5] = keypoints[::5][:, COCO.flip_permutation]
     shaken = keypoints + rng.normal(0, rng.choice([0.3, 2, 8, 60], (len(keypoints), 1, 1)),
                                     keypoints.shape)  # fmt: skip

@@ -110,8 +110,8 @@ def test_without_an_upper_body_there_are_no_halves():
             for i in range(9)
         ]
 
-    assert all(drawn.half_body is None for drawn in halves(np.zeros(4, bool)))
-    assert all(drawn.half_body is not None for drawn in halves(np.arange(4) < 2))
+    assert all(not drawn.half_body.any() for drawn in halves(np.zeros(4, bool)))
+    assert all(drawn.half_body.any() for drawn in halves(np.arange(4) < 2))
 
 
 # -------------------------------------------------------------- the category with the keypoints

@@ -31,7 +31,7 @@ def reference_batch(coco_sample) -> dict[str, np.ndarray]:
                 continue
             path = coco_sample / "val2017" / picture.file_name
             image_to_crop, keypoints_crop_xy, visibility = augment.apply(
-                augment.Drawn(), picture.keypoints_image_xy[i], picture.visibility[i],
+                augment.UNCHANGED, picture.keypoints_image_xy[i], picture.visibility[i],
                 geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw), 1.25,
                 picture.image_hw[1], CROP_HW, COCO.flip_permutation, 1.5,
             )  # fmt: skip

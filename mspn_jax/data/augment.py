@@ -1,4 +1,4 @@
-"""One person's augmentation: `draw` chooses it, `apply` carries it out. The two meet in `Drawn`.
+"""People's augmentation: `draw` chooses it, `apply` carries it out. The two meet in `Drawn`.
 
 Source: mmpose 1.3.2 (RandomFlip, RandomHalfBody, RandomBBoxTransform, TopdownAffine).
 """
@@ -6,7 +6,7 @@ Source: mmpose 1.3.2 (RandomFlip, RandomHalfBody, RandomBBoxTransform, TopdownAf
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from mspn_jax import geometry
 
@@ -52,67 +52,79 @@ NONE = Settings(
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A choice, made.
+    """A choice, made, for one person or many.
 
     Attributes:
       flip: mirror picture and keypoints first.
-      half_body: (K,) bool, the keypoints (of the mirrored person, if mirrored) to center on, or
-        None for the whole box.
+      half_body: the keypoints (of the mirrored person, if mirrored) to center on; none of a
+        person's for the whole box.
       shift_xy: in units of the region's size.
       scale: factor on the region's size.
       rotation_deg: of the region.
     """
 
-    flip: bool = False
-    half_body: Bool[Array, "K"] | None = None
-    shift_xy: tuple[float, float] = (0.0, 0.0)
-    scale: float = 1.0
-    rotation_deg: float = 0.0
+    flip: Bool[Array, "*N"]
+    half_body: Bool[Array, "*N K"]
+    shift_xy: Float[Array, "*N 2"]
+    scale: Float[Array, "*N"]
+    rotation_deg: Float[Array, "*N"]
+
+    def __getitem__(self, rows: slice | Array) -> "Drawn":
+        return Drawn(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+
+
+UNCHANGED = Drawn(*map(np.array, (False, False, 0.0, 1.0, 0.0)))
 
 
 def draw(
     rng: np.random.Generator,
-    visibility: Float[Array, "K"],
+    visibility: Float[Array, "*N K"],
     is_upper_body: Bool[Array, "K"],
     flip_permutation: Array,
     settings: Settings,
 ) -> Drawn:
-    """Chooses an augmentation for a person with these keypoints labelled.
+    """Chooses augmentations for people with these keypoints labelled.
 
     The same numbers are taken from `rng` whatever is chosen, but for the rejected ones of the
     truncated normals.
     """
-    flip, half_body, prefer_upper, shift, scale, rotation = rng.random(6)
-    normals = _truncated_normal(rng, 4)
+    people = visibility.shape[:-1]
+    flip, half_body, prefer_upper, shift, scale, rotation = rng.random((6, *people))
+    shift_x, shift_y, resize, turn = _truncated_normal(rng, (4, *people))
     flip = flip < settings.flip_probability
-    labelled = visibility[flip_permutation] > 0 if flip else visibility > 0
+    labelled = np.where(flip[..., None], visibility[..., flip_permutation], visibility) > 0
+    shift_xy = settings.shift * np.stack([shift_x, shift_y], -1)
     return Drawn(
-        flip=bool(flip),
+        flip=flip,
         half_body=_draw_half_body(labelled, is_upper_body, half_body, prefer_upper, settings),
-        shift_xy=tuple((settings.shift * normals[:2]).tolist())
-        if shift < settings.shift_probability else (0.0, 0.0),
-        scale=1 + settings.scale * float(normals[2]) if scale < settings.scale_probability else 1.0,
-        rotation_deg=settings.rotation_deg * float(normals[3])
-        if rotation < settings.rotation_probability else 0.0,
-    )  # fmt: skip
+        shift_xy=np.where((shift < settings.shift_probability)[..., None], shift_xy, 0.0),
+        scale=np.where(scale < settings.scale_probability, 1 + settings.scale * resize, 1.0),
+        rotation_deg=np.where(
+            rotation < settings.rotation_probability, settings.rotation_deg * turn, 0.0
+        ),
+    )
 
 
-def _draw_half_body(labelled, is_upper_body, chance, prefer_upper, settings: Settings):
-    if chance >= settings.half_body_probability:
-        return None
-    if labelled.sum() < settings.half_body_min_keypoints or not is_upper_body.any():
-        return None
+def _draw_half_body(
+    labelled, is_upper_body, chance, prefer_upper, settings: Settings
+) -> Bool[Array, "*N K"]:
     upper, lower = labelled & is_upper_body, labelled & ~is_upper_body
-    enough_upper = upper.sum() >= settings.min_upper_keypoints
-    enough_lower = lower.sum() >= settings.min_lower_keypoints
-    if enough_upper and enough_lower:
-        return upper if prefer_upper < settings.upper_body_probability else lower
-    return upper if enough_upper else lower if enough_lower else None
+    enough_upper = upper.sum(-1) >= settings.min_upper_keypoints
+    enough_lower = lower.sum(-1) >= settings.min_lower_keypoints
+    preferred = prefer_upper < settings.upper_body_probability
+    chosen = np.where(
+        (enough_upper & (preferred | ~enough_lower))[..., None],
+        upper,
+        lower & enough_lower[..., None],
+    )
+    enough = labelled.sum(-1) >= settings.half_body_min_keypoints
+    wanted = (chance < settings.half_body_probability) & enough & is_upper_body.any()
+    return chosen & wanted[..., None]
 
 
-def _truncated_normal(rng: np.random.Generator, count: int) -> Float[Array, "N"]:
+def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Standard normals, drawn again until they lie in [-1, 1]."""
-    values = rng.standard_normal(count)
+    values = rng.standard_normal(shape)
     while (outside := np.abs(values) > 1).any():
         values[outside] = rng.standard_normal(outside.sum())
     return values
@@ -120,19 +132,19 @@ def _truncated_normal(rng: np.random.Generator, count: int) -> Float[Array, "N"]
 
 def apply(
     drawn: Drawn,
-    keypoints_image_xy: Float[Array, "K 2"],
-    visibility: Float[Array, "K"],
-    box_xyxy: Float[Array, "4"],
+    keypoints_image_xy: Float[Array, "*N K 2"],
+    visibility: Float[Array, "*N K"],
+    boxes_xyxy: Float[Array, "*N 4"],
     padding: float,
-    image_width: int,
+    image_width: int | Int[Array, "*N"],
     crop_hw: tuple[int, int],
     flip_permutation: Array,
     half_body_padding: float,
-) -> tuple[Float[Array, "2 3"], Float[Array, "K 2"], Float[Array, "K"]]:
-    """Moves a person's region and keypoints.
+) -> tuple[Float[Array, "*N 2 3"], Float[Array, "*N K 2"], Float[Array, "*N K"]]:
+    """Moves people's regions and keypoints.
 
     Args:
-      box_xyxy: clipped to the picture.
+      boxes_xyxy: clipped to the picture.
       padding: the region's size over the box's.
       image_width: pixels.
 
@@ -140,16 +152,25 @@ def apply(
       image_to_crop: from the picture, mirrored already if `drawn.flip`.
       keypoints_crop_xy and visibility, left and right swapped with the mirror.
     """
-    center_xy, size_wh = geometry.crop_region(box_xyxy, padding)
-    if drawn.flip:
-        keypoints_image_xy = geometry.mirror_x(keypoints_image_xy, image_width)[flip_permutation]
-        visibility = visibility[flip_permutation]
-        center_xy = geometry.mirror_x(center_xy, image_width)
-    if drawn.half_body is not None:
-        kept_xy = keypoints_image_xy[drawn.half_body]
-        center_xy = kept_xy.mean(0)
-        size_wh = (kept_xy.max(0) - kept_xy.min(0)) * np.float32(half_body_padding)
-    center_xy = center_xy + np.array(drawn.shift_xy, np.float32) * size_wh
-    size_wh = geometry.fix_aspect(size_wh * np.float32(drawn.scale), crop_hw)
+    center_xy, size_wh = geometry.crop_region(boxes_xyxy, padding)
+    flip, image_width = drawn.flip[..., None], np.asarray(image_width)
+    mirrored_xy = geometry.mirror_x(keypoints_image_xy, image_width[..., None])
+    keypoints_image_xy = np.where(
+        flip[..., None], mirrored_xy[..., flip_permutation, :], keypoints_image_xy
+    )
+    visibility = np.where(flip, visibility[..., flip_permutation], visibility)
+    center_xy = np.where(flip, geometry.mirror_x(center_xy, image_width), center_xy)
+
+    half_body = np.broadcast_to(drawn.half_body, visibility.shape)
+    is_half = half_body.any(-1, keepdims=True)
+    kept = (half_body | ~is_half)[..., None]  # of the others all, so that the mean is a number
+    low = keypoints_image_xy.min(-2, where=kept, initial=np.inf)
+    high = keypoints_image_xy.max(-2, where=kept, initial=-np.inf)
+    center_xy = np.where(is_half, keypoints_image_xy.mean(-2, where=kept), center_xy)
+    size_wh = np.where(is_half, (high - low) * np.float32(half_body_padding), size_wh)
+
+    center_xy = center_xy + drawn.shift_xy.astype(np.float32) * size_wh
+    size_wh = size_wh * drawn.scale.astype(np.float32)[..., None]
+    size_wh = geometry.fix_aspect(size_wh, crop_hw)
     image_to_crop = geometry.image_to_crop(center_xy, size_wh, drawn.rotation_deg, crop_hw)
     return image_to_crop, geometry.transform(image_to_crop, keypoints_image_xy), visibility

@@ -65,7 +65,8 @@ class EvaluationChunks(pipeline.Chunks):
         self.boxes = boxes
         self.batch_size = batch_size
         self.people_per_chunk = batch_size * math.ceil(pipeline.CHUNK_PEOPLE / batch_size)
-        self.center_xy, self.size_wh = geometry.crop_regions(boxes.boxes_xyxy, padding, crop_hw)
+        regions = geometry.crop_regions(boxes.boxes_xyxy, padding, crop_hw)
+        self.image_to_crop = geometry.image_to_crop(*regions, 0.0, crop_hw)
 
     def __len__(self) -> int:
         return math.ceil(len(self.boxes) / self.people_per_chunk)
@@ -75,16 +76,10 @@ class EvaluationChunks(pipeline.Chunks):
         count = min(self.people_per_chunk, len(self.boxes) - first)
         num_batches = math.ceil(count / self.batch_size)
         crops = np.zeros((num_batches * self.batch_size, *self.crop_hw, 3), np.uint8)
-
-        def cut_rows(rows: range, record, image) -> None:
-            for row in rows:
-                i = first + row
-                image_to_crop = geometry.image_to_crop(
-                    self.center_xy[i], self.size_wh[i], 0.0, self.crop_hw
-                )
-                pipeline.cut(image, image_to_crop, False, crops[row])
-
-        self.cut_all(self.boxes.record_indices[first : first + count], cut_rows)
+        rows = slice(first, first + count)
+        self.cut_all(
+            self.boxes.record_indices[rows], self.image_to_crop[rows], np.zeros(count, bool), crops
+        )
         mask = np.arange(len(crops)) < count
         return [
             EvaluationBatch(

@@ -15,13 +15,13 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import cv2
 import grain.python as grain
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from mspn_jax import allocator, geometry
 from mspn_jax.data import augment
@@ -68,18 +68,24 @@ def cut(
     crop_h, crop_w = crop.shape[:2]
     if mirrored:
         image_h, image_w = image.shape[:2]
-        corners = np.array([(0, 0), (crop_w, 0), (0, crop_h), (crop_w, crop_h)], np.float64)
-        corners = geometry.transform(geometry.invert(image_to_crop), corners)
-        left, top = np.floor(corners.min(0)).astype(int) - _BORDER
-        right, bottom = np.ceil(corners.max(0)).astype(int) + _BORDER
-        left, right = np.clip((left, right), 0, image_w)
-        top, bottom = np.clip((top, bottom), 0, image_h)
+        (a, b, x), (c, d, y) = geometry.invert(image_to_crop).tolist()
+        (left, right), (top, bottom) = (
+            _reach(x, (a * crop_w, b * crop_h), image_w),
+            _reach(y, (c * crop_w, d * crop_h), image_h),
+        )
         whole = np.empty_like(image)
         if left < right and top < bottom:
             region = image[top:bottom, image_w - right : image_w - left]
             whole[top:bottom, left:right] = cv2.flip(region, 1)
         image = whole
     cv2.warpAffine(image, image_to_crop, (crop_w, crop_h), dst=crop, flags=cv2.INTER_LINEAR)
+
+
+def _reach(start: float, steps: tuple[float, float], size: int) -> tuple[int, int]:
+    """The pixels of 0 to `size` that a parallelogram of these two sides lies over, and a border."""
+    low = math.floor(start + sum(min(step, 0) for step in steps)) - _BORDER
+    high = math.ceil(start + sum(max(step, 0) for step in steps)) + _BORDER
+    return max(low, 0), min(high, size)
 
 
 def num_cores() -> int:
@@ -103,15 +109,23 @@ class Chunks(grain.RandomAccessDataSource):
     def __repr__(self) -> str:  # grain compares it when it restores an iterator
         return f"{type(self).__name__}({len(self.records.image_ids)} pictures)"
 
-    def cut_all(self, record_of_row: Int[Array, "N"], cut_rows) -> None:
-        """Calls `cut_rows(rows, record, image)` for all rows, neighbours of one picture at once."""
+    def cut_all(
+        self,
+        record_of_row: Int[Array, "N"],
+        image_to_crop: Float[Array, "N 2 3"],
+        mirrored: Bool[Array, "N"],
+        crops: Iterable[UInt8[Array, "H W 3"]],
+    ) -> None:
+        """Cuts every row into its place; of neighbours in one picture, the picture is read once."""
+        places = list(crops)
         starts = np.flatnonzero(np.diff(record_of_row, prepend=-1))
         ends = np.append(starts[1:], len(record_of_row))
 
         def cut_picture(start: int, end: int) -> None:
             record = self.records.source[int(record_of_row[start])]
             image = decode_picture(record["image"])
-            cut_rows(range(start, end), record, image)
+            for row in range(start, end):
+                cut(image, image_to_crop[row], mirrored[row], places[row])
 
         for _ in self._pool.map(cut_picture, starts.tolist(), ends.tolist()):
             pass
@@ -143,7 +157,7 @@ class TrainingChunks(Chunks):
         self.people_per_chunk = self.batches_per_chunk * batch_size
         share = batch_size // num_processes
         self.rows = range(process * share, (process + 1) * share)
-        self.first_person = np.cumsum(records.num_people) - records.num_people
+        self.ends = np.cumsum(records.num_people)  # of each record's rows of `records.people`
 
     def __len__(self) -> int:
         return 2**62  # never the end: the number of steps is the training loop's
@@ -151,65 +165,67 @@ class TrainingChunks(Chunks):
     def __getitem__(self, chunk: int) -> list[TrainingBatch]:
         num_batches, num_rows = self.batches_per_chunk, len(self.rows)
         start = chunk * self.people_per_chunk + self.rows.start * num_batches
-        epochs, records, people = self._people(start, start + num_rows * num_batches)
-        num_keypoints = self.skeleton.num_keypoints
-        shape = (num_batches, num_rows)
-        crops = np.empty((*shape, *self.crop_hw, 3), np.uint8)
-        keypoints = np.empty((*shape, num_keypoints, 2), np.float32)
-        visibility = np.empty((*shape, num_keypoints), np.float32)
+        stretches = self._stretches(start, start + num_rows * num_batches)
+        columns = zip(*(self._augmented(*stretch) for stretch in stretches))
+        records, image_to_crop, mirrored, keypoints, visibility = map(np.concatenate, columns)
+        crops = np.empty((num_batches, num_rows, *self.crop_hw, 3), np.uint8)
+        places = (crops[i % num_batches, i // num_batches] for i in range(len(records)))
+        self.cut_all(records, image_to_crop, mirrored, places)
+        return [
+            TrainingBatch(crops[i], keypoints[i::num_batches], visibility[i::num_batches])
+            for i in range(num_batches)
+        ]
 
-        def cut_rows(rows: range, record, image) -> None:
-            boxes_xyxy = geometry.clip_boxes(record["boxes_xywh"], record["image_hw"])
-            for i in rows:
-                row, batch = divmod(i, num_batches)
-                index = int(self.first_person[records[i]]) + int(people[i])
-                drawn = augment.draw(
-                    np.random.default_rng([self.seed, int(epochs[i]), index]),
-                    record["visibility"][people[i]],
-                    self.skeleton.is_upper_body,
-                    self.skeleton.flip_permutation,
-                    self.settings,
-                )
-                image_to_crop, keypoints[batch, row], visibility[batch, row] = augment.apply(
-                    drawn,
-                    record["keypoints_image_xy"][people[i]],
-                    record["visibility"][people[i]],
-                    boxes_xyxy[people[i]],
-                    self.padding,
-                    image.shape[1],
-                    self.crop_hw,
-                    self.skeleton.flip_permutation,
-                    self.settings.half_body_padding,
-                )
-                cut(image, image_to_crop, drawn.flip, crops[batch, row])
-
-        self.cut_all(records, cut_rows)
-        return [TrainingBatch(*arrays) for arrays in zip(crops, keypoints, visibility)]
-
-    def _people(self, start: int, stop: int) -> tuple[Array, Array, Array]:
-        """Epoch, record and person within the record, for positions of the stream."""
+    def _stretches(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Positions of the stream as (epoch, first, last) within each epoch."""
         per_epoch = int(self.records.num_people.sum())
-        parts = []
         while start < stop:
             epoch, first = divmod(start, per_epoch)
             last = min(per_epoch, first + stop - start)
-            order, ends = _epoch(self, epoch)
-            position = np.arange(first, last)
-            place = np.searchsorted(ends, position, side="right")
-            record = order[place]
-            person = position - (ends[place] - self.records.num_people[record])
-            parts.append((np.full(len(position), epoch), record, person))
+            yield epoch, first, last
             start += last - first
-        epochs, records, people = (np.concatenate(column) for column in zip(*parts))
-        return epochs, records, people
+
+    def _people(self, epoch: int, first: int, last: int) -> tuple[Array, Array]:
+        """Records and people, as rows of `records.people`, of a stretch of an epoch."""
+        order, ends, _ = _epoch(self, epoch)
+        position = np.arange(first, last)
+        place = np.searchsorted(ends, position, side="right")
+        record = order[place]
+        return record, self.ends[record] - (ends[place] - position)
+
+    def _augmented(self, epoch: int, first: int, last: int) -> tuple[Array, ...]:
+        """A stretch's records, maps from image to crop, whether mirrored, keypoints, visibility."""
+        records, rows = self._people(epoch, first, last)
+        drawn = _epoch(self, epoch)[2][rows]
+        everyone = self.records.people
+        image_to_crop, keypoints_crop_xy, visibility = augment.apply(
+            drawn,
+            everyone.keypoints_image_xy[rows],
+            everyone.visibility[rows],
+            everyone.boxes_xyxy[rows],
+            self.padding,
+            self.records.image_hw[records, 1],
+            self.crop_hw,
+            self.skeleton.flip_permutation,
+            self.settings.half_body_padding,
+        )
+        return records, image_to_crop, drawn.flip, keypoints_crop_xy, visibility
 
 
 @functools.lru_cache(maxsize=2)
-def _epoch(chunks: TrainingChunks, epoch: int) -> tuple[Array, Array]:
-    """The epoch's order of records, and where in its stream of people each one's end."""
-    num_records = len(chunks.records.num_people)
-    order = np.random.default_rng([chunks.seed, epoch]).permutation(num_records)
-    return order, np.cumsum(chunks.records.num_people[order])
+def _epoch(chunks: TrainingChunks, epoch: int) -> tuple[Array, Array, augment.Drawn]:
+    """The epoch's order of records, where in its stream of people each one's end, and how everyone
+    is augmented."""
+    rng = np.random.default_rng([chunks.seed, epoch])
+    order = rng.permutation(len(chunks.records.num_people))
+    drawn = augment.draw(
+        rng,
+        chunks.records.people.visibility,
+        chunks.skeleton.is_upper_body,
+        chunks.skeleton.flip_permutation,
+        chunks.settings,
+    )
+    return order, np.cumsum(chunks.records.num_people[order]), drawn
 
 
 def training_batches(

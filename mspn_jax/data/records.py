@@ -1,8 +1,9 @@
 """The records made of a split on first use: a TFDS data set of array_record files.
 
-One record a picture: its encoded bytes, and the people in it that can be learnt from. The records'
-name holds a hash of the json and of the keypoints' names, so that another json makes other records;
-later runs only open them.
+One record a picture, its encoded bytes. The people in them that can be learnt from are columns of
+one file beside, which is read whole: what to cut is settled before a picture is opened. The name
+of the records holds a hash of the json and of the keypoints' names, so that another json makes
+other records; later runs only open them.
 """
 
 import contextlib
@@ -22,8 +23,10 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
+from mspn_jax import geometry
 from mspn_jax.data.coco import LAYOUT, DataError, Picture, annotation_file, read_pictures, some
 from mspn_jax.skeletons import Skeleton
 
@@ -35,24 +38,43 @@ class Records:
     """A split's records, open for reading at random.
 
     Attributes:
-      source: record index -> {"image": encoded bytes, "image_id", "file_name", "image_hw",
-        "annotation_ids", "boxes_xywh", "keypoints_image_xy", "visibility"} as in `Picture`.
-      image_ids: (P,) int64, of every record.
-      num_people: (P,) int64, of every record.
+      source: record index -> {"image": encoded bytes, "image_id", "file_name"}.
+      image_ids: of every record.
+      image_hw: of every record's picture, as decoded.
+      num_people: of every record.
+      people: of all records, in their order.
       unreadable: "file: reason" of every picture that could not be decoded and has no record.
     """
 
     source: Sequence[dict[str, Any]]
-    image_ids: np.ndarray
-    num_people: np.ndarray
+    image_ids: Int[np.ndarray, "N"]
+    image_hw: Int[np.ndarray, "N 2"]
+    num_people: Int[np.ndarray, "N"]
+    people: "People"
     unreadable: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class People:
+    """N people, a row each.
+
+    Attributes:
+      boxes_xyxy: image pixels, clipped to the picture.
+      keypoints_image_xy: image pixels.
+      visibility: COCO's 0 not labelled, 1 hidden, 2 visible.
+    """
+
+    boxes_xyxy: Float[np.ndarray, "N 4"]
+    keypoints_image_xy: Float[np.ndarray, "N K 2"]
+    visibility: Float[np.ndarray, "N K"]
 
 
 class CocoPersonKeypoints(tfds.core.GeneratorBasedBuilder):
     """The TFDS builder. `name` tells what the records were made of, by a hash of the json."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
     SPLIT = "pictures"
+    COLUMNS = "people.npz"
 
     def __init__(
         self, *, name: str, folder: pathlib.Path, pictures: list[Picture],
@@ -61,15 +83,12 @@ class CocoPersonKeypoints(tfds.core.GeneratorBasedBuilder):
         self.folder = folder
         self.pictures = pictures
         self.num_keypoints = num_keypoints
-        self.index = tfds.core.MetadataDict(
-            image_ids=[], num_people=[], unreadable=[], other_size=[]
-        )
+        self.left_out = tfds.core.MetadataDict(unreadable=[], other_size=[])
         config = tfds.core.BuilderConfig(name=name, description="")
         super().__init__(data_dir=data_dir, config=config, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features
-        shape = (None, self.num_keypoints)
         return tfds.core.DatasetInfo(
             builder=self,
             description="COCO person keypoints, one record a picture.",
@@ -77,14 +96,9 @@ class CocoPersonKeypoints(tfds.core.GeneratorBasedBuilder):
                 "image": features.Image(shape=(None, None, 3), encoding_format="jpeg"),
                 "image_id": np.int64,
                 "file_name": features.Text(),
-                "image_hw": features.Tensor(shape=(2,), dtype=np.int64),
-                "annotation_ids": features.Tensor(shape=(None,), dtype=np.int64),
-                "boxes_xywh": features.Tensor(shape=(None, 4), dtype=np.float64),
-                "keypoints_image_xy": features.Tensor(shape=(*shape, 2), dtype=np.float32),
-                "visibility": features.Tensor(shape=shape, dtype=np.float32),
             }),
             disable_shuffling=True,  # records stay in the json's order
-            metadata=self.index,
+            metadata=self.left_out,
         )  # fmt: skip
 
     def _split_generators(self, dl_manager):
@@ -92,18 +106,44 @@ class CocoPersonKeypoints(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         paths = [str(self.folder / picture.file_name) for picture in self.pictures]
+        kept, image_hw = [], []
         with multiprocessing.pool.ThreadPool() as pool:
             checks = pool.imap(check_picture, paths, chunksize=8)
             progress = tqdm(paths, desc=f"records of {self.folder.name}", unit=" pictures")
             for i, (picture, path, check) in enumerate(zip(self.pictures, progress, checks)):
                 if isinstance(check, DataError):
-                    self.index["unreadable"].append(f"{path}: {check}")
+                    self.left_out["unreadable"].append(f"{path}: {check}")
                     continue
                 if check != picture.image_hw:
-                    self.index["other_size"].append(picture.image_id)
-                self.index["image_ids"].append(picture.image_id)
-                self.index["num_people"].append(len(picture.annotation_ids))
-                yield i, dataclasses.asdict(picture) | {"image": path}
+                    self.left_out["other_size"].append(picture.image_id)
+                kept.append(picture)
+                image_hw.append(check)
+                yield i, {
+                    "image": path, "image_id": picture.image_id, "file_name": picture.file_name
+                }  # fmt: skip
+        self._write_columns(kept, image_hw)
+
+    def _write_columns(self, pictures: list[Picture], image_hw: list[tuple[int, int]]) -> None:
+        def column(of_picture, row_shape: tuple[int, ...], dtype) -> np.ndarray:
+            return np.concatenate(
+                [np.zeros((0, *row_shape), dtype), *map(of_picture, pictures)], dtype=dtype
+            )
+
+        num_keypoints = self.num_keypoints
+        with open(self.data_path / self.COLUMNS, "xb") as file:
+            np.savez(
+                file,
+                image_ids=np.array([p.image_id for p in pictures], np.int64),
+                image_hw=np.array(image_hw, np.int64).reshape(-1, 2),
+                num_people=np.array([len(p.annotation_ids) for p in pictures], np.int64),
+                boxes_xyxy=column(
+                    lambda p: geometry.clip_boxes(p.boxes_xywh, p.image_hw), (4,), np.float32
+                ),
+                keypoints_image_xy=column(
+                    lambda p: p.keypoints_image_xy, (num_keypoints, 2), np.float32
+                ),
+                visibility=column(lambda p: p.visibility, (num_keypoints,), np.float32),
+            )
 
 
 def check_picture(path: str) -> tuple[int, int] | DataError:
@@ -197,22 +237,36 @@ def open_records(
             "%s: %d pictures cannot be read: %s",
             folder, len(index["unreadable"]), some(index["unreadable"]),
         )  # fmt: skip
-    return Records(
-        source=_Source(
-            path,
-            builder.as_data_source(
-                split=CocoPersonKeypoints.SPLIT, decoders={"image": tfds.decode.SkipDecoding()}
-            ),
-        ),
-        image_ids=np.array(index["image_ids"], np.int64),
-        num_people=np.array(index["num_people"], np.int64),
-        unreadable=tuple(index["unreadable"]),
+    with _damage_named(path), np.load(path / CocoPersonKeypoints.COLUMNS) as file:
+        columns = dict(file)
+    people = {field.name: columns.pop(field.name) for field in dataclasses.fields(People)}
+    source = builder.as_data_source(
+        split=CocoPersonKeypoints.SPLIT, decoders={"image": tfds.decode.SkipDecoding()}
     )
+    return Records(
+        source=_Source(path, source),
+        people=People(**people),
+        unreadable=tuple(index["unreadable"]),
+        **columns,
+    )
+
+
+@contextlib.contextmanager
+def _damage_named(folder: pathlib.Path):
+    """Whatever is raised by the files of a folder of records is said to be damage in it."""
+    try:
+        yield
+    except Exception as error:  # of a checksum, of a cut file, of one that is gone ...
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"{folder}: its records are damaged ({reason:.200}): delete that folder, and they are"
+            " made again"
+        ) from None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source(Sequence):
-    """TFDS's source of a folder of records; what array_record finds damaged in it is named."""
+    """TFDS's source of a folder of records."""
 
     folder: pathlib.Path
     records: Any
@@ -221,14 +275,8 @@ class _Source(Sequence):
         return len(self.records)
 
     def __getitem__(self, index):
-        try:
+        with _damage_named(self.folder):
             return self.records[index]
-        except Exception as error:  # RuntimeError of a checksum, ValueError of a cut file ...
-            reason = str(error).partition("\n")[0]
-            raise DataError(
-                f"{self.folder}: its records are damaged ({reason:.200}): delete that folder, and"
-                " they are made again"
-            ) from None
 
 
 @contextlib.contextmanager

@@ -85,21 +85,26 @@ def plain(pool, folder: pathlib.Path, pictures: list[coco.Picture], people: int)
         pass
 
 
-def floor(pool, paths: list[pathlib.Path], boxes_xyxy: list[np.ndarray], people: int) -> None:
-    def picture_of(path: pathlib.Path, boxes: np.ndarray) -> None:
+def floor(pool, paths: list[pathlib.Path], maps: list[np.ndarray], people: int) -> None:
+    def picture_of(path: pathlib.Path, image_to_crop: np.ndarray) -> None:
         image = decode_picture(path.read_bytes())
-        for center_xy, size_wh in zip(*geometry.crop_regions(boxes, PADDING, CROP_HW)):
-            image_to_crop = geometry.image_to_crop(center_xy, size_wh, 0.0, CROP_HW)
-            cv2.warpAffine(image, image_to_crop, CROP_HW[::-1], flags=cv2.INTER_LINEAR)
+        for of_person in image_to_crop:
+            cv2.warpAffine(image, of_person, CROP_HW[::-1], flags=cv2.INTER_LINEAR)
 
     chosen, count = [], 0
-    for path, boxes in itertools.cycle(zip(paths, boxes_xyxy, strict=True)):
+    for path, image_to_crop in itertools.cycle(zip(paths, maps, strict=True)):
         if count >= people:
             break
-        chosen.append((path, boxes))
-        count += len(boxes)
+        chosen.append((path, image_to_crop))
+        count += len(image_to_crop)
     for _ in pool.map(picture_of, *zip(*chosen)):
         pass
+
+
+def maps_of(boxes_xyxy: np.ndarray) -> np.ndarray:
+    """The maps from image to crop of a picture's boxes, which the floor does not compute."""
+    regions = geometry.crop_regions(boxes_xyxy, PADDING, CROP_HW)
+    return geometry.image_to_crop(*regions, 0.0, CROP_HW)
 
 
 def main() -> None:
@@ -141,13 +146,13 @@ def training_ways(args: argparse.Namespace, root: str, scratch: str, pool) -> Wa
             chunks[next(numbers)]
 
     paths = [folder / p.file_name for p in pictures]
-    boxes = [geometry.clip_boxes(p.boxes_xywh, p.image_hw) for p in pictures]
+    maps = [maps_of(geometry.clip_boxes(p.boxes_xywh, p.image_hw)) for p in pictures]
     ways = {
         "ours": ours,
         "plain": lambda: plain(pool, folder, pictures, args.people),
-        "floor": lambda: floor(pool, paths, boxes, args.people),
+        "floor": lambda: floor(pool, paths, maps, args.people),
     }
-    people = sum(map(len, boxes))
+    people = sum(map(len, maps))
     print(f"training: {len(paths)} pictures, {people} people ({people / len(paths):.2f} each)")
     return ways, args.people
 
@@ -177,11 +182,11 @@ def evaluation_ways(args: argparse.Namespace, root: str, scratch: str, pool) -> 
 
     image_ids = list(dict.fromkeys(boxes.image_ids.tolist()))
     paths = [folder / names[image_id] for image_id in image_ids]
-    of_pictures = [boxes.boxes_xyxy[boxes.image_ids == image_id] for image_id in image_ids]
+    maps = [maps_of(boxes.boxes_xyxy[boxes.image_ids == image_id]) for image_id in image_ids]
     ways = {
         "ours": ours,
         "plain": person_by_person,
-        "floor": lambda: floor(pool, paths, of_pictures, len(boxes)),
+        "floor": lambda: floor(pool, paths, maps, len(boxes)),
     }
     print(f"evaluation: {len(paths)} pictures, {len(boxes)} boxes"
           f" ({len(boxes) / len(paths):.1f} each)")  # fmt: skip

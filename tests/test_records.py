@@ -158,3 +158,23 @@ def test_records_that_were_interrupted_are_made_again(drawn_copy):
     assert killed.returncode == 9
     assert len(records.open_records(drawn_copy, SPLIT, COCO).image_ids) == 12
     assert len(list((drawn_copy / "records").glob("coco_person_keypoints/*/*"))) == 1
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path, data: path.write_bytes(data.replace(middle(data), bytes(8), 1)),
+        lambda path, data: path.write_bytes(data[: len(data) // 2]),
+        lambda path, data: path.unlink(),
+    ],
+)
+def test_damaged_columns_are_named(drawn_copy, harm):
+    records.open_records(drawn_copy, SPLIT, COCO)
+    (path,) = drawn_copy.glob(f"records/*/*/*/{records.CocoPersonKeypoints.COLUMNS}")
+    harm(path, path.read_bytes())
+    with pytest.raises(DataError, match=rf"{path.parent}: its records are damaged .* delete that"):
+        records.open_records(drawn_copy, SPLIT, COCO)
+
+
+def middle(data: bytes) -> bytes:
+    return data[len(data) // 2 :][:8]

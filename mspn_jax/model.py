@@ -69,7 +69,9 @@ class ConvNorm(nn.Module):
                     running.value = BATCH_NORM_DECAY * running.value + (1 - BATCH_NORM_DECAY) * new
         else:
             mean, var = running_mean.value, running_var.value
-        x = (x - mean) * (scale * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)) + bias
+        # One factor and one term a channel: the gradient needs two sums over x then, and not four.
+        factor = scale * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+        x = x * factor + (bias - mean * factor)
         return (nn.relu(x) if self.relu else x).astype(self.dtype)
 
 
@@ -111,8 +113,10 @@ def convolve(
     """
     x, size = x.astype(kernel.dtype), kernel.shape[0]
     if size == 1:
-        # A matrix product: XLA's CPU backend is far slower in a 1x1 convolution's gradient.
-        x = x[:, ::stride, ::stride] @ kernel[0, 0]
+        # A product of two matrices: XLA's CPU backend is far slower in a 1x1 convolution's gradient,
+        # and in that of a product over the last of four axes, of which it transposes copies.
+        x = x[:, ::stride, ::stride]
+        x = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
     else:
         # torch pads both sides alike; "SAME" would pad a strided convolution unevenly.
         pad = (size // 2, size // 2)

@@ -1,10 +1,11 @@
-"""The learning rate's course against the reference, step by step."""
+"""The learning rate's course and Adam against the reference, step by step."""
 
 import numpy as np
+import optax
 import pytest
 
 from conftest import golden_json
-from mspn_jax.optimizer import learning_rate_schedule
+from mspn_jax.optimizer import adam, learning_rate_schedule
 
 
 @pytest.mark.parametrize("steps_per_epoch", [585, 586])
@@ -29,3 +30,21 @@ def test_no_warmup():
     )
     assert schedule(0) == pytest.approx(1e-3)
     assert schedule(19) == pytest.approx(1e-3) and schedule(20) == pytest.approx(1e-4)
+
+
+def test_adam_is_torchs():
+    """Its formula, with the reference's constants; the last gradients are as small as epsilon."""
+    gradients = np.random.default_rng(0).standard_normal((6, 3)) * (1.0, 1e-4, 1e-8)
+    optimizer = adam(1e-3)
+    params = expected = np.zeros(3)
+    state = optimizer.init(params)
+    first, second = np.zeros(3), np.zeros(3)
+    for step, gradient in enumerate(gradients, start=1):
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        mean = first / (1 - 0.9**step)
+        deviation = np.sqrt(second / (1 - 0.999**step))
+        expected = expected - 1e-3 * mean / (deviation + 1e-8)
+        np.testing.assert_allclose(params, expected, rtol=1e-4)

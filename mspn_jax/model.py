@@ -113,8 +113,8 @@ def convolve(
     """
     x, size = x.astype(kernel.dtype), kernel.shape[0]
     if size == 1:
-        # A product of two matrices: XLA's CPU backend is far slower in a 1x1 convolution's gradient,
-        # and in that of a product over the last of four axes, of which it transposes copies.
+        # A product of two matrices: XLA's CPU backend is far slower in the gradient of a 1x1
+        # convolution, and of a product with four axes, whose operands it copies transposed.
         x = x[:, ::stride, ::stride]
         x = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
     else:

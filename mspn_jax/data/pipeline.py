@@ -96,7 +96,7 @@ def num_cores() -> int:
 
 
 class Chunks(grain.RandomAccessDataSource):
-    """Chunk number -> its batches. What to cut for one picture is for the subclasses to say."""
+    """Chunk number -> its batches. Whom to cut, and how, is for the subclasses to say."""
 
     def __init__(self, records: Records, crop_hw: tuple[int, int], num_threads: int):
         self.records = records
@@ -137,11 +137,12 @@ class Chunks(grain.RandomAccessDataSource):
 class TrainingChunks(Chunks):
     """The endless stream of people, epoch after epoch, in chunks.
 
-    An epoch is a permutation of the pictures, the people of each in their order. The people of
-    all epochs make one stream, and chunk c the stretch of it from c * C * B on: batch straddles
-    epoch, and nobody is dropped, repeated or padded. Within a chunk of C batches the stream's
-    position i goes to batch i % C, row i // C: the people of a picture go to different batches,
-    and rows near each other, which one process cuts, hold people of the same pictures.
+    An epoch is a permutation of the pictures, the people of each in their order, and an
+    augmentation of everyone. The people of all epochs make one stream, and chunk c the stretch of
+    it from c * C * B on: batch straddles epoch, and nobody is dropped, repeated or padded. Within a
+    chunk of C batches the stream's position i goes to batch i % C, row i // C: the people of a
+    picture go to different batches, and rows near each other, which one process cuts, hold people
+    of the same pictures.
     """
 
     def __init__(
@@ -187,16 +188,16 @@ class TrainingChunks(Chunks):
 
     def _people(self, epoch: int, first: int, last: int) -> tuple[Array, Array]:
         """Records and people, as rows of `records.people`, of a stretch of an epoch."""
-        order, ends, _ = _epoch(self, epoch)
+        stream = _epoch(self, epoch)
         position = np.arange(first, last)
-        place = np.searchsorted(ends, position, side="right")
-        record = order[place]
-        return record, self.ends[record] - (ends[place] - position)
+        place = np.searchsorted(stream.ends, position, side="right")
+        record = stream.order[place]
+        return record, self.ends[record] - (stream.ends[place] - position)
 
     def _augmented(self, epoch: int, first: int, last: int) -> tuple[Array, ...]:
         """A stretch's records, maps from image to crop, whether mirrored, keypoints, visibility."""
         records, rows = self._people(epoch, first, last)
-        drawn = _epoch(self, epoch)[2][rows]
+        drawn = _epoch(self, epoch).drawn[rows]
         everyone = self.records.people
         image_to_crop, keypoints_crop_xy, visibility = augment.apply(
             drawn,
@@ -212,10 +213,18 @@ class TrainingChunks(Chunks):
         return records, image_to_crop, drawn.flip, keypoints_crop_xy, visibility
 
 
+@dataclasses.dataclass(frozen=True)
+class _Epoch:
+    """The order of the records, where in the epoch's stream of people each one's end, and how
+    everyone, as in `records.people`, is augmented."""
+
+    order: Int[Array, "N"]
+    ends: Int[Array, "N"]
+    drawn: augment.Drawn
+
+
 @functools.lru_cache(maxsize=2)
-def _epoch(chunks: TrainingChunks, epoch: int) -> tuple[Array, Array, augment.Drawn]:
-    """The epoch's order of records, where in its stream of people each one's end, and how everyone
-    is augmented."""
+def _epoch(chunks: TrainingChunks, epoch: int) -> _Epoch:
     rng = np.random.default_rng([chunks.seed, epoch])
     order = rng.permutation(len(chunks.records.num_people))
     drawn = augment.draw(
@@ -225,7 +234,7 @@ def _epoch(chunks: TrainingChunks, epoch: int) -> tuple[Array, Array, augment.Dr
         chunks.skeleton.flip_permutation,
         chunks.settings,
     )
-    return order, np.cumsum(chunks.records.num_people[order]), drawn
+    return _Epoch(order, np.cumsum(chunks.records.num_people[order]), drawn)
 
 
 def training_batches(

@@ -1,11 +1,13 @@
 """How long a picture takes: Predictor, from a JPEG's bytes and boxes to keypoints in the picture.
 
-    python benchmarks/predict.py [--stages 1] [--people 1 5 30] [--dtype float32]
+    python benchmarks/predict.py [--stages 1] [--people 1 5 30] [--dtype float32] [--checkpoint DIR]
 
 The picture is decoded once and all its people go to the device together. The alternative, run in
-turn, is to call it once for each person, as programs do that were written for one.
+turn, is to call it once for each person, as programs do that were written for one. The network is
+a published variant with new weights, or the first stages of a checkpoint's.
 """
 
+import argparse
 import pathlib
 import sys
 
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, nargs="+", default=[1, 5, 30], help="in the picture")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--no_flip_test", action="store_true")
+    parser.add_argument("--checkpoint", help="of the network that --stages stops early")
     args = parser.parse_args()
 
     report = Report(args.json)
@@ -39,16 +42,7 @@ def main() -> None:
     image = cv2.resize(rng.integers(0, 256, (24, 32, 3), np.uint8), PICTURE_HW[::-1])
     jpeg = cv2.imencode(".jpg", image)[1].tobytes()
     for num_stages in args.stages:
-        network = new_network(num_stages, args.dtype, args.quick)
-        model = {
-            name: getattr(network.model, name)
-            for name in ("num_stages", "num_keypoints", "blocks_per_unit", "stem_channels",
-                         "unit_channels")
-        }  # fmt: skip
-        predictor = Predictor(
-            Description("random", model, COCO, network.crop_hw), network.variables,
-            not args.no_flip_test, dtype=jnp.dtype(args.dtype),
-        )  # fmt: skip
+        predictor = new_predictor(num_stages, args)
         for count in args.people:
             height, width = PICTURE_HW
             boxes_xywh = np.column_stack(
@@ -73,6 +67,17 @@ def main() -> None:
                 people_per_s=spread([count / t for t in seconds["together"]]),
                 one_by_one_over_together=ratio(seconds["one by one"], seconds["together"]),
             )
+
+
+def new_predictor(num_stages: int, args: argparse.Namespace) -> Predictor:
+    flip_test, dtype = not args.no_flip_test, jnp.dtype(args.dtype)
+    if args.checkpoint:
+        return Predictor.load(args.checkpoint, flip_test, num_stages=num_stages, dtype=dtype)
+    network = new_network(num_stages, args.dtype, args.quick)
+    names = ("num_stages", "num_keypoints", "blocks_per_unit", "stem_channels", "unit_channels")
+    model = {name: getattr(network.model, name) for name in names}
+    description = Description("random", model, COCO, network.crop_hw)
+    return Predictor(description, network.variables, flip_test, dtype=dtype)
 
 
 if __name__ == "__main__":

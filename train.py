@@ -23,10 +23,10 @@ from mspn_jax.data.records import open_records
 from mspn_jax.draw import draw_heatmaps
 from mspn_jax.evaluation import evaluate
 from mspn_jax.folding import fold
-from mspn_jax.model import count_parameters, initial_variables
 from mspn_jax.program import UsageError
 from mspn_jax.reports import TrainingReport
 from mspn_jax.run_checkpoints import Checkpoints
+from mspn_jax.variables import count_parameters, initial_variables
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run keeps everything", required=True)

@@ -21,9 +21,10 @@ import jax
 import numpy as np
 
 from mspn_jax import inference, training
-from mspn_jax.model import MSPN, initial_variables
+from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
 from mspn_jax.run_checkpoints import Checkpoints
+from mspn_jax.variables import initial_variables
 
 CROP_HW = (256, 192)
 STEPS_BETWEEN = 500

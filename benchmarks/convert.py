@@ -22,8 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 def write_random(path: pathlib.Path, num_stages: int) -> None:
     from mspn_jax import convert, torch_checkpoint
-    from mspn_jax.model import initial_variables
     from mspn_jax.torch_names import Architecture
+    from mspn_jax.variables import initial_variables
 
     variables = initial_variables(Architecture(num_stages).new_model(), 0, (256, 192))
     torch_checkpoint.write_safetensors(path, convert.to_torch(variables), {})

@@ -27,8 +27,9 @@ import jax
 import numpy as np
 
 from mspn_jax import training
-from mspn_jax.model import MSPN, initial_variables
+from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
+from mspn_jax.variables import initial_variables
 
 TINY = dict(num_stages=1, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16)
 ROWS, CROP_HW = 8, (64, 64)

@@ -9,8 +9,9 @@ import numpy as np
 from mspn_jax import inference, optimizer, training
 from mspn_jax.data.pipeline import TrainingBatch
 from mspn_jax.folding import for_inference
-from mspn_jax.model import MSPN, initial_variables
+from mspn_jax.model import MSPN
 from mspn_jax.skeletons import COCO
+from mspn_jax.variables import initial_variables
 
 CROP_HW = (256, 192)
 TINY_CROP_HW = (64, 64)

@@ -22,8 +22,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mspn_jax import files
-from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, variable_shapes
+from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB
 from mspn_jax.skeletons import COCO, SKELETONS, Skeleton
+from mspn_jax.variables import variable_shapes
 
 DESCRIPTION = "model.json"
 VARIABLES, TRAINING, CHECKSUMS = "variables", "training", "checksums"

@@ -17,7 +17,6 @@ import numpy as np
 from flax import traverse_util
 
 from mspn_jax import checkpoints, files, torch_checkpoint
-from mspn_jax.model import variable_shapes
 from mspn_jax.torch_names import (
     Architecture,
     Brick,
@@ -28,6 +27,7 @@ from mspn_jax.torch_names import (
     architecture_of,
     kind_of,
 )
+from mspn_jax.variables import variable_shapes
 
 Variables = dict[str, Any]
 

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from mspn_jax.model import MSPN, ConvBias, ConvNorm, count_parameters
+from mspn_jax.model import MSPN, ConvBias, ConvNorm
+from mspn_jax.variables import count_parameters
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from mspn_jax.checkpoints import CheckpointError
-from mspn_jax.model import BATCH_NORM_EPSILON, MSPN, variable_shapes
+from mspn_jax.model import BATCH_NORM_EPSILON, MSPN
+from mspn_jax.variables import variable_shapes
 
 Variables = Any
 

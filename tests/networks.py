@@ -5,8 +5,8 @@ import numpy as np
 
 from conftest import golden_json
 from mspn_jax import convert
-from mspn_jax.model import initial_variables
 from mspn_jax.torch_names import Architecture, Kind
+from mspn_jax.variables import initial_variables
 
 TINY = Architecture(2, 5, blocks_per_unit=(2, 1, 1, 1), stem_channels=3, unit_channels=4)
 

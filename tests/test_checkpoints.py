@@ -16,11 +16,12 @@ import pytest
 
 from mspn_jax import checkpoints, program, training
 from mspn_jax.checkpoints import CheckpointError, Description
-from mspn_jax.model import MSPN, initial_variables
+from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
 from mspn_jax.program import UsageError
 from mspn_jax.run_checkpoints import Checkpoints
 from mspn_jax.skeletons import COCO, Skeleton
+from mspn_jax.variables import initial_variables
 
 TINY = dict(
     num_stages=1, num_keypoints=17, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16

@@ -13,7 +13,8 @@ from test_predictor import DESCRIPTION, VARIABLES
 from mspn_jax import checkpoints
 from mspn_jax.cost import Cost, costs
 from mspn_jax.folding import for_inference
-from mspn_jax.model import MSPN, count_parameters
+from mspn_jax.model import MSPN
+from mspn_jax.variables import count_parameters
 
 HERE = pathlib.Path(__file__).parents[1]
 

@@ -13,9 +13,10 @@ import pytest
 
 from mspn_jax import training
 from mspn_jax.inference import estimate
-from mspn_jax.model import MSPN, initial_variables
+from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
 from mspn_jax.skeletons import COCO
+from mspn_jax.variables import initial_variables
 
 HERE = pathlib.Path(__file__).parents[1]
 TINY = dict(num_stages=1, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16)

@@ -10,14 +10,8 @@ import pytest
 from conftest import golden_json, golden_npz
 from golden import recipe
 from mspn_jax import convert
-from mspn_jax.model import (
-    MSPN,
-    convolve,
-    count_parameters,
-    initial_variables,
-    interpolation_matrix,
-    resize_aligned,
-)
+from mspn_jax.model import MSPN, convolve, interpolation_matrix, resize_aligned
+from mspn_jax.variables import count_parameters, initial_variables
 
 SEED = golden_json("meta.json")["seed"]
 PARAMETERS = {1: 25_112_264, 2: 56_800_464, 3: 88_488_664, 4: 120_176_864}

@@ -16,9 +16,9 @@ from mspn_jax.data import evaluation_set, synthetic
 from mspn_jax.data.coco import DataError
 from mspn_jax.diagnosis import KINDS
 from mspn_jax.evaluation import METRICS, coco_metrics, coco_results
-from mspn_jax.model import initial_variables
 from mspn_jax.page import Figures
 from mspn_jax.skeletons import COCO
+from mspn_jax.variables import initial_variables
 
 
 @pytest.fixture(scope="module")

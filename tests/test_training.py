@@ -12,9 +12,10 @@ from mspn_jax import convert, geometry, heatmaps, losses, torch_names, training
 from mspn_jax.data import augment, coco, pipeline
 from mspn_jax.data.records import decode_picture
 from mspn_jax.inference import to_devices
-from mspn_jax.model import MSPN, initial_variables
+from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
 from mspn_jax.skeletons import COCO
+from mspn_jax.variables import initial_variables
 
 CROP_HW = (256, 192)
 TINY = dict(num_stages=1, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16)

@@ -28,10 +28,10 @@ from absl import flags
 import mspn_jax
 from mspn_jax import checkpoints, convert, program, torch_checkpoint
 from mspn_jax.checkpoints import Description
-from mspn_jax.model import count_parameters, initial_variables
 from mspn_jax.program import UsageError
 from mspn_jax.skeletons import SKELETONS, Skeleton
 from mspn_jax.torch_names import Architecture, ConversionError, StateDict, architecture_of, kind_of
+from mspn_jax.variables import count_parameters, initial_variables
 
 _SOURCE = flags.DEFINE_string("source", None, "a .pth, a .safetensors, or our own checkpoint")
 _OUTPUT = flags.DEFINE_string("output", None, "a folder to make")

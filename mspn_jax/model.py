@@ -57,21 +57,14 @@ class ConvNorm(nn.Module):
 
         x = convolve(x, kernel, self.stride, self.resized_hw)
         if self.train:
-            mean, square = x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))
-            count = x.size / self.channels
-            if self.axis_name is not None and not self.is_initializing():
-                mean, square = jax.lax.pmean((mean, square), self.axis_name)
-                count *= jax.lax.axis_size(self.axis_name)
-            var = jnp.maximum(square - jnp.square(mean), 0.0)
+            axis_name = None if self.is_initializing() else self.axis_name
+            mean, var, unbiased_var = batch_statistics(x, axis_name)
             if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
-                for running, new in ((running_mean, mean), (running_var, unbiased)):
+                for running, new in ((running_mean, mean), (running_var, unbiased_var)):
                     running.value = BATCH_NORM_DECAY * running.value + (1 - BATCH_NORM_DECAY) * new
         else:
             mean, var = running_mean.value, running_var.value
-        # One factor and one term a channel: the gradient needs two sums over x then, and not four.
-        factor = scale * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
-        x = x * factor + (bias - mean * factor)
+        x = batch_norm(x, mean, var, scale, bias)
         return (nn.relu(x) if self.relu else x).astype(self.dtype)
 
 
@@ -97,6 +90,9 @@ class ConvBias(nn.Module):
         return (nn.relu(x) if self.relu else x).astype(self.dtype)
 
 
+# jax.jit, here and below, has each of these traced once a shape instead of once a layer; within a
+# larger program it does nothing else.
+@functools.partial(jax.jit, static_argnames=("stride", "resized_hw"))
 def convolve(
     x: Float[Array, "B H W I"],
     kernel: Float[Array, "k k I O"],
@@ -128,6 +124,34 @@ def convolve(
             raise ValueError(f"a convolution of size {size} cannot go before the resizing")
         x = resize_aligned(x, resized_hw)  # after the product, which has a quarter of the pixels
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnames="axis_name")
+def batch_statistics(
+    x: Float[Array, "B H W C"], axis_name: str | None
+) -> tuple[Float[Array, " C"], Float[Array, " C"], Float[Array, " C"]]:
+    """Each channel's mean, variance and unbiased variance, of all devices along `axis_name`."""
+    mean, square = x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))
+    count = x.size / x.shape[-1]
+    if axis_name is not None:
+        mean, square = jax.lax.pmean((mean, square), axis_name)
+        count *= jax.lax.axis_size(axis_name)
+    var = jnp.maximum(square - jnp.square(mean), 0.0)
+    return mean, var, var * (count / max(count - 1, 1))
+
+
+@jax.jit
+def batch_norm(
+    x: Float[Array, "B H W C"],
+    mean: Float[Array, " C"],
+    var: Float[Array, " C"],
+    scale: Float[Array, " C"],
+    bias: Float[Array, " C"],
+) -> Float[Array, "B H W C"]:
+    """Each channel normalised, scaled and shifted."""
+    # One factor and one term a channel: the gradient needs two sums over x then, and not four.
+    factor = scale * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
+    return x * factor + (bias - mean * factor)
 
 
 class Bottleneck(nn.Module):

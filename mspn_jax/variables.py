@@ -1,5 +1,6 @@
 """A network's variables without running it: their shapes, new values, how many."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -36,9 +37,10 @@ def initial_variables(model: MSPN, seed: int, crop_hw: tuple[int, int]) -> dict[
         rng = np.random.default_rng([seed, index])
         return rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / fan_out))
 
-    return jax.tree.unflatten(
-        tree, [value(i, path[-1].key, leaf.shape) for i, (path, leaf) in enumerate(leaves)]
-    )
+    names = [path[-1].key for path, _ in leaves]
+    shapes = [leaf.shape for _, leaf in leaves]
+    with ThreadPoolExecutor() as pool:  # NumPy draws without the interpreter's lock
+        return jax.tree.unflatten(tree, pool.map(value, range(len(leaves)), names, shapes))
 
 
 def count_parameters(params: Any) -> int:

@@ -3,6 +3,10 @@
 import time
 from typing import Any, NamedTuple
 
+import jax
+
+from mspn_jax.training import TrainState, TrainStep
+
 
 class Program(NamedTuple):
     """A compiled program for one device of those that it is mapped over.
@@ -35,3 +39,22 @@ def compiled(mapped: Any, *arguments: Any) -> Program:
         - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     )  # fmt: skip
     return Program(run, seconds, written["flops"], made["bytes accessed"], peak_bytes)
+
+
+def compiled_step(step: TrainStep, state: TrainState, batch: dict[str, Any]) -> Program:
+    """Compiles both halves of a step `on_all_devices`, and counts them together.
+
+    Its `run` is a step. While the gradients are computed the optimiser's arrays lie in memory too.
+    """
+    given = state.params, state.batch_stats
+    gradients = compiled(step.gradients, *given, batch)
+    loss = jax.ShapeDtypeStruct((), "float32", sharding=state.step.sharding)
+    update = compiled(step.update, state, *given, loss)
+    idle = sum(leaf.nbytes for leaf in jax.tree.leaves((state.opt_state, state.ema_params)))
+    return Program(
+        TrainStep(gradients.run, update.run),
+        gradients.seconds + update.seconds,
+        gradients.operations + update.operations,
+        gradients.bytes_accessed + update.bytes_accessed,
+        max(gradients.peak_bytes + idle, update.peak_bytes),
+    )

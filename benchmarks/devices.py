@@ -62,7 +62,7 @@ def curve(
     for i in range(steps):
         batch = {k: v.reshape(num_devices, -1, *v.shape[1:]) for k, v in batch_of(i).items()}
         state, metrics = step(state, batch)
-        losses.append(float(metrics["loss"][0]))
+        losses.append(float(metrics["loss"]))
         if i == 0:
             moments = jax.tree.leaves(jax.device_get(state.opt_state[1][0].mu))
     return losses, moments

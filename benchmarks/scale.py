@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from benchmarks.compiled import Program, compiled
+from benchmarks.compiled import Program, compiled, compiled_step
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
 from benchmarks.workload import folded, new_adam, new_network, new_state, random_batch
@@ -116,11 +116,8 @@ def ready(kind: str, case: Case, args: argparse.Namespace) -> tuple[Program, Cal
         return program, lambda: jax.device_get(program.run(variables, dealt["crops"]))
 
     state: Any = jax.device_put(training.new_state(network.variables, new_adam()), everywhere)
-    mapped = jax.pmap(  # training.on_all_devices, on some of them
-        training.train_step(network.model, new_adam()), axis_name=training.AXIS,
-        in_axes=(None, 0), out_axes=(None, 0), donate_argnums=0, devices=devices,
-    )  # fmt: skip
-    program = compiled(mapped, state, dealt)
+    step = training.train_step(network.model, new_adam())
+    program = compiled_step(training.on_all_devices(step, devices), state, dealt)
 
     def way() -> None:
         nonlocal state

@@ -184,8 +184,8 @@ class TrainingReport:
 
 
 def _on_host(metrics: dict[str, Any]) -> dict[str, float]:
-    """What a step gave, once it is finished; it is the same from every device."""
-    return {name: float(values[0]) for name, values in jax.device_get(metrics).items()}
+    """What a step gave, once it is finished."""
+    return {name: float(value) for name, value in jax.device_get(metrics).items()}
 
 
 def _forget_after(path: pathlib.Path, step: int) -> None:

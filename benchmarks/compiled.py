@@ -46,10 +46,7 @@ def compiled_step(step: TrainStep, state: TrainState, batch: dict[str, Any]) -> 
 
     Its `run` is a step. While the gradients are computed the optimiser's arrays lie in memory too.
     """
-    given = state.params, state.batch_stats
-    gradients = compiled(step.gradients, *given, batch)
-    loss = jax.ShapeDtypeStruct((), "float32", sharding=state.step.sharding)
-    update = compiled(step.update, state, *given, loss)
+    gradients, update = (compiled(half, *given) for half, given in step.halves(state, batch))
     idle = sum(leaf.nbytes for leaf in jax.tree.leaves((state.opt_state, state.ema_params)))
     return Program(
         TrainStep(gradients.run, update.run),

@@ -89,7 +89,7 @@ class Checkpoints:
         Raises:
           CheckpointError: no step is whole, or they are of another model or other settings.
         """
-        template = jax.tree.map(np.asarray, template)
+        template = jax.tree.map(np.asarray, template)  # orbax restores the kind that it is shown
         while (step := self.latest_step()) is not None:
             try:
                 return self._restore(step, template)

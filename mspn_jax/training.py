@@ -89,15 +89,19 @@ class TrainStep:
 
         Of a step that is `on_all_devices`, for a state there.
         """
+        with ThreadPoolExecutor() as pool:
+            compiling = [
+                pool.submit(half.lower(*arguments).compile)
+                for half, arguments in self.halves(state, batch)
+            ]
+        for half in compiling:
+            half.result()
+
+    def halves(self, state: TrainState, batch: dict[str, Any]) -> list[tuple[Any, tuple]]:
+        """Both halves, each with arguments to lower it for: gradients are like parameters."""
         given = state.params, state.batch_stats
         loss = jax.ShapeDtypeStruct((), np.float32, sharding=state.step.sharding)
-        with ThreadPoolExecutor() as pool:
-            halves = [
-                pool.submit(self.gradients.lower(*given, batch).compile),
-                pool.submit(self.update.lower(state, *given, loss).compile),
-            ]
-        for half in halves:
-            half.result()
+        return [(self.gradients, (*given, batch)), (self.update, (state, *given, loss))]
 
 
 def train_step(

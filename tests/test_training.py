@@ -232,6 +232,17 @@ def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(value):
     jax.tree.map(np.testing.assert_array_equal, state.params, expected.params)
 
 
+@pytest.mark.parametrize("loss, gradient", [(1.0, np.inf), (1.0, np.nan), (np.inf, 1.0)])
+def test_either_of_loss_and_gradients_is_enough_to_skip_a_step(loss, gradient):
+    step, state = step_and_state()
+    gradients = jax.tree.map(np.ones_like, state.params)
+    gradients["stem"]["scale"][0] = gradient
+    loss = np.float32(loss)
+    after, metrics = jax.device_get(step.update(state, gradients, state.batch_stats, loss))
+    assert metrics["skipped"] == 1
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+
+
 def test_the_average_of_the_parameters_is_what_it_says():
     step, state = step_and_state(0, ema_decay=0.15)
     mean = state.params

@@ -20,7 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
 
-from mspn_jax import inference, training
+from mspn_jax import sharding, training
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
 from mspn_jax.run_checkpoints import Checkpoints
@@ -40,20 +40,20 @@ def main() -> None:
     model, optimizer = MSPN(options.stages), adam(1e-4)
     state = training.new_state(initial_variables(model, 0, CROP_HW), optimizer)
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    state = inference.to_devices(state)
+    state = sharding.replicate(state)
     step = training.on_all_devices(training.train_step(model, optimizer))
     rng = np.random.default_rng(0)
-    rows = (jax.local_device_count(), options.batch)
+    rows = jax.local_device_count() * options.batch
     batch = {
-        "crops": rng.integers(0, 256, (*rows, *CROP_HW, 3), np.uint8),
-        "keypoints_crop_xy": rng.uniform(0, 192, (*rows, 17, 2)).astype(np.float32),
-        "visibility": np.ones((*rows, 17), np.float32),
+        "crops": rng.integers(0, 256, (rows, *CROP_HW, 3), np.uint8),
+        "keypoints_crop_xy": rng.uniform(0, 192, (rows, 17, 2)).astype(np.float32),
+        "visibility": np.ones((rows, 17), np.float32),
     }
 
     def seconds_of_a_step() -> float:
         nonlocal state
         start = time.perf_counter()
-        state, metrics = step(state, batch)
+        state, metrics = step(state, sharding.shard(batch))
         jax.block_until_ready(metrics)
         return time.perf_counter() - start
 

@@ -1,4 +1,4 @@
-"""A mapped function compiled ahead of time, and what XLA says of the program."""
+"""A jitted function compiled ahead of time, and what XLA says of the program."""
 
 import time
 from typing import Any, NamedTuple
@@ -27,10 +27,10 @@ class Program(NamedTuple):
     peak_bytes: int
 
 
-def compiled(mapped: Any, *arguments: Any) -> Program:
-    """Compiles a function of `jax.pmap` or `jax.jit` for arguments like these."""
+def compiled(jitted: Any, *arguments: Any) -> Program:
+    """Compiles a function of `jax.jit` for arguments like these."""
     start = time.perf_counter()
-    lowered = mapped.lower(*arguments)
+    lowered = jitted.lower(*arguments)
     run = lowered.compile()
     seconds = time.perf_counter() - start
     written, made, memory = lowered.cost_analysis(), run.cost_analysis(), run.memory_analysis()

@@ -26,7 +26,7 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import numpy as np
 
-from mspn_jax import training
+from mspn_jax import sharding, training
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
 from mspn_jax.variables import initial_variables
@@ -49,19 +49,18 @@ def curve(
 ) -> tuple[list[float], list[np.ndarray]]:
     """Losses of some steps, and Adam's first moments after the first: a tenth of the gradients."""
     optimizer = adam(1e-3)
-    model = MSPN(**TINY, dtype=dtype, axis_name=training.AXIS if synchronised else None)
+    model = MSPN(**TINY, dtype=dtype, axis_name=sharding.AXIS if synchronised else None)
+    devices = jax.local_devices()[:num_devices]
     step = training.on_all_devices(
-        training.train_step(model, optimizer, num_parts=num_parts),
-        jax.local_devices()[:num_devices],
+        training.train_step(model, optimizer, num_parts=num_parts), devices
     )
     variables = jax.tree.map(
         lambda leaf: leaf.astype(dtype), initial_variables(MSPN(**TINY), 0, CROP_HW)
     )
-    state = training.new_state(variables, optimizer)
+    state = sharding.replicate(training.new_state(variables, optimizer), devices)
     losses, moments = [], []
     for i in range(steps):
-        batch = {k: v.reshape(num_devices, -1, *v.shape[1:]) for k, v in batch_of(i).items()}
-        state, metrics = step(state, batch)
+        state, metrics = step(state, sharding.shard(batch_of(i), devices))
         losses.append(float(metrics["loss"]))
         if i == 0:
             moments = jax.tree.leaves(jax.device_get(state.opt_state[1][0].mu))

@@ -25,7 +25,8 @@ from benchmarks.peaks import Yardstick
 from benchmarks.report import Report
 from benchmarks.timing import in_turn, ratio, spread
 from benchmarks.workload import Network, folded, new_network, predict_heatmaps, random_crops
-from mspn_jax import inference
+from mspn_jax import inference, sharding
+from mspn_jax.sharding import REPLICATED, SHARDED
 from mspn_jax.skeletons import COCO
 
 
@@ -46,19 +47,20 @@ def measure(
 ) -> None:  # fmt: skip
     num_devices = jax.local_device_count()
     crops = random_crops(batch_size * num_devices, network.crop_hw)
-    dealt = crops.reshape(num_devices, batch_size, *crops.shape[1:])
+    dealt = sharding.shard(crops)
     network = folded(network)
-    variables = inference.to_devices(network.variables)
+    variables = sharding.replicate(network.variables)
 
     def maps_on_one(variables: Any, crops: Any) -> Any:
         return predict_heatmaps(network.model, variables, crops, flip_test)
 
     estimate = inference.estimate_on_devices(network.model, COCO.flip_permutation, flip_test)
-    maps = compiled(jax.pmap(maps_on_one, in_axes=(None, 0)), variables, dealt)
+    maps_on_each = sharding.on_each_device(maps_on_one, (REPLICATED, SHARDED), SHARDED)
+    maps = compiled(maps_on_each, variables, dealt)
     keypoints = compiled(estimate, variables, dealt)
     ways: dict[str, Any] = {
-        "heatmaps": lambda: jax.block_until_ready(maps.run(variables, dealt)),
-        "keypoints": lambda: jax.device_get(keypoints.run(variables, dealt)),
+        "heatmaps": lambda: jax.block_until_ready(maps.run(variables, sharding.shard(crops))),
+        "keypoints": lambda: jax.device_get(keypoints.run(variables, sharding.shard(crops))),
     }
     torch_setup = None
     if theirs is not None:

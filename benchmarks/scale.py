@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -25,10 +24,11 @@ from benchmarks.compiled import Program, compiled, compiled_step
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
 from benchmarks.workload import folded, new_adam, new_network, new_state, random_batch
-from mspn_jax import evaluation, inference, training
+from mspn_jax import evaluation, inference, sharding, training
 from mspn_jax.data import evaluation_set, pipeline, synthetic
 from mspn_jax.data.records import open_records
 from mspn_jax.folding import fold
+from mspn_jax.sharding import REPLICATED, SHARDED
 from mspn_jax.skeletons import COCO
 
 KINDS = ("step", "forward")
@@ -97,13 +97,12 @@ def ready(kind: str, case: Case, args: argparse.Namespace) -> tuple[Program, Cal
     """(program, way) of a case."""
     network = new_network(case.stages, args.dtype, args.quick)
     devices = jax.local_devices()[: case.devices]
-    everywhere = jax.NamedSharding(jax.sharding.Mesh(np.array(devices), "batch"), jax.P())
     batch = random_batch(case.batch * case.devices, network.crop_hw)
-    dealt = {k: v.reshape(case.devices, case.batch, *v.shape[1:]) for k, v in vars(batch).items()}
+    dealt = sharding.shard(vars(batch), devices)
 
     if kind == "forward":  # inference.estimate_on_devices, on some of them
         network = folded(network)
-        variables = jax.device_put(network.variables, everywhere)
+        variables = sharding.replicate(network.variables, devices)
 
         def on_one(variables: Any, crops: Any) -> Any:
             flip_test = False
@@ -111,11 +110,11 @@ def ready(kind: str, case: Case, args: argparse.Namespace) -> tuple[Program, Cal
                 network.model, variables, crops, COCO.flip_permutation, flip_test
             )
 
-        mapped = jax.pmap(on_one, in_axes=(None, 0), devices=devices)
-        program = compiled(mapped, variables, dealt["crops"])
+        estimate = sharding.on_each_device(on_one, (REPLICATED, SHARDED), SHARDED, devices)
+        program = compiled(estimate, variables, dealt["crops"])
         return program, lambda: jax.device_get(program.run(variables, dealt["crops"]))
 
-    state: Any = jax.device_put(training.new_state(network.variables, new_adam()), everywhere)
+    state: Any = sharding.replicate(training.new_state(network.variables, new_adam()), devices)
     step = training.train_step(network.model, new_adam())
     program = compiled_step(training.on_all_devices(step, devices), state, dealt)
 
@@ -150,7 +149,7 @@ def compilations(num_steps: int = 6) -> int:
         )
         state: Any = new_state(network)
         for i in range(num_steps):
-            state, _ = step(state, training.on_this_process(next(batches)))
+            state, _ = step(state, sharding.shard(vars(next(batches))))
             if i in (0, num_steps - 1):
                 evaluation.evaluate(
                     estimate, fold(state.variables), validation, COCO, crop_hw=network.crop_hw,

@@ -36,7 +36,7 @@ from benchmarks.workload import (
     new_state,
     random_batch,
 )
-from mspn_jax import training
+from mspn_jax import sharding, training
 from mspn_jax.data.pipeline import TrainingBatch
 
 SAME_LOSS = 1e-4  # relative, of one step's loss
@@ -60,15 +60,14 @@ def measure(
 ) -> None:  # fmt: skip
     num_devices = jax.local_device_count()
     batch = random_batch(batch_size * num_devices, network.crop_hw)
-    dealt = training.on_this_process(batch)
     state: Any = new_state(network)
     step = training.on_all_devices(training.train_step(network.model, new_adam()))
-    program = compiled_step(step, state, dealt)
+    program = compiled_step(step, state, sharding.shard(vars(batch)))
     metrics: Any = None
 
     def ours() -> None:
         nonlocal state, metrics
-        state, metrics = jax.block_until_ready(program.run(state, dealt))
+        state, metrics = jax.block_until_ready(program.run(state, sharding.shard(vars(batch))))
 
     ours()
     yardstick = Yardstick(dtype)

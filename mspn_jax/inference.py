@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 
-from mspn_jax import heatmaps
+from mspn_jax import heatmaps, sharding
 from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import Boxes
 from mspn_jax.data.records import Records
 from mspn_jax.geometry import crop_regions, crop_to_image
 from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, STRIDE, normalise
+from mspn_jax.sharding import REPLICATED, SHARDED
 
 Variables = Any
 
@@ -74,21 +74,15 @@ def estimate_on_devices(
     mean_rgb: tuple[float, float, float] = MEAN_RGB,
     std_rgb: tuple[float, float, float] = STD_RGB,
 ) -> Callable[..., tuple[Array, Array]]:
-    """`estimate` with a batch shared by this process's devices: crops are (D, B/D, H, W, 3).
+    """`estimate` with variables replicated on, and crops sharded among, this process's devices.
 
-    Compiled once for each shape; give it variables that are on the devices (`to_devices`).
+    Compiled once for each shape.
     """
 
     def on_one(variables, crops):
         return estimate(model, variables, crops, flip_permutation, flip_test, mean_rgb, std_rgb)
 
-    return jax.pmap(on_one, in_axes=(None, 0), devices=jax.local_devices())
-
-
-def to_devices(tree: Any) -> Any:
-    """A copy on each of this process's devices."""
-    devices = Mesh(np.array(jax.local_devices()), ("batch",))
-    return jax.device_put(tree, NamedSharding(devices, PartitionSpec()))
+    return sharding.on_each_device(on_one, (REPLICATED, SHARDED), SHARDED, jax.local_devices())
 
 
 def estimate_boxes(
@@ -113,18 +107,18 @@ def estimate_boxes(
       padding: of the crop region, over the box's size.
       progress: called with the number of boxes done, after each batch.
     """
-    num_devices = jax.local_device_count()
-    batch_size = math.ceil(batch_size / num_devices) * num_devices
+    devices = jax.local_devices()
+    batch_size = math.ceil(batch_size / len(devices)) * len(devices)
     edges = np.linspace(0, len(boxes), jax.process_count() + 1).astype(int)
     share = boxes[edges[jax.process_index()] : edges[jax.process_index() + 1]]
-    variables = to_devices(variables)
+    variables = sharding.replicate(variables, devices)
 
     done: list[np.ndarray] = []
 
     def collect(output, mask: np.ndarray) -> None:
         keypoints_crop_xy, keypoint_scores = jax.device_get(output)
         rows = np.concatenate([keypoints_crop_xy, keypoint_scores[..., None]], -1)
-        done.append(rows.reshape(batch_size, -1, 3)[mask])
+        done.append(rows[mask])
         progress(int(mask.sum()))
 
     waiting = None  # the batch that the devices work on while the next is made ready
@@ -132,8 +126,7 @@ def estimate_boxes(
         records, share, crop_hw=crop_hw, batch_size=batch_size, padding=padding,
         num_threads=num_threads,
     ):  # fmt: skip
-        crops = batch.crops.reshape(num_devices, -1, *batch.crops.shape[1:])
-        output = estimate_batch(variables, crops)
+        output = estimate_batch(variables, sharding.shard(batch.crops, devices))
         if waiting is not None:
             collect(*waiting)
         waiting = output, batch.mask

@@ -182,7 +182,7 @@ class MSPN(nn.Module):
       stem_channels: channels of the stem; sets the width of every encoder layer.
       unit_channels: channels of every decoder unit.
       dtype: what convolutions compute in; parameters, statistics and heatmaps are float32.
-      axis_name: the pmap axis to take batch statistics over, or None for each device's own.
+      axis_name: the mesh axis to take batch statistics over, or None for each device's own.
       remat: keep only what goes into each residual block for the gradients, and compute the block
         again on the way back: less memory, a third more work, the same numbers.
       folded: for inference alone, with the variables that `folding.fold` returns.

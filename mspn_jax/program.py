@@ -119,10 +119,7 @@ def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 def check_batch(batch_size: int, num_parts: int = 1) -> None:
-    """Raises UsageError where a global batch does not divide among all devices and their parts.
-
-    pmap itself would take 3 crops on 4 devices without a word.
-    """
+    """Raises UsageError where a global batch does not divide among all devices and their parts."""
     num_devices = jax.device_count()
     if num_parts < 1:
         raise UsageError(f"accumulate {num_parts}: must be 1 or more")

@@ -1,7 +1,7 @@
 """The training state and the training step."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mspn_jax import heatmaps
+from mspn_jax import heatmaps, sharding
 from mspn_jax.data.pipeline import TrainingBatch
 from mspn_jax.losses import mspn_loss
 from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, STRIDE, normalise
-
-AXIS = "batch"  # the pmap axis
+from mspn_jax.sharding import AXIS, REPLICATED, SHARDED
 
 Metrics = dict[str, Any]
 
@@ -165,7 +164,7 @@ def train_step(
         )
         gradients, batch_stats, metrics = jax.lax.pmean(means, AXIS)
         if stop is not None:
-            metrics["stop"] = jax.lax.pmax(stop, AXIS)
+            metrics["stop"] = jax.lax.pmax(stop.max(), AXIS)
         return gradients, batch_stats, metrics
 
     def update(state, gradients, batch_stats, loss):
@@ -202,6 +201,9 @@ def _mean_over_parts(function: Callable, batch: dict[str, Any], num_parts: int) 
     """The mean of a function of so many equal parts of a batch, taken one after the other."""
     if num_parts == 1:
         return function(batch)
+    (count,) = {len(rows) for rows in batch.values()}
+    if count % num_parts:
+        raise ValueError(f"{count} crops of a device do not divide into {num_parts} parts")
     parts = jax.tree.map(lambda rows: rows.reshape(num_parts, -1, *rows.shape[1:]), batch)
     like = jax.eval_shape(function, jax.tree.map(lambda rows: rows[0], parts))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
@@ -222,34 +224,16 @@ def _unexplained(predicted, target, keypoint_weights):
     return 1 - (explained * counted).sum() / jnp.maximum(counted.sum(), 1)
 
 
-def on_all_devices(step: TrainStep, devices: Sequence[jax.Device] | None = None) -> TrainStep:
+def on_all_devices(step: TrainStep, devices: sharding.Devices = None) -> TrainStep:
     """The step over every device of every process, or over the given ones.
 
-    The state stays one tree, not stacked by device; it is given away to the step. Batches are
-    those of `on_this_process`.
+    Its state is replicated, and given away to the step; its batches are sharded.
     """
-    gradients = jax.pmap(
-        step.gradients, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices
+    gradients = sharding.on_each_device(
+        step.gradients, (REPLICATED, REPLICATED, SHARDED), REPLICATED, devices
     )
-    return TrainStep(gradients, jax.jit(step.update, donate_argnums=0))
-
-
-def on_this_process(batch: TrainingBatch, num_parts: int = 1) -> dict[str, Any]:
-    """A batch's arrays with their rows dealt to this process's devices: (D, B/D, ...).
-
-    Raises:
-      ValueError: the rows do not divide among the devices, and their parts.
-    """
-    num_devices = jax.local_device_count()
-    if len(batch.crops) % (num_devices * num_parts):
-        raise ValueError(
-            f"{len(batch.crops)} crops of a batch do not divide among {num_devices} devices"
-            + (f" in {num_parts} parts each" if num_parts > 1 else "")
-        )
-    return {
-        name: array.reshape(num_devices, -1, *array.shape[1:])
-        for name, array in vars(batch).items()
-    }
+    update = jax.jit(step.update, donate_argnums=0)
+    return TrainStep(gradients, update)
 
 
 def sample_heatmaps(

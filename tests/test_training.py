@@ -8,10 +8,9 @@ import pytest
 
 from conftest import golden_json, golden_npz
 from golden import recipe
-from mspn_jax import convert, geometry, heatmaps, losses, torch_names, training
+from mspn_jax import convert, geometry, heatmaps, losses, sharding, torch_names, training
 from mspn_jax.data import augment, coco, pipeline
 from mspn_jax.data.records import decode_picture
-from mspn_jax.inference import to_devices
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
 from mspn_jax.skeletons import COCO
@@ -41,7 +40,7 @@ def reference_batch(coco_sample) -> dict[str, np.ndarray]:
             rows[annotation_id] = (crop, keypoints_crop_xy, visibility)
     columns = zip(*(rows[annotation_id] for annotation_id in wanted))
     names = ("crops", "keypoints_crop_xy", "visibility")
-    return {name: np.stack(column)[None] for name, column in zip(names, columns)}
+    return {name: np.stack(column) for name, column in zip(names, columns)}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def test_a_whole_step_equals_the_references(reference_batch, reference_variables
     golden, arrays = golden_json("train_step.json"), golden_npz("train_step.npz")
     optimizer = adam(golden["lr"])
     step = training.on_all_devices(training.train_step(MSPN(1), optimizer))
-    state = to_devices(training.new_state(reference_variables, optimizer))
+    state = sharding.replicate(training.new_state(reference_variables, optimizer))
     state, metrics = jax.device_get(step(state, reference_batch))
 
     terms = sum(metrics[f"stage0_unit{unit}"] for unit in range(4))
@@ -113,7 +112,7 @@ def test_six_steps_lose_as_the_references(reference_batch, reference_variables):
     golden = golden_json("train_step.json")
     optimizer = optax.adam(1e-4)
     step = training.on_all_devices(training.train_step(MSPN(1), optimizer))
-    state = to_devices(training.new_state(reference_variables, optimizer))
+    state = sharding.replicate(training.new_state(reference_variables, optimizer))
     curve = []
     for _ in range(6):
         state, metrics = step(state, reference_batch)
@@ -121,12 +120,12 @@ def test_six_steps_lose_as_the_references(reference_batch, reference_variables):
     np.testing.assert_allclose(curve, golden["losses_6_steps_lr1e_4"]["float64"], rtol=5e-3)
 
 
-def random_batch(count: int, rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+def random_batch(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {
-        "crops": rng.integers(0, 256, (count, rows, 64, 64, 3), np.uint8),
-        "keypoints_crop_xy": rng.uniform(0, 64, (count, rows, 17, 2)).astype(np.float32),
-        "visibility": rng.integers(0, 3, (count, rows, 17)).astype(np.float32),
+        "crops": rng.integers(0, 256, (rows, 64, 64, 3), np.uint8),
+        "keypoints_crop_xy": rng.uniform(0, 64, (rows, 17, 2)).astype(np.float32),
+        "visibility": rng.integers(0, 3, (rows, 17)).astype(np.float32),
     }
 
 
@@ -136,17 +135,17 @@ def on_devices(count: int, model: MSPN, batch):
     state = training.new_state(initial_variables(MSPN(**TINY), 0, (64, 64)), optimizer)
     step = jax.vmap(
         training.train_step(model, optimizer), in_axes=(None, 0), out_axes=None,
-        axis_name=training.AXIS,
+        axis_name=sharding.AXIS,
     )  # fmt: skip
-    return jax.device_get(jax.jit(step)(state, batch))
+    dealt = {name: rows.reshape(count, -1, *rows.shape[1:]) for name, rows in batch.items()}
+    return jax.device_get(jax.jit(step)(state, dealt))
 
 
 def test_running_statistics_are_those_of_all_devices():
-    batch = random_batch(2, 4)
+    batch = random_batch(8)
     both, _ = on_devices(2, MSPN(**TINY), batch)
     singles = [
-        on_devices(1, MSPN(**TINY), {k: v[i : i + 1] for k, v in batch.items()})[0]
-        for i in range(2)
+        on_devices(1, MSPN(**TINY), {k: v[i : i + 4] for k, v in batch.items()})[0] for i in (0, 4)
     ]
     for mine, first, second in zip(
         *(jax.tree.leaves(s.batch_stats) for s in (both, *singles)), strict=True
@@ -155,10 +154,9 @@ def test_running_statistics_are_those_of_all_devices():
 
 
 def test_synchronised_norm_on_two_devices_is_one_device_with_both_batches():
-    batch = random_batch(2, 4)
-    together = {k: v.reshape(1, 8, *v.shape[2:]) for k, v in batch.items()}
-    one, metrics_one = on_devices(1, MSPN(**TINY), together)
-    two, metrics_two = on_devices(2, MSPN(**TINY, axis_name=training.AXIS), batch)
+    batch = random_batch(8)
+    one, metrics_one = on_devices(1, MSPN(**TINY), batch)
+    two, metrics_two = on_devices(2, MSPN(**TINY, axis_name=sharding.AXIS), batch)
     _, metrics_apart = on_devices(2, MSPN(**TINY), batch)
     assert metrics_two["loss"] == pytest.approx(metrics_one["loss"], rel=1e-5)
     assert metrics_apart["loss"] != pytest.approx(metrics_one["loss"], rel=1e-5)
@@ -179,15 +177,17 @@ def test_unexplained_is_1_for_noise_and_0_for_the_target_at_any_height():
 def test_a_step_compiles_once():
     optimizer = adam(1e-3)
     step = training.on_all_devices(training.train_step(MSPN(**TINY), optimizer))
-    state = to_devices(training.new_state(initial_variables(MSPN(**TINY), 0, (64, 64)), optimizer))
+    state = sharding.replicate(
+        training.new_state(initial_variables(MSPN(**TINY), 0, (64, 64)), optimizer)
+    )
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None
     )
-    step.compile(state, random_batch(1, 4))
+    step.compile(state, sharding.shard(random_batch(4)))
     assert len(compiled) == 2  # the gradients, the update
     for seed in range(3):
-        state, _ = step(state, random_batch(1, 4, seed))
+        state, _ = step(state, sharding.shard(random_batch(4, seed)))
     assert len(compiled) == 2
 
 
@@ -208,15 +208,15 @@ def step_and_state(num_steps: int = 0, model: MSPN | None = None, **settings):
     variables = initial_variables(MSPN(**TINY), 0, (64, 64))
     state = training.new_state(variables, optimizer, with_ema="ema_decay" in settings)
     for i in range(num_steps):
-        state, _ = step(state, random_batch(1, 4, seed=i))
+        state, _ = step(state, random_batch(4, seed=i))
     return step, jax.device_get(state)
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(value):
     step, before = step_and_state(1, ema_decay=0.9)
-    bad = random_batch(1, 4)
-    bad["visibility"][0, 2, 5] = value
+    bad = random_batch(4)
+    bad["visibility"][2, 5] = value
     state, metrics = before, {}
     for i in range(1, 3):
         state, metrics = step(state, bad)
@@ -226,9 +226,9 @@ def test_a_step_that_is_not_finite_is_counted_and_changes_nothing(value):
     assert after.step == before.step + 2
     for name in ("params", "batch_stats", "opt_state", "ema_params"):
         jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(before, name))
-    state, metrics = step(after, random_batch(1, 4, seed=1))
+    state, metrics = step(after, random_batch(4, seed=1))
     assert metrics["skipped_in_a_row"] == 0 and metrics["skipped"] == 2
-    expected, _ = step(before, random_batch(1, 4, seed=1))
+    expected, _ = step(before, random_batch(4, seed=1))
     jax.tree.map(np.testing.assert_array_equal, state.params, expected.params)
 
 
@@ -247,7 +247,7 @@ def test_the_average_of_the_parameters_is_what_it_says():
     step, state = step_and_state(0, ema_decay=0.15)
     mean = state.params
     for i, decay in enumerate((0.1, 0.15, 0.15)):  # (1 + 0) / (10 + 0), then the given one
-        state, _ = step(state, random_batch(1, 4, seed=i))
+        state, _ = step(state, random_batch(4, seed=i))
         mean = jax.tree.map(lambda m, p, d=decay: d * m + (1 - d) * p, mean, state.params)
         state = jax.device_get(state)
     jax.tree.map(
@@ -261,7 +261,7 @@ def test_gradients_above_the_norm_are_scaled_down_to_it():
     norms = {}
     for clip_norm in (0.0, 0.5):
         step, state = step_and_state(0, clip_norm=clip_norm)
-        state, metrics = step(state, random_batch(1, 4))
+        state, metrics = step(state, random_batch(4))
         assert metrics["gradient_norm"] > 1  # as it was before
         norms[clip_norm] = float(optax.tree.norm(state.opt_state[1][0].mu) * 10)
     assert norms[0.0] == pytest.approx(float(metrics["gradient_norm"]), rel=1e-3)
@@ -270,7 +270,7 @@ def test_gradients_above_the_norm_are_scaled_down_to_it():
 
 def test_computing_blocks_twice_changes_no_number():
     """That the blocks are computed again is in the program; XLA for CPU takes it out once more."""
-    batch, found = random_batch(1, 4), {}
+    batch, found = random_batch(4), {}
     for remat in (False, True):
         step, state = step_and_state(0, MSPN(**TINY, remat=remat))
         program = step.gradients.lower(state.params, state.batch_stats, batch).as_text()
@@ -284,7 +284,7 @@ def test_computing_blocks_twice_changes_no_number():
 
 
 def test_parts_must_divide_a_devices_rows():
-    rows = pipeline.TrainingBatch(*(v[0] for v in random_batch(1, 4).values()))
-    assert training.on_this_process(rows, 2)["crops"].shape == (1, 4, 64, 64, 3)
-    with pytest.raises(ValueError, match="4 crops of a batch do not divide among 1 devices in 3"):
-        training.on_this_process(rows, 3)
+    _, state = step_and_state()
+    step, _ = step_and_state(num_parts=3)
+    with pytest.raises(ValueError, match="4 crops of a device do not divide into 3 parts"):
+        step(state, random_batch(4))

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mspn_jax import xla
+
 AXIS = "batch"
 REPLICATED, SHARDED = PartitionSpec(), PartitionSpec(AXIS)
 
@@ -45,7 +47,7 @@ def on_each_device(
     mapped = jax.shard_map(
         function, mesh=_mesh(devices), in_specs=in_specs, out_specs=out_specs, check_vma=False
     )
-    return jax.jit(mapped)
+    return jax.jit(mapped, compiler_options=xla.compiler_options())
 
 
 def _put(tree: Any, spec: PartitionSpec, devices: Devices) -> Any:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mspn_jax import heatmaps, sharding
+from mspn_jax import heatmaps, sharding, xla
 from mspn_jax.data.pipeline import TrainingBatch
 from mspn_jax.losses import mspn_loss
 from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, STRIDE, normalise
@@ -232,7 +232,7 @@ def on_all_devices(step: TrainStep, devices: sharding.Devices = None) -> TrainSt
     gradients = sharding.on_each_device(
         step.gradients, (REPLICATED, REPLICATED, SHARDED), REPLICATED, devices
     )
-    update = jax.jit(step.update, donate_argnums=0)
+    update = jax.jit(step.update, donate_argnums=0, compiler_options=xla.compiler_options())
     return TrainStep(gradients, update)
 
 

@@ -40,7 +40,7 @@ from mspn_jax import sharding, training
 from mspn_jax.data.pipeline import TrainingBatch
 
 SAME_LOSS = 1e-4  # relative, of one step's loss
-SAME_GRADIENTS = 1e-3  # relative, of their norm
+SAME_GRADIENTS = 5e-3  # relative, of their norm; of random weights float64 is 2e-3 from float32
 
 
 def main() -> None:

@@ -51,8 +51,7 @@ def on_each_device(
 
 
 def _put(tree: Any, spec: PartitionSpec, devices: Devices) -> Any:
-    sharding = NamedSharding(_mesh(devices), spec)
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), tree)
+    return jax.make_array_from_process_local_data(NamedSharding(_mesh(devices), spec), tree)
 
 
 def _mesh(devices: Devices) -> Mesh:

@@ -38,8 +38,9 @@ def on_each_device(
 ) -> Any:
     """A function jitted such that every device runs it on its part of the arguments.
 
-    Compiled once for each shape. Of what it returns as REPLICATED the function itself must see to
-    it that all devices have the same, as by `jax.lax.pmean(..., AXIS)`.
+    Compiled once for each shape; not to be called in another jitted function, whose options for XLA
+    would be others. Of what it returns as REPLICATED the function itself must see to it that all
+    devices have the same, as by `jax.lax.pmean(..., AXIS)`.
 
     Args:
       in_specs, out_specs: REPLICATED or SHARDED, for each argument and each result.

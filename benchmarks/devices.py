@@ -1,4 +1,4 @@
-"""Whether many devices are as one: loss curves of the same batches over 1, 2, 4 and 8 of them.
+"""Whether many devices are as one: loss curves of 1, 2, 4 and 8 of them, keypoints that 8 find.
 
     python benchmarks/devices.py [--devices 1 2 4 8] [--steps 50] [--json FILE]
 
@@ -26,9 +26,10 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import numpy as np
 
-from mspn_jax import sharding, training
+from mspn_jax import inference, sharding, training
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
+from mspn_jax.skeletons import COCO
 from mspn_jax.variables import initial_variables
 
 TINY = dict(num_stages=1, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16)
@@ -67,6 +68,19 @@ def curve(
     return losses, moments
 
 
+def keypoints_apart() -> float:
+    """How many pixels the keypoints that all devices find lie from those that one finds."""
+    model = MSPN(**TINY, dtype="float64")
+    variables = initial_variables(MSPN(**TINY), 0, CROP_HW)
+    crops = batch_of(0)["crops"]
+    on_devices = inference.estimate_on_devices(model, COCO.flip_permutation)
+    together, _ = on_devices(sharding.replicate(variables), sharding.shard(crops))
+    one = jax.jit(lambda v, crops: inference.estimate(model, v, crops, COCO.flip_permutation))
+    alone, _ = one(variables, crops)
+    assert np.ptp(alone, axis=0).min() > 1, "the crops show the same"
+    return float(np.abs(np.asarray(together) - alone).max())
+
+
 def difference(curve: list[float], other: list[float]) -> float:
     """The largest relative one."""
     return float(np.abs(np.array(curve) / np.array(other) - 1).max())
@@ -99,6 +113,7 @@ def main() -> None:
         float(np.linalg.norm(a - b) / np.linalg.norm(a))
         for a, b in zip(gradients, others, strict=True)
     )
+    found[f"float64, pixels between keypoints, {MOST_DEVICES} devices"] = keypoints_apart()
     print(f"{options.steps} steps, jax {jax.__version__}; relative differences:\n")
     for name, value in found.items():
         print(f"| {name} | {value if isinstance(value, list) else format(value, '.1e')} |")

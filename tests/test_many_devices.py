@@ -45,6 +45,11 @@ def test_devices_with_synchronised_norm_are_as_one(found):
 
 
 @pytest.mark.slow
+def test_devices_find_the_keypoints_that_one_finds(found):
+    assert found["float64, pixels between keypoints, 8 devices"] < 1e-6
+
+
+@pytest.mark.slow
 def test_parts_of_a_devices_crops_are_as_so_many_devices(found):
     assert found["float64, statistics apart"] > 1e-6  # each device has its own
     assert found["float64, 4 devices or 1 of 4 parts, statistics apart"] < 1e-9

@@ -74,7 +74,10 @@ def keypoints_apart() -> float:
     variables = initial_variables(MSPN(**TINY), 0, CROP_HW)
     crops = batch_of(0)["crops"]
     on_devices = inference.estimate_on_devices(model, COCO.flip_permutation)
-    together, _ = on_devices(sharding.replicate(variables), sharding.shard(crops))
+    dealt = sharding.shard(crops)
+    together, _ = on_devices(sharding.replicate(variables), dealt)
+    parts = {len(s.data) for array in (dealt, together) for s in array.addressable_shards}
+    assert parts == {ROWS // MOST_DEVICES}, "devices do each other's work"
     one = jax.jit(lambda v, crops: inference.estimate(model, v, crops, COCO.flip_permutation))
     alone, _ = one(variables, crops)
     assert np.ptp(alone, axis=0).min() > 1, "the crops show the same"

@@ -101,6 +101,20 @@ def test_pytorchs_network_is_ours():
 
 
 @pytest.mark.slow
+def test_parts(tmp_path):
+    *parts, whole = run("parts.py", "--of", "step", "--json", tmp_path / "figures")
+    names = {row["part"] for row in parts}
+    assert {
+        "the rest: convolutions",
+        "sums of batch norm",
+        "sums of batch norm, backward",
+        "Adam",
+    } <= names
+    total = sum(row["milliseconds"] for row in parts)
+    assert 0 < total < 2 * whole["whole_milliseconds"]["median"] * os.cpu_count()
+
+
+@pytest.mark.slow
 def test_step(tmp_path):
     torch = ["plain"] if HAS_TORCH else []
     (row,) = run("step.py", "--batch", 2, "--torch", *torch, "--json", tmp_path / "figures")

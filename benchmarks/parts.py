@@ -1,0 +1,144 @@
+"""What the time of inference, or of a training step, goes to on a CPU.
+
+    python benchmarks/parts.py [--of forward step] [--stages 1] [--batch 8] [--repeats 5]
+
+A trace (`jax.profiler`) of some rounds, whose events carry the names of the compiled program's
+instructions; what each of these was in the model is in its metadata. Parts that run beside each
+other add up to more than the whole takes. Convolutions run on Eigen's threads, where a trace sees
+nothing: theirs is the time in which nothing else is seen to run.
+"""
+
+import collections
+import pathlib
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from benchmarks.report import Report, new_parser
+from benchmarks.timing import spread
+from benchmarks.workload import (
+    Network,
+    folded,
+    new_adam,
+    new_network,
+    new_state,
+    predict_heatmaps,
+    random_batch,
+)  # fmt: skip
+from mspn_jax import sharding, training
+from mspn_jax.sharding import REPLICATED, SHARDED
+
+INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = .*op_name=\"([^\"]*)\"")
+CONVOLUTION = "conv_general_dilated"
+PARTS = {
+    "dot_general": "products: 1x1 convolutions, resizing",
+    "reduce_sum": "sums of batch norm",
+    "reduce_window_max": "max pooling",
+    "select_and_scatter_add": "max pooling",
+}
+
+
+def main() -> None:
+    parser = new_parser(__doc__)
+    parser.add_argument("--of", nargs="+", choices=("forward", "step"), default=["forward", "step"])
+    parser.add_argument("--stages", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=8)
+    args = parser.parse_args()
+    if jax.default_backend() != "cpu":
+        sys.exit("error: only on CPUs are a trace's events the program's instructions")
+    report = Report(args.json)
+    for of in args.of:
+        report.say(f"{of}, batch {args.batch}, {args.stages} stages:")
+        network = new_network(args.stages, "float32", args.quick)
+        programs, way = (forward if of == "forward" else step)(network, args.batch)
+        parts, seconds = traced(programs, way, args.repeats)
+        for part, milliseconds in parts.most_common():
+            report.row(part=part, milliseconds=milliseconds)
+        report.row(whole_milliseconds=spread([1e3 * t for t in seconds]))
+
+
+def forward(network: Network, batch_size: int) -> tuple[list[str], Callable[[], Any]]:
+    network = folded(network)
+    variables = sharding.replicate(network.variables)
+    crops = sharding.shard(random_batch(batch_size, network.crop_hw).crops)
+    maps = sharding.on_each_device(
+        lambda v, c: predict_heatmaps(network.model, v, c, False), (REPLICATED, SHARDED), SHARDED
+    )
+    program = maps.lower(variables, crops).compile()
+    return [program.as_text()], lambda: program(variables, crops)
+
+
+def step(network: Network, batch_size: int) -> tuple[list[str], Callable[[], Any]]:
+    state: Any = new_state(network)
+    batch = sharding.shard(vars(random_batch(batch_size, network.crop_hw)))
+    halves = training.on_all_devices(training.train_step(network.model, new_adam()))
+    programs = [half.lower(*given).compile() for half, given in halves.halves(state, batch)]
+    both = training.TrainStep(*programs)
+
+    def way() -> Any:
+        nonlocal state
+        state, metrics = both(state, batch)
+        return metrics
+
+    return [program.as_text() for program in programs], way
+
+
+def traced(
+    programs: list[str], way: Callable[[], Any], repeats: int
+) -> tuple[collections.Counter, list[float]]:
+    """Milliseconds a round of each part, and the seconds of every round."""
+    part_of = {instruction: part for text in programs for instruction, part in parts_of(text)}
+    for _ in range(2):
+        jax.block_until_ready(way())
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(repeats):
+                start = time.perf_counter()
+                jax.block_until_ready(way())
+                seconds.append(time.perf_counter() - start)
+        (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        data = jax.profiler.ProfileData.from_file(str(path))
+    parts: collections.Counter = collections.Counter()
+    spans = []
+    for plane in data.planes:
+        for line in plane.lines:
+            for event in line.events:
+                stats = dict(event.stats)
+                instruction = stats.get("hlo_module"), stats.get("hlo_op")
+                if instruction in part_of:
+                    parts[part_of[instruction]] += event.duration_ns / 1e6 / repeats
+                    spans.append((event.start_ns, event.start_ns + event.duration_ns))
+    seen = last = 0.0
+    for start, end in sorted(spans):
+        seen += max(0.0, end - max(start, last))
+        last = max(last, end)
+    parts["the rest: convolutions"] = 1e3 * sum(seconds) / repeats - seen / 1e6 / repeats
+    return parts, seconds
+
+
+def parts_of(program: str) -> list[tuple[tuple[str, str], str]]:
+    """((module, instruction), part) of a compiled program's text, without its convolutions."""
+    module = program.split(maxsplit=2)[1].rstrip(",")
+    found = []
+    for line in program.splitlines():
+        if match := INSTRUCTION.match(line):
+            name, op_name = match.groups()
+            operation = op_name.rpartition("/")[2]
+            if operation == CONVOLUTION:
+                continue
+            part = PARTS.get(operation, "norm, ReLU, sums of branches, copies")
+            part += ", backward" if "transpose(" in op_name else ""
+            found.append(((module, name), "Adam" if module == "jit_update" else part))
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -31,7 +31,7 @@ from benchmarks.workload import (
     new_state,
     predict_heatmaps,
     random_batch,
-)  # fmt: skip
+)
 from mspn_jax import sharding, training
 from mspn_jax.sharding import REPLICATED, SHARDED
 

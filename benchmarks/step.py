@@ -40,7 +40,7 @@ from mspn_jax import sharding, training
 from mspn_jax.data.pipeline import TrainingBatch
 
 SAME_LOSS = 1e-4  # relative, of one step's loss
-SAME_GRADIENTS = 5e-3  # relative, of their norm; of random weights float64 is 2e-3 from float32
+SAME_GRADIENTS = 1e-3  # relative, of their norm
 
 
 def main() -> None:
@@ -121,7 +121,8 @@ def check_same_step(
     if not exact:
         report.say("in bfloat16 the loss and gradients are not compared: their roundings differ")
         return
-    way = torch_step(network, batch, theirs, theirs.mspn.SETUPS["plain"], "float32")
+    # In float64: float32 gradients of random weights have an error of their own, up to 2e-3.
+    way = torch_step(network, batch, theirs, theirs.mspn.SETUPS["plain"], "float64")
     loss, norm = float(way()), way.gradient_norm()
     ours = {name: float(metrics[name]) for name in ("loss", "gradient_norm")}
     apart = abs(loss / ours["loss"] - 1), abs(norm / ours["gradient_norm"] - 1)
@@ -129,8 +130,8 @@ def check_same_step(
     assert apart[0] < SAME_LOSS * (10 if tf32 else 1), f"losses {loss} and {ours['loss']}"
     assert apart[1] < SAME_GRADIENTS * (10 if tf32 else 1), f"norms {norm}, {ours['gradient_norm']}"
     report.say(
-        f"PyTorch's first step: its loss {apart[0]:.1e}, its gradients' norm {apart[1]:.1e} from"
-        f" ours, relatively"
+        f"PyTorch's first step, in float64: its loss {apart[0]:.1e}, its gradients' norm"
+        f" {apart[1]:.1e} from ours, relatively"
     )
 
 

@@ -291,13 +291,16 @@ def forward_way(
 
 
 class TrainingStep:
-    """A training step with targets that lie ready on the device; returns its loss."""
+    """A training step with targets that lie ready on the device; returns its loss.
+
+    In float64 the network is made so, for others to be compared with.
+    """
 
     def __init__(
         self, network: MSPN, crops: np.ndarray, targets: list[np.ndarray],
         keypoint_weights: np.ndarray, setup: Setup, dtype: str, learning_rate: float,
     ):  # fmt: skip
-        self.network = network.train()
+        self.network = network.double().train() if dtype == "float64" else network.train()
         self.crops = crops
         self.normalised = normaliser(setup)
         self.adam = torch.optim.Adam(network.parameters(), learning_rate, fused=True)
@@ -306,7 +309,7 @@ class TrainingStep:
 
         def loss_of(images: Tensor) -> Tensor:
             with _autocast(dtype):
-                heatmaps = network(images)
+                heatmaps = network(images.double() if dtype == "float64" else images)
             return mspn_loss(heatmaps, on_device, weights)
 
         self.loss_of = torch.compile(loss_of) if setup.compiled else loss_of

@@ -169,26 +169,36 @@ def train_step(
 
     def update(state, gradients, batch_stats, loss):
         norm = optax.tree.norm(gradients)
-        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        done = dataclasses.replace(
-            state, params=params, batch_stats=batch_stats, opt_state=opt_state
-        )
-        if state.ema_params is not None:
-            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-            ema_params = jax.tree.map(
-                lambda mean, new: decay * mean + (1 - decay) * new, state.ema_params, params
+
+        def apply(state):
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            ema_params = state.ema_params
+            if ema_params is not None:
+                decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+                ema_params = jax.tree.map(
+                    lambda mean, new: decay * mean + (1 - decay) * new, ema_params, params
+                )
+            return dataclasses.replace(
+                state,
+                params=params,
+                batch_stats=batch_stats,
+                opt_state=opt_state,
+                skipped_in_a_row=jnp.zeros_like(state.skipped_in_a_row),
+                ema_params=ema_params,
             )
-            done = dataclasses.replace(done, ema_params=ema_params)
-        state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), done, state)
-        state = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            skipped=state.skipped + ~is_finite,
-            skipped_in_a_row=jnp.where(is_finite, 0, state.skipped_in_a_row + 1),
-        )
-        return state, {
+
+        def skip(state):
+            return dataclasses.replace(
+                state,
+                skipped=state.skipped + 1,
+                skipped_in_a_row=state.skipped_in_a_row + 1,
+            )
+
+        # A branch: to choose between old and new leaf by leaf would hold all moments twice.
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        state = jax.lax.cond(is_finite, apply, skip, state)
+        return dataclasses.replace(state, step=state.step + 1), {
             "gradient_norm": norm,
             "skipped": state.skipped,
             "skipped_in_a_row": state.skipped_in_a_row,

@@ -10,13 +10,12 @@ import jax
 def compiler_options() -> dict[str, Any]:
     """For `jax.jit`, of whatever runs the network; none but for CPUs.
 
-    XLA leaves convolutions, products and sums there to YNN, of which the convolutions are slower
-    than Eigen's, its other choice (docs/benchmarks.md).
+    XLA leaves convolutions, products and sums there to YNN. Eigen, its other choice, has the faster
+    convolutions; its products are as fast and load from JAX's cache sooner (docs/benchmarks.md).
     """
     if jax.default_backend() != "cpu":
         return {}
-    with_ynn = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-    return _if_known({"xla_cpu_experimental_ynn_fusion_type": with_ynn})
+    return _if_known({"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"})
 
 
 def _if_known(options: dict[str, Any]) -> dict[str, Any]:

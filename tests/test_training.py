@@ -243,6 +243,15 @@ def test_either_of_loss_and_gradients_is_enough_to_skip_a_step(loss, gradient):
     jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
 
 
+def test_the_update_holds_nothing_twice():
+    step, state = step_and_state(ema_decay=0.9)
+    update = step.update.lower(state, state.params, state.batch_stats, np.float32(0)).compile()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+    memory = update.memory_analysis()
+    assert memory.alias_size_in_bytes >= 4 * size  # parameters, their average, two moments
+    assert memory.temp_size_in_bytes < 0.5 * size
+
+
 def test_the_average_of_the_parameters_is_what_it_says():
     step, state = step_and_state(0, ema_decay=0.15)
     mean = state.params

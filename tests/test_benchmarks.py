@@ -111,6 +111,16 @@ def test_parts(tmp_path):
 
 
 @pytest.mark.slow
+def test_ynn(tmp_path):
+    rows = run("ynn.py", "--batch", 2, "--json", tmp_path / "figures")
+    assert [row["of"] for row in rows] == ["forward"] * 4 + ["step"] * 4
+    for row in rows:
+        is_yardstick = row["way"] == "XLA's own"
+        assert (row["time_over_xlas_own"]["median"] == 1) == is_yardstick
+        assert row["load_s"]["median"] > 0
+
+
+@pytest.mark.slow
 def test_step(tmp_path):
     torch = ["plain"] if HAS_TORCH else []
     (row,) = run("step.py", "--batch", 2, "--torch", *torch, "--json", tmp_path / "figures")

@@ -140,7 +140,8 @@ class Head(nn.Module):
         )
 
     def forward(self, x: Tensor, heatmap_hw) -> Tensor:
-        return _resized(self.conv_layers(x).float(), heatmap_hw)
+        y = self.conv_layers(x)
+        return _resized(y.to(torch.promote_types(y.dtype, torch.float32)), heatmap_hw)
 
 
 class MSPN(nn.Module):
@@ -229,13 +230,15 @@ def new_network(like: JaxMSPN, state_dict: Mapping[str, np.ndarray], setup: Setu
     return network.to(device(), memory_format=memory_format)
 
 
-def normaliser(setup: Setup) -> Callable[[np.ndarray], Tensor]:
+def normaliser(setup: Setup, dtype: torch.dtype = torch.float32) -> Callable[[np.ndarray], Tensor]:
     """(B, H, W, 3) uint8 of the host -> (B, 3, H, W) of the device, in the setup's format."""
-    mean_rgb, std_rgb = (torch.tensor(of, device=device()) for of in (MEAN_RGB, STD_RGB))
+    mean_rgb, std_rgb = (
+        torch.tensor(of, dtype=dtype, device=device()) for of in (MEAN_RGB, STD_RGB)
+    )
     memory_format = torch.channels_last if setup.channels_last else torch.contiguous_format
 
     def normalised(crops: np.ndarray) -> Tensor:
-        images = (torch.from_numpy(crops).to(device()).float() - mean_rgb) / std_rgb
+        images = (torch.from_numpy(crops).to(device(), dtype) - mean_rgb) / std_rgb
         return images.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
 
     return normalised
@@ -293,23 +296,24 @@ def forward_way(
 class TrainingStep:
     """A training step with targets that lie ready on the device; returns its loss.
 
-    In float64 the network is made so, for others to be compared with.
+    In float64 all is made so, for ours to be compared with.
     """
 
     def __init__(
         self, network: MSPN, crops: np.ndarray, targets: list[np.ndarray],
         keypoint_weights: np.ndarray, setup: Setup, dtype: str, learning_rate: float,
     ):  # fmt: skip
-        self.network = network.double().train() if dtype == "float64" else network.train()
+        exact = dtype == "float64"
+        self.network = network.double().train() if exact else network.train()
         self.crops = crops
-        self.normalised = normaliser(setup)
+        self.normalised = normaliser(setup, torch.float64 if exact else torch.float32)
         self.adam = torch.optim.Adam(network.parameters(), learning_rate, fused=True)
         on_device = [torch.tensor(target, device=device()) for target in targets]
         weights = torch.tensor(keypoint_weights, device=device())
 
         def loss_of(images: Tensor) -> Tensor:
             with _autocast(dtype):
-                heatmaps = network(images.double() if dtype == "float64" else images)
+                heatmaps = network(images)
             return mspn_loss(heatmaps, on_device, weights)
 
         self.loss_of = torch.compile(loss_of) if setup.compiled else loss_of

@@ -4,11 +4,12 @@
 
 A trace (`jax.profiler`) of some rounds, whose events carry the names of the compiled program's
 instructions; what each of these was in the model is in its metadata. Parts that run beside each
-other add up to more than the whole takes. Convolutions run on Eigen's threads, where a trace sees
-nothing: theirs is the time in which nothing else is seen to run.
+other add up to more than the whole takes. Convolutions and products run on Eigen's threads, where a
+trace sees only their start: they are taken to last until the next instruction starts.
 """
 
 import collections
+import itertools
 import pathlib
 import re
 import sys
@@ -35,13 +36,19 @@ from benchmarks.workload import (
 from mspn_jax import sharding, training
 from mspn_jax.sharding import REPLICATED, SHARDED
 
-INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = .*op_name=\"([^\"]*)\"")
-CONVOLUTION = "conv_general_dilated"
-PARTS = {
-    "dot_general": "products: 1x1 convolutions, resizing",
+INSTRUCTION = re.compile(
+    r"^\s+(?:ROOT )?%(?P<name>[\w.\-]+) = (?:\([^)]*\)|\S+) (?P<opcode>[\w\-]+)\("
+    r"(?:.*op_name=\"(?P<origin>[^\"]*)\")?"
+)
+ON_EIGENS_THREADS = {
+    "convolution": "convolutions: 3x3, stem",
+    "dot": "products: 1x1 convolutions, resizing",
+}
+OTHERS = {
     "reduce_sum": "sums of batch norm",
     "reduce_window_max": "max pooling",
     "select_and_scatter_add": "max pooling",
+    "": "what XLA adds: transposed copies, max pooling's gradient",
 }
 
 
@@ -106,37 +113,35 @@ def traced(
                 seconds.append(time.perf_counter() - start)
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
         data = jax.profiler.ProfileData.from_file(str(path))
+    events = sorted(
+        (event.start_ns, event.start_ns + event.duration_ns, *part_of[instruction])
+        for plane in data.planes
+        for line in plane.lines
+        for event in line.events
+        for stats in [dict(event.stats)]
+        if (instruction := (stats.get("hlo_module"), stats.get("hlo_op"))) in part_of
+    )
     parts: collections.Counter = collections.Counter()
-    spans = []
-    for plane in data.planes:
-        for line in plane.lines:
-            for event in line.events:
-                stats = dict(event.stats)
-                instruction = stats.get("hlo_module"), stats.get("hlo_op")
-                if instruction in part_of:
-                    parts[part_of[instruction]] += event.duration_ns / 1e6 / repeats
-                    spans.append((event.start_ns, event.start_ns + event.duration_ns))
-    seen = last = 0.0
-    for start, end in sorted(spans):
-        seen += max(0.0, end - max(start, last))
-        last = max(last, end)
-    parts["the rest: convolutions"] = 1e3 * sum(seconds) / repeats - seen / 1e6 / repeats
+    for (start, end, part, seen_whole), (next_start, *_) in itertools.pairwise(events):
+        parts[part] += ((end if seen_whole else next_start) - start) / 1e6 / repeats
     return parts, seconds
 
 
-def parts_of(program: str) -> list[tuple[tuple[str, str], str]]:
-    """((module, instruction), part) of a compiled program's text, without its convolutions."""
+def parts_of(program: str) -> list[tuple[tuple[str, str], tuple[str, bool]]]:
+    """Of a compiled program's text: (module, instruction), (part, whether a trace sees its end)."""
     module = program.split(maxsplit=2)[1].rstrip(",")
     found = []
     for line in program.splitlines():
         if match := INSTRUCTION.match(line):
-            name, op_name = match.groups()
-            operation = op_name.rpartition("/")[2]
-            if operation == CONVOLUTION:
-                continue
-            part = PARTS.get(operation, "norm, ReLU, sums of branches, copies")
-            part += ", backward" if "transpose(" in op_name else ""
-            found.append(((module, name), "Adam" if module == "jit_update" else part))
+            name, opcode, origin = match.groups(default="")
+            part = ON_EIGENS_THREADS.get(opcode) or OTHERS.get(
+                origin.rpartition("/")[2], "norm, ReLU, sums of branches, copies"
+            )
+            # XLA makes the gradients of kernels anew, without saying what they come from.
+            if "transpose(" in origin or (opcode == "convolution" and not origin):
+                part += ", backward"
+            part = "Adam" if module == "jit_update" else part
+            found.append(((module, name), (part, opcode not in ON_EIGENS_THREADS)))
     return found
 
 

@@ -105,7 +105,7 @@ def test_parts(tmp_path):
     *parts, whole = run("parts.py", "--of", "step", "--json", tmp_path / "figures")
     names = {row["part"] for row in parts}
     sums = {"sums of batch norm", "sums of batch norm, backward"}
-    assert {"the rest: convolutions", "Adam"} | sums <= names
+    assert {"convolutions: 3x3, stem", "Adam"} | sums <= names
     total = sum(row["milliseconds"] for row in parts)
     assert 0 < total < 2 * whole["whole_milliseconds"]["median"] * os.cpu_count()
 

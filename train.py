@@ -109,6 +109,7 @@ def main() -> None:
             variables, taken = convert.initial_from(given[0], variables)
             log.info("starting from %s: %s", given[0], taken)
         state = training.new_state(variables, adam, with_ema=config.ema_decay > 0)
+        del variables  # the devices have their own soon
         log.info(
             "%s: %s parameters, %d people in %d pictures, %d steps of %d an epoch, on %d %s",
             config.variant, f"{count_parameters(state.params):,}", num_people,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -20,8 +21,13 @@ Devices = Sequence[jax.Device] | None  # None: all of every process
 
 
 def replicate(tree: Any, devices: Devices = None) -> Any:
-    """A copy on each device; of several processes each gives the same."""
-    return _put(tree, REPLICATED, devices)
+    """A copy on each device, JAX's own; of several processes each gives the same."""
+    # On a CPU JAX would go on with those of NumPy's arrays that happen to begin at a multiple of 64
+    # bytes, and could not give them from one step to the next.
+    owned = jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, jax.Array) else jnp.array(leaf), tree
+    )
+    return _put(owned, REPLICATED, devices)
 
 
 def shard(tree: Any, devices: Devices = None) -> Any:

@@ -243,6 +243,26 @@ def test_either_of_loss_and_gradients_is_enough_to_skip_a_step(loss, gradient):
     jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
 
 
+def test_the_first_step_writes_where_the_state_lies():
+    def aligned(leaf):  # as JAX for CPUs likes to take over from NumPy
+        room = np.empty(leaf.nbytes + 64, np.uint8)
+        start = -room.ctypes.data % 64
+        copy = room[start : start + leaf.nbytes].view(leaf.dtype).reshape(leaf.shape)
+        copy[...] = leaf
+        return copy
+
+    def addresses(params):
+        return [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)]
+
+    optimizer = adam(1e-3)
+    step = training.on_all_devices(training.train_step(MSPN(**TINY), optimizer), jax.devices()[:1])
+    variables = jax.tree.map(aligned, initial_variables(MSPN(**TINY), 0, (64, 64)))
+    state = sharding.replicate(training.new_state(variables, optimizer), jax.devices()[:1])
+    before = addresses(state.params)
+    state, _ = step(state, sharding.shard(random_batch(4), jax.devices()[:1]))
+    assert addresses(state.params) == before
+
+
 def test_the_update_holds_nothing_twice():
     step, state = step_and_state(ema_decay=0.9)
     update = step.update.lower(state, state.params, state.batch_stats, np.float32(0)).compile()

@@ -4,15 +4,17 @@
 
 Runs train.py on a few drawn people, whose records are made before: once with an empty
 JAX_COMPILATION_CACHE_DIR, then --repeats times with what that run has left there. Ends each run
-when it tells of its first step.
+when it tells of its second step, and says how long that took and the most memory that was resident.
 """
 
+import itertools
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -46,21 +48,32 @@ def main() -> None:
                     small = TINY | {"num_stages": stages}
                     flags += [f"--config.model.{key}={value}" for key, value in small.items()]
                     flags.append(f"--config.crop_hw={TINY_CROP_HW}")
-                cold = seconds_to_first_step(stages, flags, cache)
-                cached = [seconds_to_first_step(stages, flags, cache) for _ in range(args.repeats)]
+                cold = start_of_run(stages, flags, cache)
+                cached = [start_of_run(stages, flags, cache) for _ in range(args.repeats)]
                 report.row(
-                    stages=stages, batch=batch, cold_s=cold, cached_s=spread(cached),
-                    cached_over_cold=spread([t / cold for t in cached]),
+                    stages=stages, batch=batch, cold_s=cold.first_step,
+                    cached_s=spread([run.first_step for run in cached]),
+                    cached_over_cold=spread([run.first_step / cold.first_step for run in cached]),
+                    second_step_s=spread([run.second_step for run in cached]),
+                    resident_GB=spread([run.resident_GB for run in cached]),
                 )  # fmt: skip
 
 
-def seconds_to_first_step(stages: int, flags: list[str], cache: pathlib.Path) -> float:
+class Start(NamedTuple):
+    """Seconds from the command to the first step's end, from there to the second's; memory."""
+
+    first_step: float
+    second_step: float
+    resident_GB: float
+
+
+def start_of_run(stages: int, flags: list[str], cache: pathlib.Path) -> Start:
     config = f"{stages}xmspn50_coco_256x192.py" if stages > 1 else "mspn50_coco_256x192.py"
     with tempfile.TemporaryDirectory() as workdir:
         command = [sys.executable, "train.py", "--config", f"configs/{config}"]
         command += ["--workdir", workdir, "--config.log_every_steps=1", *flags]
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
-        start = time.perf_counter()
+        times = [time.perf_counter()]
         with subprocess.Popen(
             command, cwd=ROOT, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -69,11 +82,14 @@ def seconds_to_first_step(stages: int, flags: list[str], cache: pathlib.Path) ->
             said = []
             for line in run.stdout:
                 said.append(line)
-                if line.startswith("step 1/"):
-                    seconds = time.perf_counter() - start
+                if line.startswith(f"step {len(times)}/"):
+                    times.append(time.perf_counter())
+                if len(times) == 3:
                     run.kill()
-                    return seconds
-    sys.exit(f"error: train.py left before its first step:\n{''.join(said)}")
+                    _, run.returncode, usage = os.wait4(run.pid, 0)
+                    first, second = (b - a for a, b in itertools.pairwise(times))
+                    return Start(first, second, usage.ru_maxrss * 1024 / 1e9)  # in KiB on Linux
+    sys.exit(f"error: train.py left before its second step:\n{''.join(said)}")
 
 
 if __name__ == "__main__":

@@ -30,10 +30,11 @@ from benchmarks.workload import (
 from mspn_jax import sharding, training
 from mspn_jax.sharding import REPLICATED, SHARDED
 
+OURS = "products too (ours)"
 WAYS = {  # what stays with YNN
     "XLA's own": ["INDIVIDUAL_CONVOLUTION", "INDIVIDUAL_DOT", "REDUCE"],
     "convolutions by Eigen": ["INDIVIDUAL_DOT", "REDUCE"],
-    "products too (ours)": ["REDUCE"],
+    OURS: ["REDUCE"],
     "sums too": [],
 }
 
@@ -74,15 +75,18 @@ def measure(of: str, network: Network, batch_size: int, repeats: int, report: Re
 
 def loaded(lowered: Any, types: list[str], repeats: int) -> tuple[Any, list[float]]:
     """The program with these types left to YNN, and the seconds that loading it takes."""
-    fusions = ",".join(f"LIBRARY_FUSION_TYPE_{name}" for name in types)
-    options = {"xla_cpu_experimental_ynn_fusion_type": fusions}
-    program, seconds = lowered.compile(options), []
+    program, seconds = lowered.compile(options(types)), []
     for _ in range(repeats):
         jax.clear_caches()
         start = time.perf_counter()
-        program = lowered.compile(options)
+        program = lowered.compile(options(types))
         seconds.append(time.perf_counter() - start)
     return program, seconds
+
+
+def options(types: list[str]) -> dict[str, str]:
+    fusions = ",".join(f"LIBRARY_FUSION_TYPE_{name}" for name in types)
+    return {"xla_cpu_experimental_ynn_fusion_type": fusions}
 
 
 def run(program: Any, arguments: tuple) -> None:

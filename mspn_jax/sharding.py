@@ -21,9 +21,9 @@ Devices = Sequence[jax.Device] | None  # None: all of every process
 
 
 def replicate(tree: Any, devices: Devices = None) -> Any:
-    """A copy on each device, JAX's own; of several processes each gives the same."""
-    # On a CPU JAX would go on with those of NumPy's arrays that happen to begin at a multiple of 64
-    # bytes, and could not give them from one step to the next.
+    """All of it on each device, in arrays that JAX owns; of several processes each gives the same."""
+    # On a CPU JAX would go on using NumPy's arrays that happen to begin at a multiple of 64 bytes,
+    # and a step could not write over them.
     owned = jax.tree.map(
         lambda leaf: leaf if isinstance(leaf, jax.Array) else jnp.array(leaf), tree
     )

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import timing, workload
+from benchmarks import timing, workload, ynn
 from benchmarks.compiled import compiled
+from mspn_jax import xla
 
 HERE = pathlib.Path(__file__).parents[1]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -110,6 +111,10 @@ def test_parts(tmp_path):
     assert 0 < total < 2 * whole["whole_milliseconds"]["median"] * os.cpu_count()
 
 
+def test_ynns_way_that_is_called_ours_is_ours():
+    assert ynn.options(ynn.WAYS[ynn.OURS]) == xla.compiler_options()
+
+
 @pytest.mark.slow
 def test_ynn(tmp_path):
     rows = run("ynn.py", "--batch", 2, "--json", tmp_path / "figures")
@@ -132,6 +137,7 @@ def test_step(tmp_path):
 def test_first_step(tmp_path):
     (row,) = run("first_step.py", "--stages", 1, "--batch", 2, "--json", tmp_path / "figures")
     assert 0 < row["cached_s"]["median"] < row["cold_s"]
+    assert row["second_step_s"]["median"] > 0 and row["resident_GB"]["median"] > 0.1
 
 
 @pytest.mark.slow

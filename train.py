@@ -16,10 +16,11 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mspn_jax import convert, files, inference, optimizer, program, sharding, training
+from mspn_jax import convert, files, inference, optimizer, program, training
 from mspn_jax.checkpoints import Description
 from mspn_jax.data import augment, evaluation_set, pipeline
 from mspn_jax.data.records import open_records
+from mspn_jax.devices import AXIS, replicate, shard
 from mspn_jax.draw import draw_heatmaps
 from mspn_jax.evaluation import evaluate
 from mspn_jax.folding import fold
@@ -74,7 +75,7 @@ def main() -> None:
     )
     model = description.new_model(
         dtype=dtype,
-        axis_name=sharding.AXIS if config.sync_batch_norm else None,
+        axis_name=AXIS if config.sync_batch_norm else None,
         remat=config.remat,
     )
     schedule = optimizer.learning_rate_schedule(
@@ -129,7 +130,7 @@ def main() -> None:
         if jax.process_index() == 0:  # only now: a run that is refused leaves all as it was
             files.write_json(workdir / "config.json", _as_dict(config), indent=2)
             description.write(workdir / "checkpoints")
-        state = sharding.replicate(state)
+        state = replicate(state)
 
         report = TrainingReport(
             workdir, first_step=first_step, num_steps=num_steps, steps_per_epoch=steps_per_epoch,
@@ -175,7 +176,7 @@ def main() -> None:
                 crops = next(batches)
             # The step itself tells every process what signal any of them got: all stop after it.
             signals = np.full(jax.local_device_count(), stop.number, np.int32)
-            batch = sharding.shard({**vars(crops), "stop": signals})
+            batch = shard({**vars(crops), "stop": signals})
             if done == first_step + 1:
                 step.compile(state, batch)
             state, metrics = step(state, batch)

@@ -20,7 +20,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
 
-from mspn_jax import sharding, training
+from mspn_jax import training
+from mspn_jax.devices import replicate, shard
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
 from mspn_jax.run_checkpoints import Checkpoints
@@ -40,7 +41,7 @@ def main() -> None:
     model, optimizer = MSPN(options.stages), adam(1e-4)
     state = training.new_state(initial_variables(model, 0, CROP_HW), optimizer)
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    state = sharding.replicate(state)
+    state = replicate(state)
     step = training.on_all_devices(training.train_step(model, optimizer))
     rng = np.random.default_rng(0)
     rows = jax.local_device_count() * options.batch
@@ -53,7 +54,7 @@ def main() -> None:
     def seconds_of_a_step() -> float:
         nonlocal state
         start = time.perf_counter()
-        state, metrics = step(state, sharding.shard(batch))
+        state, metrics = step(state, shard(batch))
         jax.block_until_ready(metrics)
         return time.perf_counter() - start
 

@@ -26,7 +26,8 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import numpy as np
 
-from mspn_jax import inference, sharding, training
+from mspn_jax import inference, training
+from mspn_jax.devices import AXIS, replicate, shard
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
 from mspn_jax.skeletons import COCO
@@ -50,7 +51,7 @@ def curve(
 ) -> tuple[list[float], list[np.ndarray]]:
     """Losses of some steps, and Adam's first moments after the first: a tenth of the gradients."""
     optimizer = adam(1e-3)
-    model = MSPN(**TINY, dtype=dtype, axis_name=sharding.AXIS if synchronised else None)
+    model = MSPN(**TINY, dtype=dtype, axis_name=AXIS if synchronised else None)
     devices = jax.local_devices()[:num_devices]
     step = training.on_all_devices(
         training.train_step(model, optimizer, num_parts=num_parts), devices
@@ -58,10 +59,10 @@ def curve(
     variables = jax.tree.map(
         lambda leaf: leaf.astype(dtype), initial_variables(MSPN(**TINY), 0, CROP_HW)
     )
-    state = sharding.replicate(training.new_state(variables, optimizer), devices)
+    state = replicate(training.new_state(variables, optimizer), devices)
     losses, moments = [], []
     for i in range(steps):
-        state, metrics = step(state, sharding.shard(batch_of(i), devices))
+        state, metrics = step(state, shard(batch_of(i), devices))
         losses.append(float(metrics["loss"]))
         if i == 0:
             moments = jax.tree.leaves(jax.device_get(state.opt_state[1][0].mu))
@@ -74,8 +75,8 @@ def keypoints_apart() -> float:
     variables = initial_variables(MSPN(**TINY), 0, CROP_HW)
     crops = batch_of(0)["crops"]
     on_devices = inference.estimate_on_devices(model, COCO.flip_permutation)
-    dealt = sharding.shard(crops)
-    together, _ = on_devices(sharding.replicate(variables), dealt)
+    dealt = shard(crops)
+    together, _ = on_devices(replicate(variables), dealt)
     parts = {len(s.data) for array in (dealt, together) for s in array.addressable_shards}
     assert parts == {ROWS // MOST_DEVICES}, "devices do each other's work"
     one = jax.jit(lambda v, crops: inference.estimate(model, v, crops, COCO.flip_permutation))

@@ -28,13 +28,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
 from benchmarks.workload import Network, folded, new_network, predict_heatmaps
-from mspn_jax import evaluation, files, geometry, heatmaps, inference, sharding
+from mspn_jax import evaluation, files, geometry, heatmaps, inference
 from mspn_jax.data import evaluation_set, synthetic
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.pipeline import cut
 from mspn_jax.data.records import decode_picture
+from mspn_jax.devices import REPLICATED, SHARDED, on_each_device, replicate, shard
 from mspn_jax.model import STRIDE
-from mspn_jax.sharding import REPLICATED, SHARDED
 from mspn_jax.skeletons import COCO
 
 PADDING = 1.25
@@ -79,12 +79,12 @@ def main() -> None:
 
 def whole(network, dataset: EvaluationSet, args, report: Report, scratch: pathlib.Path) -> None:
     """The evaluation as it is, and the network alone, in turn."""
-    variables = sharding.replicate(network.variables)
+    variables = replicate(network.variables)
     estimate = inference.estimate_on_devices(network.model, COCO.flip_permutation, args.flip_test)
     num_devices = jax.local_device_count()
     batch_size = -(-args.batch // num_devices) * num_devices
-    crops = sharding.shard(np.zeros((batch_size, *network.crop_hw, 3), np.uint8))
-    maps = sharding.on_each_device(
+    crops = shard(np.zeros((batch_size, *network.crop_hw, 3), np.uint8))
+    maps = on_each_device(
         lambda v, c: predict_heatmaps(network.model, v, c, args.flip_test),
         (REPLICATED, SHARDED), SHARDED,
     )  # fmt: skip

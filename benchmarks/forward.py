@@ -25,8 +25,8 @@ from benchmarks.peaks import Yardstick
 from benchmarks.report import Report
 from benchmarks.timing import in_turn, ratio, spread
 from benchmarks.workload import Network, folded, new_network, predict_heatmaps, random_crops
-from mspn_jax import inference, sharding
-from mspn_jax.sharding import REPLICATED, SHARDED
+from mspn_jax import inference
+from mspn_jax.devices import REPLICATED, SHARDED, on_each_device, replicate, shard
 from mspn_jax.skeletons import COCO
 
 
@@ -47,20 +47,20 @@ def measure(
 ) -> None:  # fmt: skip
     num_devices = jax.local_device_count()
     crops = random_crops(batch_size * num_devices, network.crop_hw)
-    dealt = sharding.shard(crops)
+    dealt = shard(crops)
     network = folded(network)
-    variables = sharding.replicate(network.variables)
+    variables = replicate(network.variables)
 
     def maps_on_one(variables: Any, crops: Any) -> Any:
         return predict_heatmaps(network.model, variables, crops, flip_test)
 
     estimate = inference.estimate_on_devices(network.model, COCO.flip_permutation, flip_test)
-    maps_on_each = sharding.on_each_device(maps_on_one, (REPLICATED, SHARDED), SHARDED)
+    maps_on_each = on_each_device(maps_on_one, (REPLICATED, SHARDED), SHARDED)
     maps = compiled(maps_on_each, variables, dealt)
     keypoints = compiled(estimate, variables, dealt)
     ways: dict[str, Any] = {
-        "heatmaps": lambda: jax.block_until_ready(maps.run(variables, sharding.shard(crops))),
-        "keypoints": lambda: jax.device_get(keypoints.run(variables, sharding.shard(crops))),
+        "heatmaps": lambda: jax.block_until_ready(maps.run(variables, shard(crops))),
+        "keypoints": lambda: jax.device_get(keypoints.run(variables, shard(crops))),
     }
     torch_setup = None
     if theirs is not None:

@@ -33,8 +33,8 @@ from benchmarks.workload import (
     predict_heatmaps,
     random_batch,
 )
-from mspn_jax import sharding, training
-from mspn_jax.sharding import REPLICATED, SHARDED
+from mspn_jax import training
+from mspn_jax.devices import REPLICATED, SHARDED, on_each_device, replicate, shard
 
 INSTRUCTION = re.compile(
     r"^\s+(?:ROOT )?%(?P<name>[\w.\-]+) = (?:\([^)]*\)|\S+) (?P<opcode>[\w\-]+)\("
@@ -73,9 +73,9 @@ def main() -> None:
 
 def forward(network: Network, batch_size: int) -> tuple[list[str], Callable[[], Any]]:
     network = folded(network)
-    variables = sharding.replicate(network.variables)
-    crops = sharding.shard(random_batch(batch_size, network.crop_hw).crops)
-    maps = sharding.on_each_device(
+    variables = replicate(network.variables)
+    crops = shard(random_batch(batch_size, network.crop_hw).crops)
+    maps = on_each_device(
         lambda v, c: predict_heatmaps(network.model, v, c, False), (REPLICATED, SHARDED), SHARDED
     )
     program = maps.lower(variables, crops).compile()
@@ -84,7 +84,7 @@ def forward(network: Network, batch_size: int) -> tuple[list[str], Callable[[], 
 
 def step(network: Network, batch_size: int) -> tuple[list[str], Callable[[], Any]]:
     state: Any = new_state(network)
-    batch = sharding.shard(vars(random_batch(batch_size, network.crop_hw)))
+    batch = shard(vars(random_batch(batch_size, network.crop_hw)))
     halves = training.on_all_devices(training.train_step(network.model, new_adam()))
     programs = [half.lower(*given).compile() for half, given in halves.halves(state, batch)]
     both = training.TrainStep(*programs)

@@ -24,11 +24,11 @@ from benchmarks.compiled import Program, compiled, compiled_step
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
 from benchmarks.workload import folded, new_adam, new_network, new_state, random_batch
-from mspn_jax import evaluation, inference, sharding, training
+from mspn_jax import evaluation, inference, training
 from mspn_jax.data import evaluation_set, pipeline, synthetic
 from mspn_jax.data.records import open_records
+from mspn_jax.devices import REPLICATED, SHARDED, on_each_device, replicate, shard
 from mspn_jax.folding import fold
-from mspn_jax.sharding import REPLICATED, SHARDED
 from mspn_jax.skeletons import COCO
 
 KINDS = ("step", "forward")
@@ -98,11 +98,11 @@ def ready(kind: str, case: Case, args: argparse.Namespace) -> tuple[Program, Cal
     network = new_network(case.stages, args.dtype, args.quick)
     devices = jax.local_devices()[: case.devices]
     batch = random_batch(case.batch * case.devices, network.crop_hw)
-    dealt = sharding.shard(vars(batch), devices)
+    dealt = shard(vars(batch), devices)
 
     if kind == "forward":  # inference.estimate_on_devices, on some of them
         network = folded(network)
-        variables = sharding.replicate(network.variables, devices)
+        variables = replicate(network.variables, devices)
 
         def on_one(variables: Any, crops: Any) -> Any:
             flip_test = False
@@ -110,11 +110,11 @@ def ready(kind: str, case: Case, args: argparse.Namespace) -> tuple[Program, Cal
                 network.model, variables, crops, COCO.flip_permutation, flip_test
             )
 
-        estimate = sharding.on_each_device(on_one, (REPLICATED, SHARDED), SHARDED, devices)
+        estimate = on_each_device(on_one, (REPLICATED, SHARDED), SHARDED, devices)
         program = compiled(estimate, variables, dealt["crops"])
         return program, lambda: jax.device_get(program.run(variables, dealt["crops"]))
 
-    state: Any = sharding.replicate(training.new_state(network.variables, new_adam()), devices)
+    state: Any = replicate(training.new_state(network.variables, new_adam()), devices)
     step = training.train_step(network.model, new_adam())
     program = compiled_step(training.on_all_devices(step, devices), state, dealt)
 
@@ -149,7 +149,7 @@ def compilations(num_steps: int = 6) -> int:
         )
         state: Any = new_state(network)
         for i in range(num_steps):
-            state, _ = step(state, sharding.shard(vars(next(batches))))
+            state, _ = step(state, shard(vars(next(batches))))
             if i in (0, num_steps - 1):
                 evaluation.evaluate(
                     estimate, fold(state.variables), validation, COCO, crop_hw=network.crop_hw,

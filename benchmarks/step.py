@@ -37,8 +37,9 @@ from benchmarks.workload import (
     new_state,
     random_batch,
 )
-from mspn_jax import sharding, training
+from mspn_jax import training
 from mspn_jax.data.pipeline import TrainingBatch
+from mspn_jax.devices import shard
 
 SAME = 1e-9  # relative, of a first step's loss and its gradients' norm in float64
 
@@ -62,11 +63,11 @@ def measure(
     batch = random_batch(batch_size * num_devices, network.crop_hw)
     state = new_state(network)
     step = training.on_all_devices(training.train_step(network.model, new_adam()))
-    program = compiled_step(step, state, sharding.shard(vars(batch)))
+    program = compiled_step(step, state, shard(vars(batch)))
 
     def ours() -> None:
         nonlocal state
-        state, _ = jax.block_until_ready(program.run(state, sharding.shard(vars(batch))))
+        state, _ = jax.block_until_ready(program.run(state, shard(vars(batch))))
 
     ours()
     yardstick = Yardstick(dtype)
@@ -125,7 +126,7 @@ def check_same_step(
             variables=jax.tree.map(lambda leaf: leaf.astype(np.float64), network.variables),
         )
         step = training.on_all_devices(training.train_step(exact.model, new_adam()))
-        _, ours = step(new_state(exact), sharding.shard(vars(batch)))
+        _, ours = step(new_state(exact), shard(vars(batch)))
         way = torch_step(exact, batch, theirs, theirs.mspn.SETUPS["plain"], "float64")
     loss, norm = float(way()), way.gradient_norm()
     apart = abs(loss / float(ours["loss"]) - 1), abs(norm / float(ours["gradient_norm"]) - 1)

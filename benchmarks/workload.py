@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mspn_jax import inference, optimizer, sharding, training
+from mspn_jax import inference, optimizer, training
 from mspn_jax.data.pipeline import TrainingBatch
+from mspn_jax.devices import replicate
 from mspn_jax.folding import for_inference
 from mspn_jax.model import MSPN
 from mspn_jax.skeletons import COCO
@@ -76,7 +77,7 @@ def predict_heatmaps(model: MSPN, variables: Any, crops: Any, flip_test: bool) -
 
 def new_state(network: Network) -> training.TrainState:
     """On the devices, as train.py starts."""
-    return sharding.replicate(training.new_state(network.variables, new_adam()))
+    return replicate(training.new_state(network.variables, new_adam()))
 
 
 def new_adam():

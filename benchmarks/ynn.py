@@ -27,8 +27,8 @@ from benchmarks.workload import (
     predict_heatmaps,
     random_batch,
 )
-from mspn_jax import sharding, training
-from mspn_jax.sharding import REPLICATED, SHARDED
+from mspn_jax import training
+from mspn_jax.devices import REPLICATED, SHARDED, on_each_device, replicate, shard
 
 OURS = "products too (ours)"
 WAYS = {  # what stays with YNN
@@ -95,17 +95,17 @@ def run(program: Any, arguments: tuple) -> None:
 
 def forward(network: Network, batch_size: int) -> tuple[Any, tuple]:
     network = folded(network)
-    crops = sharding.shard(random_batch(batch_size, network.crop_hw).crops)
-    function = sharding.on_each_device(
+    crops = shard(random_batch(batch_size, network.crop_hw).crops)
+    function = on_each_device(
         lambda v, c: predict_heatmaps(network.model, v, c, False), (REPLICATED, SHARDED), SHARDED
     )
-    return function, (sharding.replicate(network.variables), crops)
+    return function, (replicate(network.variables), crops)
 
 
 def gradients(network: Network, batch_size: int) -> tuple[Any, tuple]:
     step = training.on_all_devices(training.train_step(network.model, new_adam()))
-    variables = sharding.replicate(network.variables)
-    batch = sharding.shard(vars(random_batch(batch_size, network.crop_hw)))
+    variables = replicate(network.variables)
+    batch = shard(vars(random_batch(batch_size, network.crop_hw)))
     return step.gradients, (variables["params"], variables["batch_stats"], batch)
 
 

@@ -13,13 +13,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int, UInt8
 
-from mspn_jax import heatmaps, sharding
+from mspn_jax import heatmaps
 from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import Boxes
 from mspn_jax.data.records import Records
+from mspn_jax.devices import REPLICATED, SHARDED, on_each_device, replicate, shard
 from mspn_jax.geometry import crop_regions, crop_to_image
 from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, STRIDE, normalise
-from mspn_jax.sharding import REPLICATED, SHARDED
 
 Variables = Any
 
@@ -82,7 +82,7 @@ def estimate_on_devices(
     def on_one(variables, crops):
         return estimate(model, variables, crops, flip_permutation, flip_test, mean_rgb, std_rgb)
 
-    return sharding.on_each_device(on_one, (REPLICATED, SHARDED), SHARDED, jax.local_devices())
+    return on_each_device(on_one, (REPLICATED, SHARDED), SHARDED, jax.local_devices())
 
 
 def estimate_boxes(
@@ -111,7 +111,7 @@ def estimate_boxes(
     batch_size = math.ceil(batch_size / len(devices)) * len(devices)
     edges = np.linspace(0, len(boxes), jax.process_count() + 1).astype(int)
     share = boxes[edges[jax.process_index()] : edges[jax.process_index() + 1]]
-    variables = sharding.replicate(variables, devices)
+    variables = replicate(variables, devices)
 
     done: list[np.ndarray] = []
 
@@ -126,7 +126,7 @@ def estimate_boxes(
         records, share, crop_hw=crop_hw, batch_size=batch_size, padding=padding,
         num_threads=num_threads,
     ):  # fmt: skip
-        output = estimate_batch(variables, sharding.shard(batch.crops, devices))
+        output = estimate_batch(variables, shard(batch.crops, devices))
         if waiting is not None:
             collect(*waiting)
         waiting = output, batch.mask

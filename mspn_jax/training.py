@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mspn_jax import heatmaps, sharding, xla
+from mspn_jax import heatmaps, xla
 from mspn_jax.data.pipeline import TrainingBatch
+from mspn_jax.devices import AXIS, REPLICATED, SHARDED, Devices, on_each_device
 from mspn_jax.losses import mspn_loss
 from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, STRIDE, normalise
-from mspn_jax.sharding import AXIS, REPLICATED, SHARDED
 
 Metrics = dict[str, Any]
 
@@ -234,12 +234,12 @@ def _unexplained(predicted, target, keypoint_weights):
     return 1 - (explained * counted).sum() / jnp.maximum(counted.sum(), 1)
 
 
-def on_all_devices(step: TrainStep, devices: sharding.Devices = None) -> TrainStep:
+def on_all_devices(step: TrainStep, devices: Devices = None) -> TrainStep:
     """The step over every device of every process, or over the given ones.
 
     Its state is replicated, and given away to the step; its batches are sharded.
     """
-    gradients = sharding.on_each_device(
+    gradients = on_each_device(
         step.gradients, (REPLICATED, REPLICATED, SHARDED), REPLICATED, devices
     )
     update = jax.jit(step.update, donate_argnums=0, compiler_options=xla.compiler_options())

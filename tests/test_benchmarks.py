@@ -71,7 +71,8 @@ def test_pytorchs_network_is_ours():
     """All heatmaps of two stages, the loss and the gradients of a step."""
     pytest.importorskip("torch").set_num_threads(1)  # several wait for each other on a busy machine
     from benchmarks import torch_mspn
-    from mspn_jax import convert, sharding, training
+    from mspn_jax import convert, training
+    from mspn_jax.devices import shard
     from mspn_jax.model import normalise
 
     network = workload.new_network(2, "float32", quick=True)
@@ -96,7 +97,7 @@ def test_pytorchs_network_is_ours():
     step = training.on_all_devices(training.train_step(network.model, workload.new_adam()))
     state = workload.new_state(network)
     for _ in range(2):  # the second shows what Adam made of the first
-        state, metrics = step(state, sharding.shard(vars(batch)))
+        state, metrics = step(state, shard(vars(batch)))
         assert float(way()) == pytest.approx(float(metrics["loss"]), rel=1e-4)
         assert way.gradient_norm() == pytest.approx(float(metrics["gradient_norm"]), rel=1e-3)
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mspn_jax import sharding, training
+from mspn_jax import training
+from mspn_jax.devices import replicate
 from mspn_jax.inference import estimate
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
@@ -77,7 +78,7 @@ def test_the_step_and_the_way_to_keypoints_lower_for_other_machines(platform, dt
     }
     halves = [
         jax.export.export(half, platforms=[platform])(*shapes_of(arguments))
-        for half, arguments in step.halves(sharding.replicate(state), batch)
+        for half, arguments in step.halves(replicate(state), batch)
     ]
     inference = jax.jit(lambda v, crops: estimate(model, v, crops, COCO.flip_permutation))
     forward = jax.export.export(inference, platforms=[platform])(

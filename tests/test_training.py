@@ -8,9 +8,10 @@ import pytest
 
 from conftest import golden_json, golden_npz
 from golden import recipe
-from mspn_jax import convert, geometry, heatmaps, losses, sharding, torch_names, training
+from mspn_jax import convert, geometry, heatmaps, losses, torch_names, training
 from mspn_jax.data import augment, coco, pipeline
 from mspn_jax.data.records import decode_picture
+from mspn_jax.devices import AXIS, replicate, shard
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
 from mspn_jax.skeletons import COCO
@@ -68,7 +69,7 @@ def test_a_whole_step_equals_the_references(reference_batch, reference_variables
     golden, arrays = golden_json("train_step.json"), golden_npz("train_step.npz")
     optimizer = adam(golden["lr"])
     step = training.on_all_devices(training.train_step(MSPN(1), optimizer))
-    state = sharding.replicate(training.new_state(reference_variables, optimizer))
+    state = replicate(training.new_state(reference_variables, optimizer))
     state, metrics = jax.device_get(step(state, reference_batch))
 
     terms = sum(metrics[f"stage0_unit{unit}"] for unit in range(4))
@@ -112,7 +113,7 @@ def test_six_steps_lose_as_the_references(reference_batch, reference_variables):
     golden = golden_json("train_step.json")
     optimizer = optax.adam(1e-4)
     step = training.on_all_devices(training.train_step(MSPN(1), optimizer))
-    state = sharding.replicate(training.new_state(reference_variables, optimizer))
+    state = replicate(training.new_state(reference_variables, optimizer))
     curve = []
     for _ in range(6):
         state, metrics = step(state, reference_batch)
@@ -135,7 +136,7 @@ def on_devices(count: int, model: MSPN, batch):
     state = training.new_state(initial_variables(MSPN(**TINY), 0, (64, 64)), optimizer)
     step = jax.vmap(
         training.train_step(model, optimizer), in_axes=(None, 0), out_axes=None,
-        axis_name=sharding.AXIS,
+        axis_name=AXIS,
     )  # fmt: skip
     dealt = {name: rows.reshape(count, -1, *rows.shape[1:]) for name, rows in batch.items()}
     return jax.device_get(jax.jit(step)(state, dealt))
@@ -156,7 +157,7 @@ def test_running_statistics_are_those_of_all_devices():
 def test_synchronised_norm_on_two_devices_is_one_device_with_both_batches():
     batch = random_batch(8)
     one, metrics_one = on_devices(1, MSPN(**TINY), batch)
-    two, metrics_two = on_devices(2, MSPN(**TINY, axis_name=sharding.AXIS), batch)
+    two, metrics_two = on_devices(2, MSPN(**TINY, axis_name=AXIS), batch)
     _, metrics_apart = on_devices(2, MSPN(**TINY), batch)
     assert metrics_two["loss"] == pytest.approx(metrics_one["loss"], rel=1e-5)
     assert metrics_apart["loss"] != pytest.approx(metrics_one["loss"], rel=1e-5)
@@ -177,17 +178,15 @@ def test_unexplained_is_1_for_noise_and_0_for_the_target_at_any_height():
 def test_a_step_compiles_once():
     optimizer = adam(1e-3)
     step = training.on_all_devices(training.train_step(MSPN(**TINY), optimizer))
-    state = sharding.replicate(
-        training.new_state(initial_variables(MSPN(**TINY), 0, (64, 64)), optimizer)
-    )
+    state = replicate(training.new_state(initial_variables(MSPN(**TINY), 0, (64, 64)), optimizer))
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None
     )
-    step.compile(state, sharding.shard(random_batch(4)))
+    step.compile(state, shard(random_batch(4)))
     assert len(compiled) == 2  # the gradients, the update
     for seed in range(3):
-        state, _ = step(state, sharding.shard(random_batch(4, seed)))
+        state, _ = step(state, shard(random_batch(4, seed)))
     assert len(compiled) == 2
 
 
@@ -257,9 +256,9 @@ def test_the_first_step_writes_where_the_state_lies():
     optimizer = adam(1e-3)
     step = training.on_all_devices(training.train_step(MSPN(**TINY), optimizer), jax.devices()[:1])
     variables = jax.tree.map(aligned, initial_variables(MSPN(**TINY), 0, (64, 64)))
-    state = sharding.replicate(training.new_state(variables, optimizer), jax.devices()[:1])
+    state = replicate(training.new_state(variables, optimizer), jax.devices()[:1])
     before = addresses(state.params)
-    state, _ = step(state, sharding.shard(random_batch(4), jax.devices()[:1]))
+    state, _ = step(state, shard(random_batch(4), jax.devices()[:1]))
     assert addresses(state.params) == before
 
 

@@ -21,9 +21,8 @@ Devices = Sequence[jax.Device] | None  # None: all of every process
 
 
 def replicate(tree: Any, devices: Devices = None) -> Any:
-    """All of it on each device, in arrays that JAX owns; of several processes each gives the same."""
-    # On a CPU JAX would go on using NumPy's arrays that happen to begin at a multiple of 64 bytes,
-    # and a step could not write over them.
+    """Puts a whole copy on each device. With several processes, each passes the same arrays."""
+    # On CPU, JAX aliases 64-byte-aligned NumPy buffers, and aliased buffers cannot be donated.
     owned = jax.tree.map(
         lambda leaf: leaf if isinstance(leaf, jax.Array) else jnp.array(leaf), tree
     )

@@ -177,8 +177,6 @@ def main() -> None:
             # The step itself tells every process what signal any of them got: all stop after it.
             signals = np.full(jax.local_device_count(), stop.number, np.int32)
             batch = shard({**vars(crops), "stop": signals})
-            if done == first_step + 1:
-                step.compile(state, batch)
             state, metrics = step(state, batch)
             finished = report.step(done, metrics, schedule)
             _check_skipped(done - 1, finished, config.max_skipped_in_a_row)

@@ -4,6 +4,7 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from mspn_jax.training import TrainState, TrainStep
 
@@ -41,12 +42,15 @@ def compiled(jitted: Any, *arguments: Any) -> Program:
     return Program(run, seconds, written["flops"], made["bytes accessed"], peak_bytes)
 
 
-def compiled_step(step: TrainStep, state: TrainState, batch: dict[str, Any]) -> Program:
-    """Compiles both halves of a step `on_all_devices`, and counts them together.
+def compiled_step(step: Any, state: TrainState, batch: dict[str, Any]) -> Program:
+    """Compiles a step `on_all_devices`. Its `run` is the step.
 
-    Its `run` is a step. While the gradients are computed the optimiser's arrays lie in memory too.
+    On a CPU it is two programs, counted together. While the gradients are computed the optimiser's
+    arrays lie in memory too.
     """
-    gradients, update = (compiled(half, *given) for half, given in step.halves(state, batch))
+    if not isinstance(step, TrainStep):
+        return compiled(step, state, batch)
+    gradients, update = (compiled(*each) for each in two_programs(step, state, batch))
     idle = sum(leaf.nbytes for leaf in jax.tree.leaves((state.opt_state, state.ema_params)))
     return Program(
         TrainStep(gradients.run, update.run),
@@ -55,3 +59,10 @@ def compiled_step(step: TrainStep, state: TrainState, batch: dict[str, Any]) -> 
         gradients.bytes_accessed + update.bytes_accessed,
         max(gradients.peak_bytes + idle, update.peak_bytes),
     )
+
+
+def two_programs(step: TrainStep, state: TrainState, batch: dict[str, Any]) -> list[tuple]:
+    """(jitted, *arguments) of a CPU's step: gradients are like parameters."""
+    variables = state.params, state.batch_stats
+    loss = jax.ShapeDtypeStruct((), np.float32, sharding=state.step.sharding)
+    return [(step.gradients, *variables, batch), (step.update, state, *variables, loss)]

@@ -22,6 +22,7 @@ import jax
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+from benchmarks.compiled import compiled, two_programs
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import spread
 from benchmarks.workload import (
@@ -85,8 +86,8 @@ def forward(network: Network, batch_size: int) -> tuple[list[str], Callable[[], 
 def step(network: Network, batch_size: int) -> tuple[list[str], Callable[[], Any]]:
     state: Any = new_state(network)
     batch = shard(vars(random_batch(batch_size, network.crop_hw)))
-    halves = training.on_all_devices(training.train_step(network.model, new_adam()))
-    programs = [half.lower(*given).compile() for half, given in halves.halves(state, batch)]
+    step = training.on_all_devices(training.train_step(network.model, new_adam()))
+    programs = [compiled(*each).run for each in two_programs(step, state, batch)]
     both = training.TrainStep(*programs)
 
     def way() -> Any:

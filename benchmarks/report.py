@@ -14,14 +14,14 @@ from typing import Any
 import jax
 
 from benchmarks.timing import Spread, brief
-from mspn_jax import allocator, program
+from mspn_jax import cpu
 
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "opencv-python-headless", "numpy")
 
 
 def new_parser(doc: str) -> argparse.ArgumentParser:
     """A parser with the options that every benchmark has; memory is kept, as the commands do."""
-    allocator.keep_freed_memory(of_threads=program.computes_on_cpu())
+    cpu.prepare()
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )

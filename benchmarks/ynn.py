@@ -1,4 +1,4 @@
-"""Whether XLA's kernels for CPUs are better left to YNN or to Eigen, for what `xla.py` decides.
+"""Whether XLA's kernels for CPUs are better left to YNN or to Eigen, for what `cpu.py` decides.
 
     python benchmarks/ynn.py [--of forward step] [--stages 1] [--batch 8] [--repeats 7]
 

@@ -80,9 +80,12 @@ def encode(
         jnp.asarray(np.stack([_gaussian_table(size, kernel) for kernel in kernel_sizes]))
         for size in heatmap_hw
     )
-    across = columns[:, cells[..., 0]]  # (L, B, K, W)
-    down = rows[:, cells[..., 1]] * jnp.where(drawn, PEAK, 0.0)[..., None]  # (L, B, K, H)
-    return jnp.einsum("lbkh,lbkw->blhwk", down, across), keypoint_weights
+    across = jnp.moveaxis(columns[:, cells[..., 0]], 2, 3)  # (L, B, W, K)
+    down = rows[:, cells[..., 1]] * jnp.where(drawn, PEAK, 0.0)[..., None]
+    down = jnp.moveaxis(down, 2, 3)  # (L, B, H, K)
+    # Level by level, so that XLA can draw each where the loss reads it, instead of storing all.
+    levels = [y[:, :, None] * x[:, None] for y, x in zip(down, across, strict=True)]
+    return jnp.stack(levels, axis=1), keypoint_weights
 
 
 def decode(

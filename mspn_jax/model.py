@@ -14,9 +14,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
+
+from mspn_jax.convolution import convolve
+from mspn_jax.upsampling import upsample
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_DECAY = 0.9  # of the running statistics: torch calls it momentum 0.1
@@ -44,7 +46,7 @@ class ConvNorm(nn.Module):
     train: bool = False
     dtype: Any = jnp.float32
     axis_name: str | None = None
-    resized_hw: tuple[int, int] | None = None
+    upsampling: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
@@ -55,7 +57,8 @@ class ConvNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (self.channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (self.channels,))
 
-        x = convolve(x, kernel, self.stride, self.resized_hw)
+        x = upsample(convolve(x, kernel, self.stride), self.upsampling)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.train:
             axis_name = None if self.is_initializing() else self.axis_name
             mean, var, unbiased_var = batch_statistics(x, axis_name)
@@ -79,53 +82,20 @@ class ConvBias(nn.Module):
     stride: int = 1
     relu: bool = True
     dtype: Any = jnp.float32
-    resized_hw: tuple[int, int] | None = None
+    upsampling: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
         kernel_shape = (self.size, self.size, x.shape[-1], self.channels)
         kernel = self.param("kernel", kaiming_normal, kernel_shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        x = convolve(x, kernel, self.stride, self.resized_hw) + bias
+        x = upsample(convolve(x, kernel, self.stride), self.upsampling)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32)) + bias
         return (nn.relu(x) if self.relu else x).astype(self.dtype)
 
 
 # jax.jit, here and below, has each of these traced once a shape instead of once a layer; within a
 # larger program it does nothing else.
-@functools.partial(jax.jit, static_argnames=("stride", "resized_hw"))
-def convolve(
-    x: Float[Array, "B H W I"],
-    kernel: Float[Array, "k k I O"],
-    stride: int,
-    resized_hw: tuple[int, int] | None = None,
-) -> Float[Array, "B h w O"]:
-    """A convolution in the kernel's dtype, returned in float32 (or better); borders are zeros.
-
-    With `resized_hw` it is that of `x` resized to it, for 1x1 kernels, which see one pixel: whether
-    they come before or after the resizing is the same.
-
-    Raises:
-      ValueError: a larger kernel with `resized_hw`.
-    """
-    x, size = x.astype(kernel.dtype), kernel.shape[0]
-    if size == 1:
-        # A product of two matrices: XLA's CPU backend is far slower in the gradient of a 1x1
-        # convolution, and of a product with four axes, whose operands it copies transposed.
-        x = x[:, ::stride, ::stride]
-        x = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
-    else:
-        # torch pads both sides alike; "SAME" would pad a strided convolution unevenly.
-        pad = (size // 2, size // 2)
-        x = jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-    if resized_hw is not None:
-        if size > 1:
-            raise ValueError(f"a convolution of size {size} cannot go before the resizing")
-        x = resize_aligned(x, resized_hw)  # after the product, which has a quarter of the pixels
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 @functools.partial(jax.jit, static_argnames="axis_name")
 def batch_statistics(
     x: Float[Array, "B H W C"], axis_name: str | None
@@ -234,7 +204,7 @@ class MSPN(nn.Module):
         )
         if self.folded:
             conv = functools.partial(ConvBias, dtype=self.dtype)
-        heatmap_hw = (images.shape[1] // STRIDE, images.shape[2] // STRIDE)
+        heatmap_height = images.shape[1] // STRIDE
 
         x = conv(self.stem_channels, size=7, stride=2, name="stem")(images)
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -257,7 +227,7 @@ class MSPN(nn.Module):
                 y = conv(self.unit_channels, name=f"stage{s}_head{u}_hidden")(feature)
                 y = conv(self.num_keypoints, size=3, relu=False, name=f"stage{s}_head{u}_out")(y)
                 y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
-                heatmaps.append(resize_aligned(y, heatmap_hw))
+                heatmaps.append(upsample(y, heatmap_height // y.shape[1]))
             x = next_x
         return heatmaps
 
@@ -300,8 +270,9 @@ class Stage(nn.Module):
             name = f"unit{unit}"
             lateral = self.conv(self.unit_channels, relu=False, name=f"{name}_lateral")(x)
             if y is not None:
+                # Upsampled after its 1x1 convolution: the same function of a quarter of the pixels.
                 lateral += self.conv(
-                    self.unit_channels, relu=False, resized_hw=x.shape[1:3], name=f"{name}_up"
+                    self.unit_channels, relu=False, upsampling=2, name=f"{name}_up"
                 )(y)
             y = nn.relu(lateral)
             features.append(y)
@@ -314,28 +285,6 @@ class Stage(nn.Module):
             return features, None, None
         next_x = self.conv(self.stem_channels, name="next_stage_input")(y)
         return features, next_x, next_skips[::-1]
-
-
-def resize_aligned(x: Float[Array, "B H W C"], hw: tuple[int, int]) -> Float[Array, "B h w C"]:
-    """Bilinear resize with aligned corners (`jax.image.resize` aligns the pixels' outer edges)."""
-    if x.shape[1:3] == tuple(hw):
-        return x
-    batch, height, width, channels = x.shape
-    rows = interpolation_matrix(height, hw[0]).astype(x.dtype)
-    columns = interpolation_matrix(width, hw[1]).astype(x.dtype)
-    # Each a batch of products with the matrix on the left, which leave the axes where they are:
-    # one product with all of x, as an einsum makes it, would be of a transposed copy.
-    x = x.reshape(batch, height, width * channels)
-    x = jnp.broadcast_to(rows, (batch, *rows.shape)) @ x
-    x = x.reshape(batch * hw[0], width, channels)
-    x = jnp.broadcast_to(columns, (batch * hw[0], *columns.shape)) @ x
-    return x.reshape(batch, *hw, channels)
-
-
-def interpolation_matrix(size: int, new_size: int) -> Float[np.ndarray, "new_size size"]:
-    """Row i holds the two weights that make output i; the first and last map onto each other."""
-    position = np.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
-    return np.maximum(0.0, 1.0 - np.abs(position[:, None] - np.arange(size)))
 
 
 def normalise(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mspn_jax import checkpoints, geometry, inference, xla
+from mspn_jax import checkpoints, devices, geometry, inference
 from mspn_jax.checkpoints import Description
 from mspn_jax.data import pipeline
 from mspn_jax.folding import for_inference
@@ -50,7 +50,7 @@ class Predictor:
                 description.mean_rgb, description.std_rgb,
             )  # fmt: skip
 
-        self._estimate = jax.jit(estimate, compiler_options=xla.compiler_options())
+        self._estimate = devices.jit(estimate)
 
     @classmethod
     def load(

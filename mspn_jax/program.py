@@ -3,8 +3,6 @@
 import contextlib
 import fcntl
 import gc
-import importlib.metadata
-import importlib.util
 import logging
 import os
 import pathlib
@@ -21,7 +19,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from mspn_jax import allocator, skeletons
+from mspn_jax import cpu, skeletons
 from mspn_jax.checkpoints import CheckpointError, Description
 from mspn_jax.data.coco import DataError
 from mspn_jax.model import COARSEST_STRIDE
@@ -52,8 +50,7 @@ _ERRORS = (
 
 def run(main: Callable[[], None]) -> None:
     """Runs an entry point: parses flags, joins the other processes, and names errors in a line."""
-    # Threads that share an arena may wait for each other: it is for the CPU alone.
-    allocator.keep_freed_memory(of_threads=computes_on_cpu())
+    cpu.prepare()
     # A traced network is a million objects that stay. Python would look through all of them for
     # garbage again and again: a fifth of the tracing.
     gc.set_threshold(*gc.get_threshold()[:2], 1000)
@@ -63,15 +60,6 @@ def run(main: Callable[[], None]) -> None:
         print(command.__doc__, flags.FLAGS.module_help(command), sep="\n")  # absl knows __main__'s
         return
     app.run(lambda argv: _guarded(main), flags_parser=_parse_flags)
-
-
-def computes_on_cpu() -> bool:
-    """Whether JAX will find nothing but the CPU, told before it looks."""
-    platforms = jax.config.values["jax_platforms"]
-    if platforms:
-        return platforms == "cpu"
-    plugins = importlib.metadata.entry_points(group="jax_plugins")
-    return not plugins and importlib.util.find_spec("libtpu") is None
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import flax.struct
@@ -11,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mspn_jax import heatmaps, xla
+from mspn_jax import heatmaps
 from mspn_jax.data.pipeline import TrainingBatch
-from mspn_jax.devices import AXIS, REPLICATED, SHARDED, Devices, on_each_device
+from mspn_jax.devices import AXIS, REPLICATED, SHARDED, Devices, jit_step, map_over
 from mspn_jax.losses import mspn_loss
 from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, STRIDE, normalise
 
@@ -64,43 +63,21 @@ def new_state(
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """A training step, (state, batch) -> (state, metrics), in two halves that are compiled apart.
-
-    Nothing is lost by it, as no parameter may change before the norm of all gradients is known;
-    and two programs of half the size are compiled, or loaded from JAX's cache, in less time.
+    """A training step, (state, batch) -> (state, metrics): gradients, then the update.
 
     Attributes:
       gradients: (params, batch_stats, batch) -> (gradients, batch_stats, metrics), the means over
-        all devices. One device's part, to be mapped over the axis `AXIS`.
-      update: (state, gradients, batch_stats, loss) -> (state, metrics), alike on every device.
+        all devices. Runs on each device, for its part of the batch, under the axis `AXIS`.
+      update: (state, gradients, batch_stats, loss) -> (state, metrics), the same on every device.
     """
 
-    gradients: Any
-    update: Any
+    gradients: Callable
+    update: Callable
 
     def __call__(self, state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, Metrics]:
         gradients, batch_stats, metrics = self.gradients(state.params, state.batch_stats, batch)
         state, more_metrics = self.update(state, gradients, batch_stats, metrics["loss"])
         return state, metrics | more_metrics
-
-    def compile(self, state: TrainState, batch: dict[str, Any]) -> None:
-        """Compiles both halves at the same time, where the first step would one after the other.
-
-        Of a step that is `on_all_devices`, for a state there.
-        """
-        with ThreadPoolExecutor() as pool:
-            compiling = [
-                pool.submit(half.lower(*arguments).compile)
-                for half, arguments in self.halves(state, batch)
-            ]
-        for half in compiling:
-            half.result()
-
-    def halves(self, state: TrainState, batch: dict[str, Any]) -> list[tuple[Any, tuple]]:
-        """Both halves, each with arguments to lower it for: gradients are like parameters."""
-        given = state.params, state.batch_stats
-        loss = jax.ShapeDtypeStruct((), np.float32, sharding=state.step.sharding)
-        return [(self.gradients, (*given, batch)), (self.update, (state, *given, loss))]
 
 
 def train_step(
@@ -234,16 +211,13 @@ def _unexplained(predicted, target, keypoint_weights):
     return 1 - (explained * counted).sum() / jnp.maximum(counted.sum(), 1)
 
 
-def on_all_devices(step: TrainStep, devices: Devices = None) -> TrainStep:
-    """The step over every device of every process, or over the given ones.
+def on_all_devices(step: TrainStep, devices: Devices = None) -> Any:
+    """The jitted step over every device of every process, or over the given ones.
 
-    Its state is replicated, and given away to the step; its batches are sharded.
+    The state is replicated and donated, batches are sharded.
     """
-    gradients = on_each_device(
-        step.gradients, (REPLICATED, REPLICATED, SHARDED), REPLICATED, devices
-    )
-    update = jax.jit(step.update, donate_argnums=0, compiler_options=xla.compiler_options())
-    return TrainStep(gradients, update)
+    gradients = map_over(step.gradients, (REPLICATED, REPLICATED, SHARDED), REPLICATED, devices)
+    return jit_step(TrainStep(gradients, step.update), devices)
 
 
 def sample_heatmaps(

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import timing, workload, ynn
 from benchmarks.compiled import compiled
-from mspn_jax import xla
+from mspn_jax import cpu
 
 HERE = pathlib.Path(__file__).parents[1]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -113,7 +113,7 @@ def test_parts(tmp_path):
 
 
 def test_ynns_way_that_is_called_ours_is_ours():
-    assert ynn.options(ynn.WAYS[ynn.OURS]) == xla.compiler_options()
+    assert ynn.options(ynn.WAYS[ynn.OURS]) == cpu.compiler_options()
 
 
 @pytest.mark.slow

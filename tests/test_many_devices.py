@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from mspn_jax import training
-from mspn_jax.devices import replicate
 from mspn_jax.inference import estimate
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
@@ -76,9 +75,11 @@ def test_the_step_and_the_way_to_keypoints_lower_for_other_machines(platform, dt
         "visibility": np.zeros((8, 17), np.float32),
         "stop": np.zeros(1, np.int32),
     }
+    shapes = shapes_of((state.params, state.batch_stats))
+    loss = jax.ShapeDtypeStruct((), np.float32)
     halves = [
-        jax.export.export(half, platforms=[platform])(*shapes_of(arguments))
-        for half, arguments in step.halves(replicate(state), batch)
+        jax.export.export(step.gradients, platforms=[platform])(*shapes, shapes_of(batch)),
+        jax.export.export(step.update, platforms=[platform])(shapes_of(state), *shapes, loss),
     ]
     inference = jax.jit(lambda v, crops: estimate(model, v, crops, COCO.flip_permutation))
     forward = jax.export.export(inference, platforms=[platform])(

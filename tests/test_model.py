@@ -10,7 +10,9 @@ import pytest
 from conftest import golden_json, golden_npz
 from golden import recipe
 from mspn_jax import convert
-from mspn_jax.model import MSPN, convolve, interpolation_matrix, resize_aligned
+from mspn_jax.convolution import convolve
+from mspn_jax.model import MSPN
+from mspn_jax.upsampling import upsample
 from mspn_jax.variables import count_parameters, initial_variables
 
 SEED = golden_json("meta.json")["seed"]
@@ -73,27 +75,11 @@ def test_initial_variables_have_the_shapes_of_init_and_kaiming_fan_out():
     jax.tree.map(np.testing.assert_array_equal, variables, again)
 
 
-def test_resize_keeps_corners_and_is_linear_between_them():
-    matrix = interpolation_matrix(8, 16)
-    np.testing.assert_allclose(matrix.sum(1), 1)
-    np.testing.assert_allclose(matrix @ np.arange(8.0), np.linspace(0, 7, 16), atol=1e-12)
-
-
-def test_a_resize_is_a_product_with_rows_and_columns():
-    x = np.random.default_rng(0).standard_normal((2, 3, 5, 4))
-    expected = np.einsum(
-        "hH,wW,BHWC->BhwC", interpolation_matrix(3, 6), interpolation_matrix(5, 7), x
-    )
-    np.testing.assert_allclose(resize_aligned(jnp.asarray(x), (6, 7)), expected, atol=1e-5)
-
-
-def test_a_1x1_convolution_may_come_before_the_resizing_and_no_larger_one():
+def test_a_1x1_convolution_may_come_before_the_upsampling():
     rng = np.random.default_rng(0)
-    x, kernel = (jnp.asarray(rng.standard_normal(s)) for s in ((2, 3, 5, 4), (1, 1, 4, 6)))
-    after = convolve(resize_aligned(x, (6, 7)), kernel, 1)
-    np.testing.assert_allclose(convolve(x, kernel, 1, resized_hw=(6, 7)), after, atol=1e-5)
-    with pytest.raises(ValueError, match="of size 3 cannot go before the resizing"):
-        convolve(x, jnp.zeros((3, 3, 4, 6)), 1, resized_hw=(6, 7))
+    x, kernel = (rng.standard_normal(s, np.float32) for s in ((2, 3, 5, 4), (1, 1, 4, 6)))
+    after = convolve(upsample(jnp.asarray(x), 2), kernel)
+    np.testing.assert_allclose(upsample(convolve(x, kernel), 2), after, atol=1e-5)
 
 
 def test_sizes_that_do_not_fit_are_refused():

@@ -43,7 +43,15 @@ def test_the_datas_source_imports_no_jax(path):
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_run_one_way(path):
     name, used = name_of(path), imports(path)
-    if name.removeprefix("mspn_jax.") in ("model", "variables", "heatmaps", "losses", "optimizer"):
+    if name.removeprefix("mspn_jax.") in (
+        "model",
+        "convolution",
+        "upsampling",
+        "variables",
+        "heatmaps",
+        "losses",
+        "optimizer",
+    ):
         later = ("data", "training", "inference", "evaluation", "checkpoints")
         assert not starts(used, *(f"mspn_jax.{module}" for module in later))
     if name.startswith("mspn_jax.data."):

@@ -52,13 +52,13 @@ def _blend_neighbours(x: Float[Array, "B H W C"], factor: int) -> Float[Array, "
 def _blend_axis(x: Array, axis: int, factor: int) -> Array:
     # Output pixel factor * k + j lies between input pixels k - 1 and k + 1.
     size = x.shape[axis]
-    matrix = np.pad(interpolation_matrix(size, factor * size), [(0, 0), (1, 1)])
     outputs = np.arange(factor * size)
+    matrix = np.pad(interpolation_matrix(size, factor * size), [(0, 0), (1, 1)])
     padded = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)])
     total = jnp.zeros((), x.dtype)
     for neighbour in range(3):
         shifted = jax.lax.slice_in_dim(padded, neighbour, neighbour + size, axis=axis)
-        weights = matrix[outputs, outputs // factor + neighbour].reshape(size, factor)
+        weights = matrix[outputs, outputs // factor + neighbour].astype(x.dtype)
         trailing = (1,) * (x.ndim - 1 - axis)
         total += jnp.expand_dims(shifted, axis + 1) * weights.reshape(size, factor, *trailing)
     return total.reshape(*x.shape[:axis], factor * size, *x.shape[axis + 1 :])

@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from mspn_jax import checkpoints, inference, program, report
+from mspn_jax import checkpoints, configured, inference, program, report
 from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.records import decode_picture
@@ -48,8 +48,8 @@ log = logging.getLogger("mspn_jax")
 def main() -> None:
     config = _CONFIG.value
     description, variables, step = checkpoints.load(_CHECKPOINT.value)
-    program.check_described(description, config)
-    model = description.new_model(dtype=program.dtype_named(config.dtype))
+    configured.check_described(description, config)
+    model = description.new_model(dtype=configured.dtype_named(config.dtype))
     model, variables = for_inference(model, variables, _STAGES.value)
     skeleton = description.new_skeleton()
     dataset = evaluation_set.open_split(

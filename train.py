@@ -16,11 +16,11 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mspn_jax import convert, files, inference, optimizer, program, training
+from mspn_jax import configured, convert, files, program, training
 from mspn_jax.checkpoints import Description
 from mspn_jax.data import augment, evaluation_set, pipeline
 from mspn_jax.data.records import open_records
-from mspn_jax.devices import AXIS, replicate, shard
+from mspn_jax.devices import replicate, shard
 from mspn_jax.draw import draw_heatmaps
 from mspn_jax.evaluation import evaluate
 from mspn_jax.folding import fold
@@ -41,10 +41,10 @@ log = logging.getLogger("mspn_jax")
 
 def main() -> None:
     config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
-    skeleton = program.skeleton_named(config.skeleton)
-    program.check_batch(config.batch_size, config.accumulate)
-    program.check_crop(config.crop_hw)
-    dtype = program.dtype_named(config.dtype)
+    description = configured.describe(config, source=f"trained on {config.data.train_split}")
+    skeleton = description.new_skeleton()
+    configured.check_batch(config.batch_size, config.accumulate, jax.device_count())
+    dtype = configured.dtype_named(config.dtype)
 
     # Data. What is wrong with it is said now, before anything is compiled.
     records = open_records(
@@ -65,34 +65,9 @@ def main() -> None:
     evaluate_every = config.eval.every_epochs * steps_per_epoch or num_steps
 
     # Model and optimiser.
-    description = Description(
-        variant=config.variant,
-        model=config.model.to_dict() | {"num_keypoints": skeleton.num_keypoints},
-        skeleton=skeleton,
-        crop_hw=tuple(config.crop_hw),
-        padding=config.padding,
-        source=f"trained on {config.data.train_split}",
-    )
-    model = description.new_model(
-        dtype=dtype,
-        axis_name=AXIS if config.sync_batch_norm else None,
-        remat=config.remat,
-    )
-    schedule = optimizer.learning_rate_schedule(
-        batch_size=config.batch_size, steps_per_epoch=steps_per_epoch, **config.optimizer
-    )
-    adam = optimizer.adam(schedule, config.clip_norm)
-    step = training.on_all_devices(
-        training.train_step(
-            model, adam, config.num_hard_keypoints,
-            num_parts=config.accumulate, ema_decay=config.ema_decay,
-        )
-    )  # fmt: skip
-    estimate = inference.estimate_on_devices(
-        description.new_model(dtype=dtype, folded=True),
-        skeleton.flip_permutation,
-        config.eval.flip_test,
-    )
+    model, schedule, adam, step = configured.new_training(config, description, steps_per_epoch)
+    step = training.on_all_devices(step)
+    estimate = configured.new_estimate(config, description)
     sample = training.sample_heatmaps(description.new_model(dtype=dtype))
 
     workdir.mkdir(parents=True, exist_ok=True)
@@ -119,7 +94,7 @@ def main() -> None:
         )  # fmt: skip
         _compare_config(config, workdir)
         if checkpoints.latest_step() is not None:
-            program.check_same_keypoints(Description.read(workdir / "checkpoints"), description)
+            configured.check_same_keypoints(Description.read(workdir / "checkpoints"), description)
             state = checkpoints.restore(state)
             log.info("resuming at step %d, epoch %.1f", state.step, state.step / steps_per_epoch)
         first_step = int(state.step)

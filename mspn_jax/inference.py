@@ -17,7 +17,7 @@ from mspn_jax import heatmaps
 from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import Boxes
 from mspn_jax.data.records import Records
-from mspn_jax.devices import REPLICATED, SHARDED, on_each_device, replicate, shard
+from mspn_jax.devices import REPLICATED, SHARDED, Devices, on_each_device, replicate, shard
 from mspn_jax.geometry import crop_regions, crop_to_image
 from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, STRIDE, normalise
 
@@ -73,16 +73,21 @@ def estimate_on_devices(
     flip_test: bool = True,
     mean_rgb: tuple[float, float, float] = MEAN_RGB,
     std_rgb: tuple[float, float, float] = STD_RGB,
+    devices: Devices = None,
 ) -> Callable[..., tuple[Array, Array]]:
-    """`estimate` with variables replicated on, and crops sharded among, this process's devices.
+    """`estimate` with variables replicated on, and crops sharded among, devices.
 
     Compiled once for each shape.
+
+    Args:
+      devices: by default this process's.
     """
 
     def on_one(variables, crops):
         return estimate(model, variables, crops, flip_permutation, flip_test, mean_rgb, std_rgb)
 
-    return on_each_device(on_one, (REPLICATED, SHARDED), SHARDED, jax.local_devices())
+    devices = jax.local_devices() if devices is None else devices
+    return on_each_device(on_one, (REPLICATED, SHARDED), SHARDED, devices)
 
 
 def estimate_boxes(

@@ -11,8 +11,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from mspn_jax import checkpoints, program
-from mspn_jax.checkpoints import Description
+from mspn_jax import checkpoints, configured, program
 from mspn_jax.cost import Cost, costs
 from mspn_jax.program import UsageError
 
@@ -32,15 +31,7 @@ def main() -> None:
         said = description.to_json() | {"metrics": figures}
     else:
         config = _CONFIG.value
-        skeleton = program.skeleton_named(config.skeleton)
-        program.check_crop(config.crop_hw)
-        description = Description(
-            variant=config.variant,
-            model=config.model.to_dict() | {"num_keypoints": skeleton.num_keypoints},
-            skeleton=skeleton,
-            crop_hw=tuple(config.crop_hw),
-            padding=config.padding,
-        )
+        description = configured.describe(config)
         said = json.loads(config.to_json_best_effort())
     height, width = description.crop_hw
     print(f"{description.variant}, of one crop of {height}x{width}:\n")

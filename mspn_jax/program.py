@@ -10,20 +10,17 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from mspn_jax import cpu, skeletons
-from mspn_jax.checkpoints import CheckpointError, Description
+from mspn_jax import cpu
+from mspn_jax.checkpoints import CheckpointError
 from mspn_jax.data.coco import DataError
-from mspn_jax.model import COARSEST_STRIDE
-from mspn_jax.skeletons import SKELETONS, Skeleton, SkeletonError
+from mspn_jax.skeletons import SkeletonError
 from mspn_jax.torch_names import ConversionError
 from mspn_jax.torch_pickle import TorchFileError
 
@@ -104,81 +101,6 @@ def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     # event loop that it has closed by then.
     if "Event loop is closed" not in str(unraisable.exc_value):
         sys.__unraisablehook__(unraisable)
-
-
-def check_batch(batch_size: int, num_parts: int = 1) -> None:
-    """Raises UsageError where a global batch does not divide among all devices and their parts."""
-    num_devices = jax.device_count()
-    if num_parts < 1:
-        raise UsageError(f"accumulate {num_parts}: must be 1 or more")
-    if batch_size < 1 or batch_size % (num_devices * num_parts):
-        raise UsageError(
-            f"batch_size {batch_size} does not divide among {num_devices} devices"
-            + (f" in {num_parts} parts each (accumulate)" if num_parts > 1 else "")
-        )
-
-
-def skeleton_named(name: str) -> Skeleton:
-    """A skeleton by its name, or from a file, of which it says what was read.
-
-    Raises:
-      UsageError, SkeletonError: there is none of that name, or the file holds none.
-    """
-    if name in SKELETONS:
-        return SKELETONS[name]
-    if not os.path.isfile(name):
-        raise UsageError(
-            f"no skeleton {name!r}: neither one of {', '.join(SKELETONS)}, nor a file"
-            " (docs/own_data.md says what it holds)"
-        )
-    skeleton = skeletons.read(name)
-    pairs = sum(side == "left" for side in skeleton.sides)
-    log.info(
-        "skeleton %s: %d keypoints, %d limbs, %s", skeleton.name, skeleton.num_keypoints,
-        len(skeleton.limbs), f"{pairs} pairs of left and right" if pairs else
-        "no left or right in the names, so that mirrored pictures keep every name",
-    )  # fmt: skip
-    return skeleton
-
-
-def dtype_named(name: str) -> jnp.dtype:
-    """Raises UsageError where convolutions cannot compute in it."""
-    if name not in ("float32", "bfloat16"):
-        raise UsageError(f"dtype {name!r}: must be float32 or bfloat16")
-    return jnp.dtype(name)
-
-
-def check_crop(crop_hw: tuple[int, int]) -> None:
-    """Raises UsageError where the network cannot take crops of that size."""
-    if any(side < COARSEST_STRIDE or side % COARSEST_STRIDE for side in crop_hw):
-        raise UsageError(f"crop_hw {tuple(crop_hw)}: both must be multiples of {COARSEST_STRIDE}")
-
-
-def check_described(description: Description, config: Any) -> None:
-    """Raises UsageError where a checkpoint is not of the config's network."""
-    model = description.model | {"num_keypoints": config.model.get("num_keypoints")}
-    for key, value in config.model.items():
-        of_checkpoint = model[key]
-        if list(np.ravel(of_checkpoint)) != list(np.ravel(value)):
-            raise UsageError(
-                f"the checkpoint is of {description.variant}, with {key} {of_checkpoint}, but the"
-                f" config says {value}: give the config it was trained with"
-            )
-    if tuple(config.crop_hw) != description.crop_hw:
-        raise UsageError(
-            f"the checkpoint is of {description.crop_hw} crops, the config of"
-            f" {tuple(config.crop_hw)}"
-        )
-
-
-def check_same_keypoints(before: Description, now: Description) -> None:
-    """Raises UsageError where a run would go on with other keypoints than it began with."""
-    names = [d.skeleton and d.skeleton.keypoint_names for d in (before, now)]
-    if names[0] != names[1]:
-        raise UsageError(
-            f"this workdir's run is of keypoints {', '.join(names[0] or ['unknown'])}; the config's"
-            f" skeleton has {', '.join(names[1] or ['unknown'])}: give another --workdir"
-        )
 
 
 class StopRequest:

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from mspn_jax import checkpoints, program, training
+from mspn_jax import checkpoints, configured, training
 from mspn_jax.checkpoints import CheckpointError, Description
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
@@ -71,9 +71,11 @@ def test_a_description_of_old_names_its_skeleton(tmp_path, name, expected):
 def test_a_run_does_not_go_on_with_other_keypoints():
     names = (COCO.keypoint_names[1], COCO.keypoint_names[0], *COCO.keypoint_names[2:])
     other = dataclasses.replace(COCO, keypoint_names=names)
-    program.check_same_keypoints(DESCRIPTION, DESCRIPTION)
+    configured.check_same_keypoints(DESCRIPTION, DESCRIPTION)
     with pytest.raises(UsageError, match=r"of keypoints nose, left_eye, .* give another --workdir"):
-        program.check_same_keypoints(DESCRIPTION, dataclasses.replace(DESCRIPTION, skeleton=other))
+        configured.check_same_keypoints(
+            DESCRIPTION, dataclasses.replace(DESCRIPTION, skeleton=other)
+        )
 
 
 def steps_in(workdir):

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from mspn_jax import evaluation, program, skeletons
+from mspn_jax import configured, evaluation, skeletons
 from mspn_jax.data import animals, coco, drawn_dataset, evaluation_set, records
 from mspn_jax.data.animals import QUADRUPED
 
@@ -147,7 +147,7 @@ def skeleton_with(**changes):
     def make(root):
         path = root / "quadruped.json"
         path.write_text(json.dumps(QUADRUPED.to_json() | changes))
-        program.skeleton_named(str(path))
+        configured.skeleton_named(str(path))
 
     return make
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mspn_jax import program, skeletons
+from mspn_jax import configured, skeletons
 from mspn_jax.data import augment, coco
 from mspn_jax.data.coco import DataError
 from mspn_jax.program import UsageError
@@ -50,7 +50,7 @@ def test_a_file_is_read_as_it_says(tmp_path):
     assert cat.is_upper_body.tolist() == [True, False, False, False]
     assert cat.sides == ("middle", "right", "left", "middle")
     assert Skeleton.from_json(json.loads(json.dumps(cat.to_json()))) == cat
-    assert program.skeleton_named(str(tmp_path / "cat.json")) == cat
+    assert configured.skeleton_named(str(tmp_path / "cat.json")) == cat
 
 
 def test_cocos_own_survives_the_way_through_json():
@@ -91,7 +91,7 @@ def test_a_skeleton_that_contradicts_itself_is_one_clear_line(tmp_path, message)
 
 def test_what_is_no_skeleton_file_at_all(tmp_path):
     with pytest.raises(UsageError, match=r"neither one of coco, nor a file"):
-        program.skeleton_named("dog")
+        configured.skeleton_named("dog")
     (tmp_path / "dog.json").write_text("[")
     with pytest.raises(SkeletonError, match=r"dog.json: not json"):
         skeletons.read(tmp_path / "dog.json")

@@ -8,7 +8,13 @@ import pytest
 HERE = pathlib.Path(__file__).parents[1]
 MODULES = sorted((HERE / "mspn_jax").rglob("*.py"))
 VAGUE = {"utils", "util", "misc", "common", "core", "base", "helpers"}
-ENTRY_POINTS_ONLY = {"program", "reports", "commands", "info"}  # what only a program needs
+ENTRY_POINTS_ONLY = {
+    "program",
+    "configured",
+    "reports",
+    "commands",
+    "info",
+}  # what only a program needs
 
 
 def imports(path: pathlib.Path) -> set[str]:

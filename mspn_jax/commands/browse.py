@@ -12,7 +12,7 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from mspn_jax import browse, program
+from mspn_jax import browse, configured, program
 from mspn_jax.data import augment, check, pipeline
 from mspn_jax.data.check import Finding, Inspection
 from mspn_jax.data.coco import DataError
@@ -40,8 +40,8 @@ def browse_split() -> None:
     config = _CONFIG.value
     if not _OUTPUT.value:
         raise UsageError("--output: name a folder to write the page to")
-    program.check_crop(config.crop_hw)
-    skeleton = program.skeleton_named(config.skeleton)
+    configured.check_crop(config.crop_hw)
+    skeleton = configured.skeleton_named(config.skeleton)
     split = _SPLIT.value or config.data.train_split
     records = open_records(
         config.data.root, split, skeleton, config.data.records_dir, config.data.first_people,

@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 
 import mspn_jax
-from mspn_jax import checkpoints, convert, program, torch_checkpoint
+from mspn_jax import checkpoints, configured, convert, program, torch_checkpoint
 from mspn_jax.checkpoints import Description
 from mspn_jax.program import UsageError
 from mspn_jax.skeletons import SKELETONS, Skeleton
@@ -217,7 +217,7 @@ def skeleton_for(num_keypoints: int) -> Skeleton | None:
                 " eval.py cannot load it; --skeleton FILE says which they are"
             )
         return fitting[0] if fitting else None
-    skeleton = program.skeleton_named(_SKELETON.value)
+    skeleton = configured.skeleton_named(_SKELETON.value)
     if skeleton.num_keypoints != num_keypoints:
         raise UsageError(
             f"--skeleton {_SKELETON.value}: has {skeleton.num_keypoints} keypoints, the heads"

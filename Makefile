@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 RUN = runs/quickstart
 DATA = data/synthetic
 
-.PHONY: quickstart test lint docs clean
+.PHONY: quickstart test test-compile lint docs clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m mspn_jax.data.synthetic --root $(DATA)
@@ -19,6 +19,10 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
+
+# For TPU and GPU, by their compilers, which need no such device but Linux on x86-64
+test-compile: $(VENV)/installed-compile
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/test_compile.py -n auto --maxprocesses 2
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -37,6 +41,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+$(VENV)/installed-compile: $(VENV)/installed-test
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compile]'
 	touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed

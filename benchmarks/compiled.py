@@ -1,11 +1,11 @@
 """A jitted function compiled ahead of time, and what XLA says of the program."""
 
-import time
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+import mspn_jax.compiled
 from mspn_jax.training import TrainState, TrainStep
 
 
@@ -13,33 +13,21 @@ class Program(NamedTuple):
     """A compiled program for one device of those that it is mapped over.
 
     Attributes:
-      run: the program; takes what it was compiled for.
-      seconds: of tracing and compiling it.
+      run, seconds, peak_bytes, bytes_moved: see `mspn_jax.compiled.Program`.
       operations: floating-point, as written in the model: counted before XLA rewrites it.
-      bytes_accessed: what its fused kernels read and write, as XLA counts them; caches are not
-        thought of.
-      peak_bytes: arguments, results and temporaries together, by XLA's plan.
     """
 
     run: Any
     seconds: float
-    operations: float
-    bytes_accessed: float
     peak_bytes: int
+    bytes_moved: float
+    operations: float
 
 
 def compiled(jitted: Any, *arguments: Any) -> Program:
     """Compiles a function of `jax.jit` for arguments like these."""
-    start = time.perf_counter()
-    lowered = jitted.lower(*arguments)
-    run = lowered.compile()
-    seconds = time.perf_counter() - start
-    written, made, memory = lowered.cost_analysis(), run.cost_analysis(), run.memory_analysis()
-    peak_bytes = (
-        memory.argument_size_in_bytes + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-    )  # fmt: skip
-    return Program(run, seconds, written["flops"], made["bytes accessed"], peak_bytes)
+    made = mspn_jax.compiled.compiled(jitted, *arguments)
+    return Program(*made, jitted.lower(*arguments).cost_analysis()["flops"])
 
 
 def compiled_step(step: Any, state: TrainState, batch: dict[str, Any]) -> Program:
@@ -55,9 +43,9 @@ def compiled_step(step: Any, state: TrainState, batch: dict[str, Any]) -> Progra
     return Program(
         TrainStep(gradients.run, update.run),
         gradients.seconds + update.seconds,
-        gradients.operations + update.operations,
-        gradients.bytes_accessed + update.bytes_accessed,
         max(gradients.peak_bytes + idle, update.peak_bytes),
+        gradients.bytes_moved + update.bytes_moved,
+        gradients.operations + update.operations,
     )
 
 

@@ -93,7 +93,7 @@ def measure(
         GFLOPs_per_s=spread([f / 1e9 for f in flops]),
         share_of_peak=yardstick.share(program.operations, "ours", seconds),
         peak_from=yardstick.source,
-        share_of_bandwidth=yardstick.share_of_bandwidth(program.bytes_accessed, seconds["ours"]),
+        share_of_bandwidth=yardstick.share_of_bandwidth(program.bytes_moved, seconds["ours"]),
         memory_GB=program.peak_bytes / 1e9,
         memory_GB_seen=stats["peak_bytes_in_use"] / 1e9 if stats else None,
         torch=torch_setup,

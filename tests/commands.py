@@ -36,7 +36,9 @@ def get_config():
 
 
 def command(program: str, *arguments: object) -> list[str]:
-    return [sys.executable, str(HERE / program), *map(str, arguments)]
+    """`program` is a file of the checkout, or a module."""
+    path = [str(HERE / program)] if program.endswith(".py") else ["-m", program]
+    return [sys.executable, *path, *map(str, arguments)]
 
 
 def environment(devices: int = 1) -> dict[str, str]:

@@ -1,0 +1,268 @@
+"""Compiles a config for devices that this machine need not have, and runs nothing:
+python -m mspn_jax.compile --config FILE --device h100 [--devices 8] [--config.any.key=value]
+
+For the training step and for inference it prints whether they compile, and in how long; the memory
+a device needs, and has; the time that a crop's operations and memory traffic take at least, and the
+crops a second that these allow at most; and the largest batch that fits. The exit status is 1 where
+one does not compile or does not fit. It needs the device's compiler, on Linux and x86-64:
+pip install 'mspn-jax[compile]'.
+"""
+
+import concurrent.futures
+import math
+import multiprocessing
+import os
+import pathlib
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from mspn_jax import configured, files, program, training
+from mspn_jax.checkpoints import Description
+from mspn_jax.compiled import compiled
+from mspn_jax.cost import costs
+from mspn_jax.devices import REPLICATED, SHARDED, Devices, sharding
+from mspn_jax.hardware import (
+    HARDWARE,
+    Gpu,
+    MissingCompilerError,
+    Tpu,
+    absent_devices,
+    check_compiler,
+)
+from mspn_jax.program import UsageError
+from mspn_jax.variables import variable_shapes
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
+_DEVICE = flags.DEFINE_enum("device", None, list(HARDWARE), "what to compile for", required=True)
+_DEVICES = flags.DEFINE_integer("devices", 1, "how many of them", lower_bound=1)
+_PROGRAM = flags.DEFINE_enum(
+    "program", "both", ["training", "inference", "both"], "what to compile"
+)
+_LARGEST_BATCH = flags.DEFINE_bool(
+    "largest_batch", True, "look for the largest batch that fits: compiles once or twice more"
+)
+_JSON = flags.DEFINE_string("json", None, "a file to write the figures to")
+flags.mark_flag_as_required("config")
+
+_STEPS_PER_EPOCH = 1000  # a constant of the learning rate, which changes no program's size
+_ALIGNMENT = 8  # of the largest batch, in crops
+_TRIES = 3
+_WORTH_A_TRY = 1.02  # times the batch that is known to fit
+
+
+class Figures(NamedTuple):
+    """Of one device's program.
+
+    Attributes:
+      batch: crops a device.
+      error: why it does not compile; the other figures are None then.
+    """
+
+    batch: int
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    bytes_moved: float | None = None
+    error: str = ""
+
+    def fits(self, hardware: Gpu | Tpu) -> bool:
+        return self.peak_bytes is not None and self.peak_bytes <= hardware.usable_bytes
+
+    @property
+    def is_too_large(self) -> bool:
+        """A TPU's compiler refuses what does not fit."""
+        return "RESOURCE_EXHAUSTED" in self.error
+
+
+def main() -> None:
+    config, hardware, num_devices = _CONFIG.value, HARDWARE[_DEVICE.value], _DEVICES.value
+    description = configured.describe(config)
+    configured.check_batch(config.batch_size, config.accumulate, num_devices)
+    dtype = configured.dtype_named(config.dtype)
+    try:
+        check_compiler(hardware, num_devices)
+    except (MissingCompilerError, ValueError) as error:
+        raise UsageError(f"--device {error}") from None
+    print(
+        f"{config.variant} in {dtype.name} for {num_devices} x {hardware.kind},"
+        f" by jax {jax.__version__}"
+    )
+    found = {}
+    for name, batch, flops in plans(config, description, num_devices):
+        if _PROGRAM.value not in (name, "both"):
+            continue
+
+        def compile_for(batch: int, name: str = name) -> Figures:
+            try:
+                return in_a_process(
+                    _compile, config, description, hardware.name, num_devices, name, batch
+                )
+            except AbortError as error:
+                return Figures(batch, error=str(error))
+
+        print(f"\n{name}, {batch} crops a device", flush=True)
+        figures = compile_for(batch)
+        print("\n".join(lines(figures, hardware, flops / hardware.flops(dtype))), flush=True)
+        found[name] = figures._asdict() | {
+            "flops_per_crop": flops, "fits": figures.fits(hardware)
+        }  # fmt: skip
+        if _LARGEST_BATCH.value and (figures.peak_bytes or figures.is_too_large):
+            step = math.lcm(_ALIGNMENT, config.accumulate if name == "training" else 1)
+            largest = largest_batch(compile_for, figures, hardware, step)
+            print(f"  largest     batch {largest:,} a device, {num_devices * largest:,} in all")
+            found[name]["largest_batch"] = largest
+    if _JSON.value:
+        files.write_json(_JSON.value, found, indent=2)
+    if not all(each["fits"] for each in found.values()):
+        sys.exit(1)
+
+
+def plans(
+    config: ConfigDict, description: Description, num_devices: int
+) -> list[tuple[str, int, float]]:
+    """(program, crops a device, floating-point operations a crop): those of its convolutions."""
+    forward, predict = (
+        2.0 * sum(row.macs for row in costs(description.new_model(), description.crop_hw, method))
+        for method in ("__call__", "predict")
+    )
+    passes = 2 if config.eval.flip_test else 1
+    return [
+        ("training", config.batch_size // num_devices, 3 * forward),
+        ("inference", math.ceil(config.eval.batch_size / num_devices), passes * predict),
+    ]
+
+
+def lines(figures: Figures, hardware: Gpu | Tpu, seconds_of_arithmetic: float) -> list[str]:
+    """What to print of a program; the seconds are those of a crop."""
+    if figures.peak_bytes is None or figures.bytes_moved is None:
+        return [f"  does not compile: {figures.error}"]
+    usable = hardware.usable_bytes / 1e9
+    moved = figures.bytes_moved / figures.batch
+    seconds_of_traffic = moved / hardware.bytes_per_second
+    return [
+        f"  compiled in {figures.seconds:.1f} s",
+        f"  memory      {figures.peak_bytes / 1e9:.2f} of {usable:.1f} GB a device"
+        + ("" if figures.fits(hardware) else ": does not fit"),
+        f"  a crop      {seconds_of_arithmetic * 1e6:.1f} us of arithmetic,"
+        f" {seconds_of_traffic * 1e6:.1f} us of memory traffic ({moved / 1e6:.0f} MB)",
+        f"  at most     {1 / max(seconds_of_arithmetic, seconds_of_traffic):,.0f} crops a second a"
+        " device",
+    ]
+
+
+def largest_batch(
+    compile_for: Callable[[int], Figures], figures: Figures, hardware: Gpu | Tpu, step: int
+) -> int:
+    """The largest batch a device that was seen to fit, a multiple of `step`; 0 for none.
+
+    Memory grows with the batch nearly linearly, so that few guesses are enough.
+    """
+    while figures.is_too_large and figures.batch >= 2 * step:
+        figures = compile_for(figures.batch // 2 // step * step)
+    largest = figures.batch if figures.fits(hardware) else 0
+    seen = [(0, 0)]  # crops, bytes
+    for _ in range(_TRIES):
+        if not figures.peak_bytes:
+            break
+        seen.append((figures.batch, figures.peak_bytes))
+        (crops, num_bytes), (more_crops, more_bytes) = sorted(seen)[-2:]
+        slope = (more_bytes - num_bytes) / (more_crops - crops)
+        guess = int(crops + (hardware.usable_bytes - num_bytes) / slope) // step * step
+        if guess <= _WORTH_A_TRY * largest:
+            break
+        figures = compile_for(guess)
+        if figures.fits(hardware):
+            largest = guess
+    return largest
+
+
+class AbortError(RuntimeError):
+    """A process ended itself, such as by a failed check in XLA, which no Python can catch."""
+
+
+def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function returns in a process of its own.
+
+    Raises:
+      AbortError: it ends the process; the message has XLA's own reason.
+    """
+    with tempfile.NamedTemporaryFile() as said:
+        try:
+            with concurrent.futures.ProcessPoolExecutor(
+                1, multiprocessing.get_context("spawn"), _say_into, (said.name,)
+            ) as pool:
+                return pool.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            text = pathlib.Path(said.name).read_text(errors="replace")
+            reason = re.search(r"\S+ Check failed: .*|Fatal.*", text)
+            raise AbortError(f"XLA aborts: {reason[0] if reason else 'no word why'}") from None
+
+
+def _say_into(path: str) -> None:
+    """Standard error of this process goes to a file, where libtpu's complaints are not seen."""
+    os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())
+
+
+def _compile(
+    config: ConfigDict, description: Description, name: str, num_devices: int, program: str,
+    batch: int,
+) -> Figures:  # fmt: skip
+    jax.config.update("jax_platforms", "cpu")
+    devices = absent_devices(HARDWARE[name], num_devices)
+    build = {"training": training_step, "inference": inference}[program]
+    try:
+        made = compiled(*build(config, description, devices, batch * num_devices))
+    except jax.errors.JaxRuntimeError as error:
+        return Figures(batch, error=str(error).partition("\n")[0])
+    return Figures(batch, made.seconds, made.peak_bytes, made.bytes_moved)
+
+
+def training_step(
+    config: ConfigDict, description: Description, devices: Devices, rows: int
+) -> tuple[Any, Any, Any]:
+    """The jitted training step, and the shapes of a state and of a batch on the devices."""
+    model, _, adam, step = configured.new_training(config, description, _STEPS_PER_EPOCH)
+    variables = variable_shapes(model, description.crop_hw)
+    state = jax.eval_shape(
+        lambda variables: training.new_state(variables, adam, config.ema_decay > 0), variables
+    )
+    num_keypoints = description.new_skeleton().num_keypoints
+    batch = {
+        "crops": jax.ShapeDtypeStruct((rows, *description.crop_hw, 3), jnp.uint8),
+        "keypoints_crop_xy": jax.ShapeDtypeStruct((rows, num_keypoints, 2), jnp.float32),
+        "visibility": jax.ShapeDtypeStruct((rows, num_keypoints), jnp.float32),
+        "stop": jax.ShapeDtypeStruct((len(devices or ()),), jnp.int32),
+    }
+    jitted = training.on_all_devices(step, devices)
+    return jitted, _placed(state, REPLICATED, devices), _placed(batch, SHARDED, devices)
+
+
+def inference(
+    config: ConfigDict, description: Description, devices: Devices, rows: int
+) -> tuple[Any, Any, Any]:
+    """The jitted way from crops to keypoints, and the shapes of its variables and crops."""
+    jitted = configured.new_estimate(config, description, devices)
+    model = description.new_model(folded=True)
+    variables = variable_shapes(model, description.crop_hw, method="predict")
+    crops = jax.ShapeDtypeStruct((rows, *description.crop_hw, 3), jnp.uint8)
+    return jitted, _placed(variables, REPLICATED, devices), _placed(crops, SHARDED, devices)
+
+
+def _placed(shapes: Any, spec: Any, devices: Devices) -> Any:
+    where = sharding(spec, devices)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes
+    )
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")  # whatever devices there are stay untouched
+    program.run(main)

@@ -271,8 +271,10 @@ def test_four_stages_compile_for_a_gpu(program):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("num_devices", [1, 8])
 def test_a_smaller_network_compiles_for_tpus(program, dtype, num_devices):
-    config = config_of("mspn50", dtype=dtype, batch_size=8 * num_devices, crop_hw=(128, 96))
+    """A TPU's compiler takes minutes for a network of full size."""
+    config = config_of("mspn50", dtype=dtype, batch_size=8 * num_devices, crop_hw=(64, 64))
     config.model.blocks_per_unit = (1, 1, 1, 1)
+    config.model.stem_channels, config.model.unit_channels = 16, 32
     found = facts(config, "v5e", num_devices, program)
     check_precision(found, dtype)
     assert isinstance(V5E, Tpu) and found.peak_bytes < V5E.usable_bytes
@@ -291,6 +293,6 @@ def test_the_command_tells_what_a_device_can_do():
         assert word in done.stdout
     done = run(
         *arguments, "--device", "l4", "--program", "training", "--config.batch_size=200000",
+        "--nolargest_batch",
     )  # fmt: skip
-    assert done.returncode == 1
-    assert "does not fit" in done.stdout and re.search(r"largest +batch [\d,]+", done.stdout)
+    assert done.returncode == 1 and "does not fit" in done.stdout

@@ -112,7 +112,7 @@ def test_flags_of_modules_and_scripts_are_in_their_help():
 
 
 def test_targets_of_make_and_extras_of_pip_exist():
-    targets = set(re.findall(r"^(\w+):", (HERE / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (HERE / "Makefile").read_text(), re.MULTILINE))
     project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
     for page, words in all_commands():
         if words[0] == "make":

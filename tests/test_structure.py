@@ -14,6 +14,7 @@ ENTRY_POINTS_ONLY = {
     "reports",
     "commands",
     "info",
+    "compile",
 }  # what only a program needs
 
 

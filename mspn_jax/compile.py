@@ -64,6 +64,7 @@ class Figures(NamedTuple):
 
     Attributes:
       batch: crops a device.
+      bytes_moved: None where micro-batches hide it: a TPU's compiler counts a loop's body once.
       error: why it does not compile; the other figures are None then.
     """
 
@@ -142,17 +143,21 @@ def plans(
 
 def lines(figures: Figures, hardware: Gpu | Tpu, seconds_of_arithmetic: float) -> list[str]:
     """What to print of a program; the seconds are those of a crop."""
-    if figures.peak_bytes is None or figures.bytes_moved is None:
+    if figures.peak_bytes is None:
         return [f"  does not compile: {figures.error}"]
     usable = hardware.usable_bytes / 1e9
-    moved = figures.bytes_moved / figures.batch
+    moved = (figures.bytes_moved or 0) / figures.batch
     seconds_of_traffic = moved / hardware.bytes_per_second
+    traffic = (
+        f"{seconds_of_traffic * 1e6:.1f} us of memory traffic ({moved / 1e6:.0f} MB)"
+        if moved
+        else "memory traffic not counted"
+    )
     return [
         f"  compiled in {figures.seconds:.1f} s",
         f"  memory      {figures.peak_bytes / 1e9:.2f} of {usable:.1f} GB a device"
         + ("" if figures.fits(hardware) else ": does not fit"),
-        f"  a crop      {seconds_of_arithmetic * 1e6:.1f} us of arithmetic,"
-        f" {seconds_of_traffic * 1e6:.1f} us of memory traffic ({moved / 1e6:.0f} MB)",
+        f"  a crop      {seconds_of_arithmetic * 1e6:.1f} us of arithmetic, {traffic}",
         f"  at most     {1 / max(seconds_of_arithmetic, seconds_of_traffic):,.0f} crops a second a"
         " device",
     ]
@@ -222,7 +227,8 @@ def _compile(
         made = compiled(*build(config, description, devices, batch * num_devices))
     except jax.errors.JaxRuntimeError as error:
         return Figures(batch, error=str(error).partition("\n")[0])
-    return Figures(batch, made.seconds, made.peak_bytes, made.bytes_moved)
+    counted = isinstance(HARDWARE[name], Gpu) or config.accumulate == 1 or program != "training"
+    return Figures(batch, made.seconds, made.peak_bytes, made.bytes_moved if counted else None)
 
 
 def training_step(

@@ -13,7 +13,8 @@ _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(ENTRY )?(%[\w.\-]+) \(.*\{$", re.MULTILINE)
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?(%[\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _NAME = re.compile(r"%[\w.\-]+")
-_CALLED = re.compile(r"calls=(%[\w.\-]+)")
+_CALLED = re.compile(r"(?:calls|body)=(%[\w.\-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _NOTHING_MOVES = {"parameter", "constant", "tuple", "bitcast", "get-tuple-element"}
 
 
@@ -52,14 +53,24 @@ def bytes_of_kernels(text: str) -> int:
     """Operands plus results of every instruction of a compiled program's entry computation.
 
     Each of them is a kernel, or a call of a library, that reads and writes the device's memory. Of
-    an operand of which a kernel only takes slices, the slices count.
+    an operand of which a kernel only takes slices, the slices count. A loop counts as often as it
+    runs.
     """
     computations = _computations(text)
+    return _bytes_of(computations[_ENTRY], computations)
+
+
+def _bytes_of(
+    computation: list["_Instruction"], computations: dict[str, list["_Instruction"]]
+) -> int:
     sizes: dict[str, int] = {}
     moved = 0
-    for each in computations[_ENTRY]:
+    for each in computation:
         sizes[each.name] = each.num_bytes
         if each.opcode in _NOTHING_MOVES or each.opcode.endswith("-done"):
+            continue
+        if each.opcode == "while":
+            moved += each.trips * _bytes_of(computations[each.calls], computations)
             continue
         called = computations.get(each.calls, [])
         slices = _bytes_of_sliced_parameters(called)
@@ -76,6 +87,7 @@ class _Instruction(NamedTuple):
     operands: list[str]
     calls: str
     argument: str
+    trips: int
 
 
 _ENTRY = "ENTRY"
@@ -91,11 +103,11 @@ def _computations(text: str) -> dict[str, list[_Instruction]]:
         elif match := _INSTRUCTION.match(line):
             name, shape, opcode, rest = match.groups()
             end = _end_of_operands(rest)
-            called = _CALLED.search(rest, end)
+            called, trips = _CALLED.search(rest, end), _TRIPS.search(rest, end)
             instructions.append(
                 _Instruction(
                     name, _num_bytes(shape), opcode, _NAME.findall(rest[:end]),
-                    called[1] if called else "", rest[:end],
+                    called[1] if called else "", rest[:end], int(trips[1]) if trips else 1,
                 )
             )  # fmt: skip
     return found

@@ -90,6 +90,8 @@ def test_the_time_of_a_crop_is_that_of_its_arithmetic_or_of_its_traffic():
     assert "at most     400 crops a second" in shown
     shown = "\n".join(lines(Figures(batch, 2.0, 10**11, 1.0), H100, 1.0))
     assert "does not fit" in shown
+    uncounted = "\n".join(lines(Figures(batch, 2.0, 10**9), H100, 1 / 400))
+    assert "traffic not counted" in uncounted and "at most     400" in uncounted
     assert lines(Figures(batch, error="why"), H100, 1.0) == ["  does not compile: why"]
 
 
@@ -127,6 +129,27 @@ ENTRY %main.7 (x: f32[8,64], y: bf16[64]) -> (bf16[2,64], f32[8,64]) {
     fusion = 2 * 64 * 4 + 64 * 2 + 2 * 64 * 2  # two rows of x, y, and the result
     all_reduce = 2 * 8 * 64 * 4
     assert bytes_of_kernels(text) == fusion + all_reduce
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    text = """HloModule jit_f
+
+%body (state: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %state = (s32[], f32[8]{0}) parameter(0)
+  %row = f32[8]{0} get-tuple-element(%state), index=1
+  %twice = f32[8]{0} add(%row, %row)
+  ROOT %next = (s32[], f32[8]{0}) tuple(%state, %twice)
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %start = (s32[], f32[8]{0}) tuple(%x)
+  %loop = (s32[], f32[8]{0}) while(%start), condition=%c, body=%body, \
+backend_config={"known_trip_count":{"n":"5"},"known_init_step":{"init":"0","step":"1"}}
+  ROOT %out = f32[8]{0} get-tuple-element(%loop), index=1
+}
+"""
+    assert bytes_of_kernels(text) == 5 * 3 * 8 * 4
 
 
 def test_the_count_of_traffic_is_xlas_where_both_count():

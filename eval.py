@@ -134,4 +134,4 @@ def picture_grid(
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, several_processes=True)

@@ -225,4 +225,4 @@ def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, several_processes=True)

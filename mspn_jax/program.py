@@ -17,9 +17,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from mspn_jax import cpu
+from mspn_jax import cpu, launch
 from mspn_jax.checkpoints import CheckpointError
 from mspn_jax.data.coco import DataError
+from mspn_jax.launch import LaunchError
 from mspn_jax.skeletons import SkeletonError
 from mspn_jax.torch_names import ConversionError
 from mspn_jax.torch_pickle import TorchFileError
@@ -32,8 +33,18 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes there are")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "run as one of several processes, and ask the cluster (SLURM, TPU) which"
+    "distributed",
+    False,
+    "run as one of several processes, and take the other flags from the launcher (srun, torchrun,"
+    " mpirun) or from the TPU pod",
 )
+_JOIN_TIMEOUT = flags.DEFINE_float(
+    "join_timeout", launch.JOIN_SECONDS, "seconds to wait for the other processes", lower_bound=1
+)
+_PROCESS_FLAGS = (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID, _DISTRIBUTED, _JOIN_TIMEOUT)
+
+# What a process that ends by an error has for waiting for the others, which may do the same.
+_SECONDS_TO_LEAVE = 10
 
 
 class UsageError(ValueError):
@@ -41,22 +52,38 @@ class UsageError(ValueError):
 
 
 _ERRORS = (
-    DataError, CheckpointError, ConversionError, SkeletonError, TorchFileError, UsageError,
+    DataError, CheckpointError, ConversionError, LaunchError, SkeletonError, TorchFileError,
+    UsageError,
 )  # fmt: skip
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs an entry point: parses flags, joins the other processes, and names errors in a line."""
+def run(main: Callable[[], None], several_processes: bool = False) -> None:
+    """Runs an entry point: parses flags, joins the other processes, and names errors in a line.
+
+    Args:
+      main: the command, a function of its module.
+      several_processes: whether the command can run as several processes.
+    """
     cpu.prepare()
     # A traced network is a million objects that stay. Python would look through all of them for
     # garbage again and again: a fifth of the tracing.
     gc.set_threshold(*gc.get_threshold()[:2], 1000)
     log.setLevel(logging.INFO)
-    command = sys.modules[main.__module__]
-    if command.__name__ != "__main__" and {"--help", "-h"} & set(sys.argv):
-        print(command.__doc__, flags.FLAGS.module_help(command), sep="\n")  # absl knows __main__'s
+    if {"--help", "-h"} & set(sys.argv):
+        print(_help(main, several_processes))
         return
-    app.run(lambda argv: _guarded(main), flags_parser=_parse_flags)
+    app.run(lambda argv: _guarded(main, several_processes), flags_parser=_parse_flags)
+
+
+def _help(main: Callable[[], None], several_processes: bool) -> str:
+    """What a command's module says of itself, and its flags."""
+    command = sys.modules[main.__module__]
+    # absl names the module that Python was started with by its file.
+    name = sys.argv[0] if command.__name__ == "__main__" else command.__name__
+    if several_processes:
+        for flag in _PROCESS_FLAGS:
+            flags.FLAGS.register_key_flag_for_module(name, flags.FLAGS[flag.name])
+    return f"{command.__doc__}\n{flags.FLAGS.module_help(name)}"
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -77,23 +104,43 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     return rest
 
 
-def _guarded(main: Callable[[], None]) -> None:
+def _guarded(main: Callable[[], None], several_processes: bool) -> None:
     # The libraries' own reports: what goes wrong in them is raised, too, and then told in a line.
     absl_logging.set_verbosity(absl_logging.FATAL)
     sys.unraisablehook = _report_unraisable
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
-    if _COORDINATOR.value or _DISTRIBUTED.value:
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    if jax.process_index() > 0:
-        log.setLevel(logging.WARNING)
     try:
+        _join_processes(several_processes)
+        if jax.process_index() > 0:
+            log.setLevel(logging.WARNING)
         main()
-    except _ERRORS as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.filename is None:
+    except (Exception, KeyboardInterrupt) as error:
+        if jax.distributed.is_initialized():
+            launch.leave_within(_SECONDS_TO_LEAVE, status=1)
+        line = _one_line(error)
+        if line is None:
             raise
-        sys.exit(f"error: {error.filename}: {os.strerror(error.errno or 0)}")
+        sys.exit(f"error: {line}")
+
+
+def _join_processes(several_processes: bool) -> None:
+    """Finds the other processes, if the flags say that there are any."""
+    place = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if not _DISTRIBUTED.value and place == (None, None, None):
+        return
+    if not several_processes:
+        raise UsageError("this command runs as one process; train.py and eval.py run as several")
+    found = launch.arguments(os.environ, *place, launch.count_gpus)
+    launch.join(found, _JOIN_TIMEOUT.value)
+
+
+def _one_line(error: BaseException) -> str | None:
+    """What to tell of an error; None if it is not of a kind that a user can mend."""
+    if isinstance(error, _ERRORS):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {os.strerror(error.errno or 0)}"
+    return None
 
 
 def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import math
-import pathlib
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mspn_jax import configured, convert, files, program, training
+from mspn_jax import configured, convert, files, program, storage, training
 from mspn_jax.checkpoints import Description
 from mspn_jax.data import augment, evaluation_set, pipeline
 from mspn_jax.data.records import open_records
@@ -30,7 +29,9 @@ from mspn_jax.run_checkpoints import Checkpoints
 from mspn_jax.variables import count_parameters, initial_variables
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
-_WORKDIR = flags.DEFINE_string("workdir", None, "where the run keeps everything", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "where the run keeps everything: a folder or gs://BUCKET/...", required=True
+)
 _PROFILE = flags.DEFINE_bool(
     "profile", False, "write a trace of a few steps into the workdir, for TensorBoard or Perfetto"
 )
@@ -40,7 +41,7 @@ log = logging.getLogger("mspn_jax")
 
 
 def main() -> None:
-    config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
+    config, workdir = _CONFIG.value, storage.path(_WORKDIR.value)
     description = configured.describe(config, source=f"trained on {config.data.train_split}")
     skeleton = description.new_skeleton()
     configured.check_batch(config.batch_size, config.accumulate, jax.device_count())
@@ -72,7 +73,7 @@ def main() -> None:
 
     workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(program.sole_use(workdir))
+        check_alone = stack.enter_context(program.sole_use(workdir))
         checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep_latest)
         stack.enter_context(contextlib.closing(checkpoints))
 
@@ -110,7 +111,7 @@ def main() -> None:
         report = TrainingReport(
             workdir, first_step=first_step, num_steps=num_steps, steps_per_epoch=steps_per_epoch,
             batch_size=config.batch_size, every_steps=config.log_every_steps,
-            profile=_PROFILE.value,
+            profile=_PROFILE.value, check=check_alone,
         )  # fmt: skip
         stack.enter_context(report)
         stop = stack.enter_context(program.stop_requests())
@@ -130,6 +131,7 @@ def main() -> None:
                     num_threads=config.data.num_threads, progress=leave_evaluation,
                 )  # fmt: skip
                 assert figures is not None
+                check_alone()
                 checkpoints.record(int(state.step), figures)
             return figures
 
@@ -158,6 +160,8 @@ def main() -> None:
             stopped_by = int(finished.get("stop", 0))
             with report.pause():
                 if done % config.checkpoint.every_steps == 0 or is_evaluated(done) or stopped_by:
+                    check_alone()
+                    report.sync()
                     checkpoints.save(done, state)
             if is_evaluated(done):
                 report.evaluation(done, evaluated(state))
@@ -188,12 +192,13 @@ def _check_skipped(step: int, metrics: dict[str, float], limit: int) -> None:
         )
 
 
-def _compare_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+def _compare_config(config: ConfigDict, workdir: storage.Path) -> None:
     """Says which keys differ from those the run began with; refuses what would spoil it."""
-    path = workdir / "config.json"
-    if not path.exists():
+    try:
+        before = _flat(json.loads(files.read_text(workdir / "config.json")))
+    except FileNotFoundError:
         return
-    before, now = _flat(json.loads(path.read_text())), _flat(_as_dict(config))
+    now = _flat(_as_dict(config))
     if before.get("batch_size", config.batch_size) != config.batch_size:
         raise UsageError(
             f"{workdir}: its run began with batch_size {before['batch_size']}, in which its steps,"

@@ -1,4 +1,4 @@
-"""Checkpoints on disk, by orbax, and the `model.json` that says what a checkpoint is of.
+"""Checkpoints on a disk or in a bucket, by orbax, and the `model.json` that says of what.
 
 A folder of checkpoints holds `model.json` and one folder a step. Each step has the item
 `variables` (params and batch_stats), which is all that inference reads, and, from a training run,
@@ -9,19 +9,20 @@ with the one step 0.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
-import pathlib
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mspn_jax import files
+from mspn_jax import files, storage
 from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB
 from mspn_jax.skeletons import COCO, SKELETONS, Skeleton
 from mspn_jax.variables import variable_shapes
@@ -29,6 +30,14 @@ from mspn_jax.variables import variable_shapes
 DESCRIPTION = "model.json"
 VARIABLES, TRAINING, CHECKSUMS = "variables", "training", "checksums"
 EVALUATION = "evaluation.json"
+
+# Where a bucket does not answer, tensorstore's default of 32 tries takes 15 minutes, 7 take one or
+# two. Orbax has no setting for it. If its names change, the default applies again.
+with contextlib.suppress(ImportError):
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    for _name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT"):
+        getattr(tensorstore_utils, _name, {})["gcs_request_retries"] = {"max_retries": 7}
 
 
 class CheckpointError(ValueError):
@@ -76,7 +85,7 @@ class Description:
         return self.skeleton
 
     def write(self, folder: str | os.PathLike) -> None:
-        folder = pathlib.Path(folder)
+        folder = storage.path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         files.write_json(folder / DESCRIPTION, self.to_json(), indent=2)
 
@@ -85,9 +94,9 @@ class Description:
 
     @classmethod
     def read(cls, folder: str | os.PathLike) -> "Description":
-        path = pathlib.Path(folder) / DESCRIPTION
+        path = storage.path(folder) / DESCRIPTION
         try:
-            fields = json.loads(path.read_text())
+            fields = json.loads(files.read_text(path))
             for entries in (fields, fields["model"]):  # json has no tuples
                 entries |= {k: tuple(v) for k, v in entries.items() if isinstance(v, list)}
             skeleton = fields.get("skeleton", COCO.name)
@@ -111,10 +120,13 @@ def save_variables(folder: str | os.PathLike, description: Description, variable
     variables = jax.device_get(variables)
     item = ocp.args.PyTreeSave(variables, ocdbt_target_data_file_size=1 << 20)
     sums = ocp.args.JsonSave(checksums({VARIABLES: variables}))
-    path = pathlib.Path(folder).absolute()
-    with ocp.CheckpointManager(
-        path, item_handlers={VARIABLES: handler, CHECKSUMS: ocp.JsonCheckpointHandler()}
-    ) as manager:
+    path = storage.absolute(folder)
+    with (
+        storage.named(path),
+        ocp.CheckpointManager(
+            path, item_handlers={VARIABLES: handler, CHECKSUMS: ocp.JsonCheckpointHandler()}
+        ) as manager,
+    ):
         manager.save(0, args=ocp.args.Composite(variables=item, checksums=sums))
     description.write(folder)
 
@@ -132,7 +144,7 @@ class _InBatches(ocp.type_handlers.NumpyHandler):
                 files.release(value)
 
 
-def find(checkpoint: str | os.PathLike) -> tuple[pathlib.Path, Description]:
+def find(checkpoint: str | os.PathLike) -> tuple[storage.Path, Description]:
     """A step's folder, and what it is of.
 
     Args:
@@ -141,8 +153,14 @@ def find(checkpoint: str | os.PathLike) -> tuple[pathlib.Path, Description]:
 
     Raises:
       CheckpointError: there is none.
+      StorageError: the bucket refuses or does not answer.
     """
-    path = pathlib.Path(checkpoint).absolute()
+    path = storage.absolute(checkpoint)
+    with storage.named(path):
+        return _find(checkpoint, path)
+
+
+def _find(checkpoint: str | os.PathLike, path: storage.Path) -> tuple[storage.Path, Description]:
     if not path.exists():
         raise CheckpointError(f"{checkpoint}: no such checkpoint")
     if path.name.isdecimal() and (path.parent / DESCRIPTION).is_file():
@@ -154,55 +172,70 @@ def find(checkpoint: str | os.PathLike) -> tuple[pathlib.Path, Description]:
             f" checkpoints/, or convert.py's output is needed (none has {DESCRIPTION})"
         )
     description = Description.read(folder)
-    steps = [p for p in folder.iterdir() if p.name.isdecimal() and (p / VARIABLES).is_dir()]
+    steps = [p for p in folder.iterdir() if p.name.isdecimal() and _is_whole(p)]
     if not steps:
         raise CheckpointError(f"{folder}: no checkpoint was saved there yet")
     return best_of(steps), description
 
 
-def best_of(steps: list[pathlib.Path]) -> pathlib.Path:
+def _is_whole(step: storage.Path) -> bool:
+    """On a disk a step's folder appears when it is whole; in a bucket an object says that it is."""
+    return ocp.utils.is_checkpoint_finalized(step) and (step / VARIABLES).is_dir()
+
+
+def best_of(steps: list[storage.Path]) -> storage.Path:
     """The folder of the step with the best AP, the latest of equals or if none was evaluated."""
     return max(steps, key=lambda step: ((metrics_of(step) or {}).get("AP", -2.0), int(step.name)))
 
 
-def metrics_of(step: pathlib.Path) -> dict[str, float] | None:
+def metrics_of(step: storage.Path) -> dict[str, float] | None:
     """COCO's figures of a step's folder, as `Checkpoints.record` kept them; None without."""
     try:
-        return json.loads((step / EVALUATION).read_text())
-    except (OSError, ValueError):
+        return json.loads(files.read_text(step / EVALUATION))
+    except (FileNotFoundError, ValueError):
         return None
 
 
-def load(checkpoint: str | os.PathLike) -> tuple[Description, Any, pathlib.Path]:
+def load(checkpoint: str | os.PathLike) -> tuple[Description, Any, storage.Path]:
     """A model's description and its variables (NumPy), and the step's folder they are from.
 
     Raises:
       CheckpointError: there is no checkpoint, or its arrays are not those of the model described.
+      StorageError: the bucket refuses or does not answer.
     """
     step, description = find(checkpoint)
     shapes = variable_shapes(description.new_model())
     template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     check_same_leaves(step, template, VARIABLES)
-    try:
+    with damage_named(step, "damaged"):
         with ocp.StandardCheckpointer() as checkpointer:
             variables = checkpointer.restore(step / VARIABLES, template)
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             sums = checkpointer.restore(step / CHECKSUMS)
-    except Exception as error:
-        raise DamagedCheckpointError(f"{step}: damaged ({first_line(error)})") from None
     check_sums(step, sums, {VARIABLES: variables})
     return description, variables, step
 
 
-def check_same_leaves(step: pathlib.Path, tree: Any, item: str) -> None:
-    """Raises CheckpointError, naming an array that is missing, extra, or of another shape."""
+@contextlib.contextmanager
+def damage_named(step: storage.Path, what: str) -> Iterator[None]:
+    """Raises what orbax, tensorstore and json raise of a step's folder as DamagedCheckpointError.
+
+    But not that a bucket refuses or does not answer (StorageError): the step may well be whole.
+    """
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            saved_tree = checkpointer.metadata(step / item).item_metadata.tree
+        with storage.named(step):
+            yield
+    except storage.StorageError:
+        raise
     except Exception as error:
-        raise DamagedCheckpointError(
-            f"{step}: damaged, or not a checkpoint ({first_line(error)})"
-        ) from None
+        raise DamagedCheckpointError(f"{step}: {what} ({first_line(error)})") from None
+
+
+def check_same_leaves(step: storage.Path, tree: Any, item: str) -> None:
+    """Raises CheckpointError, naming an array that is missing, extra, or of another shape."""
+    named = damage_named(step, "damaged, or not a checkpoint")
+    with named, ocp.StandardCheckpointer() as checkpointer:
+        saved_tree = checkpointer.metadata(step / item).item_metadata.tree
     saved, expected = (
         {name: tuple(leaf.shape) for name, leaf in _named_leaves(each)}
         for each in (saved_tree, tree)
@@ -233,7 +266,7 @@ def _checksum(array: Any) -> int:
     return checksum
 
 
-def check_sums(step: pathlib.Path, saved: dict[str, int], tree: Any) -> None:
+def check_sums(step: storage.Path, saved: dict[str, int], tree: Any) -> None:
     wrong = [name for name, value in checksums(tree).items() if saved.get(name) != value]
     if wrong:
         raise DamagedCheckpointError(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from mspn_jax import checkpoints, files, torch_checkpoint
+from mspn_jax import checkpoints, files, mirror, storage, torch_checkpoint
 from mspn_jax.torch_names import (
     Architecture,
     Brick,
@@ -221,9 +221,9 @@ def initial_from(
         not a checkpoint, or not of this network.
     """
     try:
-        if os.path.isdir(path):
+        if storage.path(path).is_dir():
             return start_from(checkpoints.load(path)[1], variables, new_heads)
-        state_dict = torch_checkpoint.read(path)
+        state_dict = torch_checkpoint.read(mirror.fetched(path))
         if kind_of(state_dict) == "torchvision":
             return start_from_resnet(state_dict, variables)
         return start_from(from_torch(state_dict), variables, new_heads)

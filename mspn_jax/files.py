@@ -1,5 +1,5 @@
-"""Files that are written whole or not at all, whenever the program is killed; and files too large
-to be in memory."""
+"""Files that are written whole or not at all, whenever the program is killed, on a disk or in a
+bucket; and files too large to be in memory."""
 
 import json
 import mmap
@@ -10,10 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from mspn_jax import storage
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """A file's text; raises OSError (FileNotFoundError) and, of a bucket, StorageError."""
+    return storage.read_bytes(storage.path(path)).decode()
+
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Replaces a file by one with `text` in it; raises OSError, and then the old one stands."""
-    path = pathlib.Path(path)
+    """Replaces a file by one with `text` in it; if it raises, the old one stands.
+
+    Raises:
+      OSError: of a disk.
+      StorageError: of a bucket.
+    """
+    path = storage.path(path)
+    if not isinstance(path, pathlib.Path):
+        storage.upload(path, text.encode())
+        return
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=f".{path.name}.", delete=False
     ) as file:

@@ -1,11 +1,9 @@
 """What the entry points share: log lines, errors as one line, several processes."""
 
 import contextlib
-import fcntl
 import gc
 import logging
 import os
-import pathlib
 import signal
 import socket
 import sys
@@ -17,11 +15,12 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from mspn_jax import cpu, launch
+from mspn_jax import cpu, launch, lease, storage
 from mspn_jax.checkpoints import CheckpointError
 from mspn_jax.data.coco import DataError
 from mspn_jax.launch import LaunchError
 from mspn_jax.skeletons import SkeletonError
+from mspn_jax.storage import StorageError
 from mspn_jax.torch_names import ConversionError
 from mspn_jax.torch_pickle import TorchFileError
 
@@ -52,8 +51,8 @@ class UsageError(ValueError):
 
 
 _ERRORS = (
-    DataError, CheckpointError, ConversionError, LaunchError, SkeletonError, TorchFileError,
-    UsageError,
+    DataError, CheckpointError, ConversionError, LaunchError, SkeletonError, StorageError,
+    TorchFileError, UsageError,
 )  # fmt: skip
 
 
@@ -140,7 +139,7 @@ def _one_line(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {os.strerror(error.errno or 0)}"
-    return None
+    return storage.reason_of(error)
 
 
 def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -189,25 +188,20 @@ def stop_requests() -> Iterator[StopRequest]:
 
 
 @contextlib.contextmanager
-def sole_use(folder: pathlib.Path) -> Iterator[None]:
-    """Within it, no other run may use the folder; the lock goes with the process that has it.
+def sole_use(folder: storage.Path) -> Iterator[Callable[[], None]]:
+    """Within it, no other run may use the folder; gives what `lease.sole_use` gives.
 
     Raises:
-      UsageError: another run has it.
+      UsageError: another run has it, or has taken it over.
     """
     if jax.process_index() > 0:
-        yield
+        yield lambda: None
         return
-    with open(folder / ".lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UsageError(
-                f"{folder}: another run is at work in it ({file.read().strip()}); wait for its"
-                " end, or give another --workdir"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
+    try:
+        with lease.sole_use(folder, f"process {os.getpid()} on {socket.gethostname()}") as check:
+            yield check
+    except lease.HeldError as error:
+        raise UsageError(
+            f"{folder}: another run is at work in it ({error}); wait for its end, or give another"
+            " --workdir"
+        ) from None

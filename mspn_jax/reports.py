@@ -17,7 +17,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mspn_jax import files
+from mspn_jax import files, mirror, storage
 from mspn_jax.draw import encode_picture
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ class TrainingReport:
     def __init__(
         self, workdir: str | os.PathLike, *, first_step: int, num_steps: int,
         steps_per_epoch: int, batch_size: int, every_steps: int, profile: bool = False,
+        check: Callable[[], None] = lambda: None,
     ):  # fmt: skip
+        """`check` is called before files are copied to a workdir in a bucket, and may raise."""
         self.num_steps = num_steps
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = batch_size
@@ -44,14 +46,21 @@ class TrainingReport:
         self.file = self.events = None
         self._in_flight: Any = {}
         self._trace_from = first_step + _STEPS_BEFORE_TRACE if profile else None
-        self._trace_folder = str(workdir)
+        self._workdir = os.fspath(workdir)
+        # The first process's is copied to a bucket; the others write only to a disk.
+        self._trace_folder = None if storage.in_bucket(workdir) else self._workdir
+        self._mirror: mirror.Mirror | None = None
         self._stack = contextlib.ExitStack()
         if jax.process_index() == 0:
-            path = pathlib.Path(workdir) / "metrics.jsonl"
+            self._mirror = self._stack.enter_context(
+                mirror.Mirror(workdir, take=["metrics.jsonl"], seconds=mirror.SECONDS, check=check)
+            )
+            path = self._mirror.local / "metrics.jsonl"
+            self._trace_folder = str(self._mirror.local)
             _forget_after(path, first_step)
             self.file = self._stack.enter_context(path.open("a"))
             self.events = self._stack.enter_context(
-                tensorboardX.SummaryWriter(str(workdir), purge_step=first_step + 1)
+                tensorboardX.SummaryWriter(str(path.parent), purge_step=first_step + 1)
             )
             if sys.stderr.isatty():
                 self.bar = self._stack.enter_context(
@@ -64,7 +73,16 @@ class TrainingReport:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._stack.close()
+        self._stack.__exit__(*exception)
+
+    def sync(self) -> None:
+        """Copies to a workdir in a bucket what was written: before the checkpoint that follows it.
+
+        Raises:
+          StorageError: the bucket refuses or does not answer.
+        """
+        if self._mirror is not None:
+            self._mirror.sync()
 
     def _restart_clock(self) -> None:
         self._since, self._waited, self._steps = time.perf_counter(), 0.0, 0
@@ -134,7 +152,7 @@ class TrainingReport:
 
     def _trace(self, step: int) -> None:
         """Begins and ends the trace that --profile asks for."""
-        if self._trace_from is None:
+        if self._trace_from is None or self._trace_folder is None:
             return
         last = min(self._trace_from + _STEPS_OF_TRACE, self.num_steps)
         if step == self._trace_from:
@@ -145,7 +163,7 @@ class TrainingReport:
             jax.profiler.stop_trace()
             log.info(
                 "the trace of steps %d to %d is in %s/plugins/profile",
-                self._trace_from + 1, step, self._trace_folder,
+                self._trace_from + 1, step, self._workdir,
             )  # fmt: skip
 
     def evaluation(self, step: int, figures: dict[str, float]) -> None:

@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 import logging
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from mspn_jax import checkpoints, files
+from mspn_jax import checkpoints, files, storage
 from mspn_jax.checkpoints import CheckpointError, DamagedCheckpointError
 
 log = logging.getLogger(__name__)
@@ -24,23 +23,24 @@ log = logging.getLogger(__name__)
 class Checkpoints:
     """A folder of a run's checkpoints: the latest few and the one with the best AP are kept.
 
-    Saving goes on in the background; a step's folder appears under its name when it is whole.
+    Saving goes on in the background; a step counts once it is whole.
     """
 
     def __init__(self, folder: str | os.PathLike, keep_latest: int = 2):
-        self.folder = pathlib.Path(folder).absolute()
+        self.folder = storage.absolute(folder)
         self._keep_latest = keep_latest
         self._manager = self._new_manager()
 
     def _new_manager(self) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=_LatestAndBest(self.folder, self._keep_latest),
-                cleanup_tmp_directories=True,
-            ),
-            item_names=(checkpoints.VARIABLES, checkpoints.TRAINING, checkpoints.CHECKSUMS),
-        )
+        with storage.named(self.folder):
+            return ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=_LatestAndBest(self.folder, self._keep_latest),
+                    cleanup_tmp_directories=True,
+                ),
+                item_names=(checkpoints.VARIABLES, checkpoints.TRAINING, checkpoints.CHECKSUMS),
+            )
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
@@ -88,6 +88,7 @@ class Checkpoints:
 
         Raises:
           CheckpointError: no step is whole, or they are of another model or other settings.
+          StorageError: the bucket refuses or does not answer.
         """
         template = jax.tree.map(np.asarray, template)  # orbax restores the kind that it is shown
         while (step := self.latest_step()) is not None:
@@ -103,7 +104,7 @@ class Checkpoints:
         folder = self.folder / str(step)
         for item, tree in parts.items():
             checkpoints.check_same_leaves(folder, tree, item)
-        try:
+        with checkpoints.damage_named(folder, "damaged"):
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -111,10 +112,6 @@ class Checkpoints:
                     **{item: ocp.args.StandardRestore(tree) for item, tree in parts.items()},
                 ),
             )
-        except Exception as error:  # orbax, tensorstore and json each have their own
-            raise DamagedCheckpointError(
-                f"{folder}: damaged ({checkpoints.first_line(error)})"
-            ) from None
         checkpoints.check_sums(
             folder, restored[checkpoints.CHECKSUMS], {item: restored[item] for item in parts}
         )
@@ -130,7 +127,8 @@ class Checkpoints:
                 if not place.exists():
                     break
                 place = place.with_name(f"damaged-{step}-{again}")
-            (self.folder / str(step)).rename(place)
+            with storage.named(place):
+                (self.folder / str(step)).rename(place)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"step {step} was set aside")
         self._manager.close()
@@ -151,18 +149,23 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # of orbax's threads: OSError, ValueError, RuntimeError ...
-            whole = [step for step in self._manager.all_steps(read=True)]
-            left = f"the last whole one is step {max(whole)}" if whole else "none is whole yet"
-            raise CheckpointError(
-                f"{self.folder}: {what}: {checkpoints.first_line(error)}; {left}"
-            ) from None
+            reason = storage.reason_of(error) or checkpoints.first_line(error)
+            raise CheckpointError(f"{self.folder}: {what}: {reason}; {self._left()}") from None
+
+    def _left(self) -> str:
+        """What a run can go on from."""
+        try:
+            whole = self._manager.all_steps(read=True)
+        except Exception:  # the bucket still does not answer
+            return "what was saved before is whole"
+        return f"the last whole one is step {max(whole)}" if whole else "none is whole yet"
 
 
 @dataclasses.dataclass
 class _LatestAndBest(checkpoint_managers.preservation_policy.PreservationPolicy):
     """Orbax's question after each saving: which of these steps are to stay?"""
 
-    folder: pathlib.Path
+    folder: storage.Path
     keep_latest: int
 
     def should_preserve(self, saved, *, context) -> list[bool]:

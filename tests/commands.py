@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 
-from mspn_jax import checkpoints
+from mspn_jax import checkpoints, files, storage
 
 HERE = pathlib.Path(__file__).parents[1]
 CONFIG = """
@@ -56,14 +56,14 @@ def run(program: str, *arguments: object, devices: int = 1) -> subprocess.Comple
     )  # fmt: skip
 
 
-def metrics_of(workdir: pathlib.Path) -> list[dict]:
+def metrics_of(workdir: storage.Path) -> list[dict]:
     """The lines of `metrics.jsonl`, without how fast it went: that is not the same twice."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in files.read_text(workdir / "metrics.jsonl").splitlines()]
     for line in lines:
         line.pop("crops_per_second", None)
         line.pop("data_wait", None)
     return lines
 
 
-def variables_at(workdir: pathlib.Path, step: int) -> list[np.ndarray]:
+def variables_at(workdir: storage.Path, step: int) -> list[np.ndarray]:
     return jax.tree.leaves(checkpoints.load(workdir / "checkpoints" / str(step))[1])

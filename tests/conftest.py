@@ -1,4 +1,4 @@
-"""What the tests share: golden figures, and where the real COCO pictures are."""
+"""What the tests share: golden figures, drawn people, a finished run, buckets, real pictures."""
 
 import json
 import os
@@ -23,7 +23,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 install_import_hook(["mspn_jax.heatmaps", "mspn_jax.losses"], "beartype.beartype")
 
 import commands  # noqa: E402  (it imports what the lines above are to change)
-from mspn_jax import allocator  # noqa: E402
+from bucket_server import BucketServer  # noqa: E402
+from mspn_jax import allocator, storage  # noqa: E402
 from mspn_jax.data import synthetic  # noqa: E402
 
 allocator.keep_freed_memory(of_threads=True)
@@ -87,3 +88,32 @@ def workdir(config, tmp_path_factory) -> pathlib.Path:
     done = commands.run("train.py", "--config", config, "--workdir", workdir)
     assert done.returncode == 0, done.stderr
     return workdir
+
+
+@pytest.fixture(scope="session")
+def buckets():
+    """A server of buckets on this machine; `bucket` makes programs use it."""
+    pytest.importorskip("gcsfs", reason="gs:// needs gcsfs: pip install 'mspn-jax[gcs]'")
+    with BucketServer() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(buckets, tmp_path, monkeypatch):
+    """The path of a new bucket of `buckets`, for this process and those that it starts."""
+    for name, value in buckets.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MSPN_LEASE_SECONDS", "3")
+    name = f"bucket{len(buckets.buckets)}"
+    buckets.buckets[name] = {}
+    yield storage.path(f"gs://{name}")
+    buckets.refuse = lambda method, path, query: None
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def new_workdir(request, tmp_path):
+    """A workdir that is not there yet, on a disk and in a bucket."""
+    if request.param == "disk":
+        return tmp_path / "run"
+    return request.getfixturevalue("bucket") / "run"

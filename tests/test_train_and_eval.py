@@ -65,24 +65,28 @@ def test_a_run_stopped_and_started_again_ends_in_the_very_same_numbers(workdir, 
 
 
 @pytest.mark.slow
-def test_a_run_killed_without_warning_ends_in_the_very_same_numbers(workdir, config, tmp_path):
-    arguments = ("--config", config, "--workdir", tmp_path)
+def test_a_run_killed_without_warning_ends_in_the_very_same_numbers(workdir, config, new_workdir):
+    arguments = ("--config", config, "--workdir", new_workdir)
     with subprocess.Popen(
         command("train.py", *arguments), stderr=subprocess.PIPE, text=True, cwd=HERE,
         env=environment(),
     ) as process:  # fmt: skip
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
-            done = [p.name for p in (tmp_path / "checkpoints").glob("[0-9]*") if p.name.isdecimal()]
+            done = [
+                p.name for p in (new_workdir / "checkpoints").glob("[0-9]*") if p.name.isdecimal()
+            ]
             if done:
                 break
             time.sleep(0.05)
         process.kill()
     again = run("train.py", *arguments)
     assert again.returncode == 0, again.stderr
-    for mine, expected in zip(variables_at(tmp_path, 12), variables_at(workdir, 12), strict=True):
+    for mine, expected in zip(
+        variables_at(new_workdir, 12), variables_at(workdir, 12), strict=True
+    ):
         np.testing.assert_array_equal(mine, expected)
-    assert metrics_of(tmp_path) == metrics_of(workdir)
+    assert metrics_of(new_workdir) == metrics_of(workdir)
 
 
 @pytest.mark.slow

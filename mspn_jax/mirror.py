@@ -1,0 +1,258 @@
+"""Folders in a bucket and their copies on this disk: copied here to be read, or there as written.
+
+Libraries that need files (OpenCV, array_record, TensorBoard's writer) then work as on a disk. For a
+path on a disk everything here returns that path itself.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import pathlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+from mspn_jax import storage
+from mspn_jax.storage import StorageError
+
+log = logging.getLogger(__name__)
+
+SECONDS = 30.0  # between two uploads of what a run writes
+_AT_ONCE = 32  # requests
+_BATCH = 1024  # files that are copied before they are noted as copied
+_LARGEST_IN_MEMORY = 64 << 20
+
+
+def cache_folder() -> pathlib.Path:
+    """The user's cache on this disk: $XDG_CACHE_HOME/mspn_jax, by default ~/.cache/mspn_jax."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mspn_jax"
+
+
+def place_of(there: str | os.PathLike) -> pathlib.Path:
+    """Where on this disk the copy of a file or folder is; on a disk, itself."""
+    there = storage.path(there)
+    if isinstance(there, pathlib.Path):
+        return there
+    return cache_folder() / "buckets" / os.fspath(there).removeprefix(storage.SCHEME)
+
+
+def fetched(
+    there: str | os.PathLike, names: Collection[str] | None = None
+) -> pathlib.Path:  # fmt: skip
+    """A file or folder on this disk: itself, or the up-to-date copy of one in a bucket.
+
+    Objects are copied that are not here yet or have changed since; every copy appears whole. Of
+    several processes on this machine one copies while the others wait.
+
+    Args:
+      names: of a folder, copy only these files, without those in folders within it.
+
+    Raises:
+      FileNotFoundError: there is no such file or folder.
+      StorageError: the bucket refuses or does not answer, or this disk has no room.
+    """
+    there = storage.path(there)
+    local = place_of(there)
+    if isinstance(there, pathlib.Path):
+        return local
+    found = _listing(there)
+    if names is not None:
+        found = {name: info for name, info in found.items() if name in names}
+    local.parent.mkdir(parents=True, exist_ok=True)
+    with open(local.parent / f".{local.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _copy(there, found, local)
+    return local
+
+
+def _listing(there: Any) -> dict[str, dict[str, Any]]:
+    """The objects of a folder by their names within it; of a single object, by the name ""."""
+    system, key = storage.file_system(there)
+    try:
+        with storage.named(there):
+            info = system.info(key)
+            if info["type"] == "file":
+                return {"": info}
+            found = system.find(key, detail=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(2, os.strerror(2), os.fspath(there)) from None
+    listing = {n[len(key) + 1 :]: info for n, info in found.items() if info["type"] == "file"}
+    return {name: info for name, info in listing.items() if ".." not in name.split("/")}
+
+
+def _copy(there: Any, found: dict[str, dict[str, Any]], local: pathlib.Path) -> None:
+    """Copies those objects that the note of what was copied does not have as they are now."""
+    note = local.parent / f".{local.name}.copied.json"
+    copied: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        copied = json.loads(note.read_text())
+    system, key = storage.file_system(there)
+    version = {name: [info["size"], info.get("generation")] for name, info in found.items()}
+    wanted = [
+        name for name in found
+        if copied.get(name) != version[name] or _size(local / name) != version[name][0]
+    ]  # fmt: skip
+    if not wanted:
+        return
+    num_bytes = sum(version[name][0] for name in wanted)
+    _check_room(there, local, num_bytes)
+    log.info(
+        "copying %d files (%.2f GB) of %s to %s", len(wanted), num_bytes / 1e9, there, local
+    )  # fmt: skip
+    with tqdm(total=len(wanted), unit=" files", disable=len(wanted) <= _BATCH) as bar:
+        for start in range(0, len(wanted), _BATCH):
+            batch = wanted[start : start + _BATCH]
+            targets = [local / name for name in batch]
+            for folder in {target.parent for target in targets}:
+                folder.mkdir(parents=True, exist_ok=True)
+            partial = [f"{target}.partial" for target in targets]
+            with storage.named(there):
+                system.get(
+                    [f"{key}/{name}".rstrip("/") for name in batch], partial, batch_size=_AT_ONCE
+                )
+            for name, part, target in zip(batch, partial, targets):
+                if _size(pathlib.Path(part)) != version[name][0]:
+                    raise StorageError(f"{there}/{name}: changed or was cut while it was copied")
+                os.replace(part, target)
+                copied[name] = version[name]
+            _write_note(note, copied)
+            bar.update(len(batch))
+
+
+def _size(path: pathlib.Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _write_note(note: pathlib.Path, copied: dict[str, Any]) -> None:
+    partial = note.with_name(f"{note.name}.partial")
+    partial.write_text(json.dumps(copied))
+    partial.replace(note)
+
+
+def _check_room(there: Any, local: pathlib.Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(local.parent).free
+    if free < 1.02 * num_bytes:
+        raise StorageError(
+            f"{there}: its copy takes {num_bytes / 1e9:.1f} GB, but {local.parent} has"
+            f" {free / 1e9:.1f} GB free; XDG_CACHE_HOME names another place"
+        )
+
+
+def send(local: pathlib.Path, there: Any, last: str) -> None:
+    """Copies a folder of this disk to a bucket; the file `last` says that it is whole."""
+    system, key = storage.file_system(there)
+    names = [p.relative_to(local).as_posix() for p in sorted(local.rglob("*")) if p.is_file()]
+    names.remove(last)
+    with storage.named(there), storage.no_bucket_named(there):
+        for each in (names, [last]):
+            system.put(
+                [str(local / name) for name in each], [f"{key}/{name}" for name in each],
+                batch_size=_AT_ONCE,
+            )  # fmt: skip
+
+
+class Mirror:
+    """A folder to write files into, as a context: `local` is on this disk.
+
+    For a folder on a disk `local` is that folder, and nothing is copied. For one in a bucket it is
+    a temporary folder, whose files are copied whole when `sync` is called and at the end; with
+    `seconds` a thread does so, too.
+
+    Args:
+      folder: made where there is none.
+      take: names of files to bring here first, where there are such.
+      seconds: between two copies while the context lasts; None: only at the end.
+      check: called before each copy; what it raises prevents it.
+
+    Raises:
+      StorageError: the bucket does not exist, refuses or does not answer. At the end the
+        temporary folder then stays, and the message names it.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike, *, take: Iterable[str] = (),
+        seconds: float | None = None, check: Callable[[], None] = lambda: None,
+    ):  # fmt: skip
+        self.folder = storage.path(folder)
+        self.local: pathlib.Path = pathlib.Path(os.fspath(folder))
+        self._take, self._seconds, self._check = take, seconds, check
+        self._sent: dict[pathlib.Path, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Mirror":
+        if isinstance(self.folder, pathlib.Path):
+            self.local.mkdir(parents=True, exist_ok=True)
+            return self
+        # Now, not after hours of work: may it be written?
+        probe = self.folder / ".writable"
+        storage.upload(probe, b"")
+        with contextlib.suppress(Exception):  # some may create objects, but not delete them
+            probe.unlink()
+        self.local = pathlib.Path(tempfile.mkdtemp(prefix="mspn_jax-"))
+        for name in self._take:
+            with contextlib.suppress(FileNotFoundError):
+                (self.local / name).write_bytes(storage.read_bytes(self.folder / name))
+        if self._seconds is not None:
+            self._thread = threading.Thread(target=self._keep, name="mirror", daemon=True)
+            self._thread.start()
+        return self
+
+    def _keep(self) -> None:
+        while not self._ended.wait(self._seconds):
+            try:
+                self.sync()
+            except Exception as error:  # it may pass; if not, the next checkpoint fails
+                log.warning("metrics were not copied to the bucket: %s", error)
+
+    def sync(self) -> None:
+        """Copies the files that have changed since they were last copied."""
+        if isinstance(self.folder, pathlib.Path):
+            return
+        with self._lock:
+            self._check()
+            for file in sorted(self.local.rglob("*")):
+                if file.is_file():
+                    self._send(file)
+
+    def _send(self, file: pathlib.Path) -> None:
+        status = file.stat()
+        version = status.st_size, status.st_mtime_ns
+        if self._sent.get(file) == version:
+            return
+        target = self.folder / file.relative_to(self.local).as_posix()
+        if status.st_size <= _LARGEST_IN_MEMORY:  # a file that grows meanwhile is sent as it is now
+            storage.upload(target, file.read_bytes())
+        else:
+            system, key = storage.file_system(target)
+            with storage.named(target), storage.no_bucket_named(target):
+                system.put_file(str(file), key)
+        self._sent[file] = version
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(self.folder, pathlib.Path):
+            return
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+        try:
+            self.sync()
+        except Exception as failure:
+            message = f"{failure}; what was to be written is in {self.local}"
+            if error is None and isinstance(failure, StorageError):
+                raise StorageError(message) from None
+            if error is None:
+                raise
+            log.warning("%s", message)  # the error that ended the work matters more
+            return
+        shutil.rmtree(self.local, ignore_errors=True)

@@ -6,14 +6,14 @@ format) to DIR. Where a split has no annotations, as test-dev, just the latter. 
 page of curves, kinds of error and cases, with a metrics.json that has all its figures.
 """
 
+import contextlib
 import logging
-import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
 from mspn_jax import checkpoints, configured, inference, program, report
@@ -24,13 +24,14 @@ from mspn_jax.draw import draw_people, grid, write_picture
 from mspn_jax.evaluation import coco_metrics, evaluate, mean_pose_results
 from mspn_jax.files import write_json
 from mspn_jax.folding import for_inference
+from mspn_jax.mirror import Mirror
 from mspn_jax.skeletons import Skeleton
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
-    "a workdir (its best is taken), one step's folder, or convert.py's output",
+    "a workdir (its best is taken), one step's folder, or convert.py's output; or such in gs://",
     required=True,
 )
 _STAGES = flags.DEFINE_integer("stages", None, "stop after so many; by default the last")
@@ -38,7 +39,9 @@ _MEAN_POSE = flags.DEFINE_bool(
     "mean_pose", False, "score beside it the training split's mean pose, put into every box"
 )
 _PICTURES = flags.DEFINE_integer("pictures", 0, "draw people on so many pictures, into DIR")
-_OUTPUT = flags.DEFINE_string("output", None, "where to write; by default only figures are printed")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "where to write, maybe gs://...; by default only figures are printed"
+)
 _REPORT = flags.DEFINE_string("report", None, "where to write report.html and its metrics.json")
 flags.mark_flag_as_required("config")
 
@@ -68,53 +71,70 @@ def main() -> None:
         len(set(dataset.boxes.image_ids.tolist())), config.data.val_split,
         "with" if config.eval.flip_test else "without",
     )  # fmt: skip
-    for folder in filter(None, (_OUTPUT.value, _REPORT.value)):
-        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-
-    estimate = inference.estimate_on_devices(
-        model,
-        skeleton.flip_permutation,
-        config.eval.flip_test,
-        description.mean_rgb,
-        description.std_rgb,
-    )
-    with tqdm(total=len(dataset.boxes), unit="box", disable=jax.process_index() > 0) as bar:
-        results, figures, table = evaluate(
-            estimate, variables, dataset, skeleton, crop_hw=description.crop_hw,
-            batch_size=config.eval.batch_size, padding=description.padding,
-            oks_nms_threshold=config.eval.oks_nms_threshold or None,
-            num_threads=config.data.num_threads, progress=bar.update,
-        )  # fmt: skip
-    if jax.process_index() > 0:
-        return
-    if figures is None:
-        log.info("%s has no annotations: no figures, only results", config.data.val_split)
-    print(table, end="")
-    if _MEAN_POSE.value and figures is not None:
-        guesses = mean_pose_results(config.data.root, config.data.train_split, dataset, skeleton)
-        blind, _ = coco_metrics(
-            dataset.annotation_file, guesses, skeleton, dataset.annotation_ids, dataset.category_id
+    with contextlib.ExitStack() as stack:
+        # Where to write. That it can be is checked before the work.
+        output, page = (
+            stack.enter_context(Mirror(folder)) if folder and jax.process_index() == 0 else None
+            for folder in (_OUTPUT.value, _REPORT.value)
         )
-        print(f"AP {figures['AP']:.3f}; of the mean pose put into every box {blind['AP']:.3f}")
-    if _OUTPUT.value:
-        output = pathlib.Path(_OUTPUT.value)
-        write_json(output / "keypoints_results.json", results)
-        if figures is not None:
-            write_json(output / "metrics.json", figures)
-        if _PICTURES.value:
-            write_picture(output / "pictures.jpg", picture_grid(dataset, results, skeleton))
-        log.info("written: %s", ", ".join(str(p) for p in sorted(output.iterdir())))
-    if _REPORT.value:
-        about = {
-            "model": description.variant,
-            "checkpoint": f"{_CHECKPOINT.value}, step {step.name}",
-            "split": config.data.val_split,
-            "boxes": config.data.detections or "ground truth",
-            "boxes in all": len(dataset.boxes),
-            "flip test": "yes" if config.eval.flip_test else "no",
-        }
-        report.write(_REPORT.value, dataset, results, skeleton, about)
-        log.info("written: %s", pathlib.Path(_REPORT.value) / "report.html")
+        estimate = inference.estimate_on_devices(
+            model,
+            skeleton.flip_permutation,
+            config.eval.flip_test,
+            description.mean_rgb,
+            description.std_rgb,
+        )
+        with tqdm(total=len(dataset.boxes), unit="box", disable=jax.process_index() > 0) as bar:
+            results, figures, table = evaluate(
+                estimate, variables, dataset, skeleton, crop_hw=description.crop_hw,
+                batch_size=config.eval.batch_size, padding=description.padding,
+                oks_nms_threshold=config.eval.oks_nms_threshold or None,
+                num_threads=config.data.num_threads, progress=bar.update,
+            )  # fmt: skip
+        if jax.process_index() > 0:
+            return
+        if figures is None:
+            log.info("%s has no annotations: no figures, only results", config.data.val_split)
+        print(table, end="")
+        if _MEAN_POSE.value and figures is not None:
+            print_mean_pose(config, dataset, figures, skeleton)
+        if output is not None:
+            write_results(output, dataset, results, figures, skeleton)
+        if page is not None:
+            about = {
+                "model": description.variant,
+                "checkpoint": f"{_CHECKPOINT.value}, step {step.name}",
+                "split": config.data.val_split,
+                "boxes": config.data.detections or "ground truth",
+                "boxes in all": len(dataset.boxes),
+                "flip test": "yes" if config.eval.flip_test else "no",
+            }
+            report.write(page.local, dataset, results, skeleton, about)
+            log.info("written: %s", page.folder / "report.html")
+
+
+def print_mean_pose(
+    config: ConfigDict, dataset: EvaluationSet, figures: dict[str, float], skeleton: Skeleton
+) -> None:
+    guesses = mean_pose_results(config.data.root, config.data.train_split, dataset, skeleton)
+    blind, _ = coco_metrics(
+        dataset.annotation_file, guesses, skeleton, dataset.annotation_ids, dataset.category_id
+    )
+    print(f"AP {figures['AP']:.3f}; of the mean pose put into every box {blind['AP']:.3f}")
+
+
+def write_results(
+    output: Mirror, dataset: EvaluationSet, results: list[dict[str, Any]],
+    figures: dict[str, float] | None, skeleton: Skeleton,
+) -> None:  # fmt: skip
+    """The files of --output."""
+    write_json(output.local / "keypoints_results.json", results)
+    if figures is not None:
+        write_json(output.local / "metrics.json", figures)
+    if _PICTURES.value:
+        write_picture(output.local / "pictures.jpg", picture_grid(dataset, results, skeleton))
+    written = sorted(path.name for path in output.local.iterdir())
+    log.info("written: %s", ", ".join(str(output.folder / name) for name in written))
 
 
 def picture_grid(

@@ -7,7 +7,6 @@ and what looks wrong; the exit status is 0 unless there are errors.
 
 import dataclasses
 import itertools
-import pathlib
 
 from absl import flags
 from ml_collections import config_flags
@@ -18,6 +17,7 @@ from mspn_jax.data.check import Finding, Inspection
 from mspn_jax.data.coco import DataError
 from mspn_jax.data.records import open_records
 from mspn_jax.files import write_json
+from mspn_jax.mirror import Mirror
 from mspn_jax.program import UsageError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
@@ -60,9 +60,10 @@ def browse_split() -> None:
         "seed": config.seed,
         "crop": f"{config.crop_hw[1]} x {config.crop_hw[0]} px",
     }
-    browse.write(_OUTPUT.value, batches, _PEOPLE.value, skeleton, about)
+    with Mirror(_OUTPUT.value) as output:
+        browse.write(output.local, batches, _PEOPLE.value, skeleton, about)
     batches.close()
-    print(f"written: {pathlib.Path(_OUTPUT.value) / 'browse.html'}")
+    print(f"written: {output.folder / 'browse.html'}")
 
 
 def check_split() -> None:
@@ -73,12 +74,11 @@ def check_split() -> None:
     )
     print("\n".join(lines(inspection)))
     if _OUTPUT.value:
-        folder = pathlib.Path(_OUTPUT.value)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(
-            folder / f"check_{split}.json",
-            dataclasses.asdict(inspection) | {"file": str(inspection.file)},
-        )
+        with Mirror(_OUTPUT.value) as output:
+            write_json(
+                output.local / f"check_{split}.json",
+                dataclasses.asdict(inspection) | {"file": str(inspection.file)},
+            )
     if inspection.num_errors:
         raise DataError(f"{inspection.file}: {inspection.num_errors:,} errors, listed above")
 

@@ -26,8 +26,9 @@ import numpy as np
 from absl import flags
 
 import mspn_jax
-from mspn_jax import checkpoints, configured, convert, program, torch_checkpoint
+from mspn_jax import checkpoints, configured, convert, files, program, storage, torch_checkpoint
 from mspn_jax.checkpoints import Description
+from mspn_jax.mirror import Mirror, fetched
 from mspn_jax.program import UsageError
 from mspn_jax.skeletons import SKELETONS, Skeleton
 from mspn_jax.torch_names import Architecture, ConversionError, StateDict, architecture_of, kind_of
@@ -69,42 +70,45 @@ class Origin:
     sha256: str = ""
     batches_tracked: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def write(self, folder: pathlib.Path) -> None:
-        (folder / "source.json").write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+    def write(self, folder: storage.Path) -> None:
+        files.write_json(folder / "source.json", dataclasses.asdict(self), indent=2)
 
     @classmethod
-    def read(cls, folder: pathlib.Path) -> "Origin | None":
+    def read(cls, folder: storage.Path) -> "Origin | None":
         try:
-            return cls(**json.loads((folder / "source.json").read_text()))
+            return cls(**json.loads(files.read_text(folder / "source.json")))
         except (OSError, ValueError, TypeError):
             return None
 
 
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # cleans up, too
-    source, output = pathlib.Path(_SOURCE.value or ""), pathlib.Path(_OUTPUT.value or "").absolute()
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UsageError(f"{_OUTPUT.value}: exists; give another --output, or remove it")
-    if source.is_dir():
+    source, output = storage.path(_SOURCE.value or ""), storage.absolute(_OUTPUT.value or "")
+    with storage.named(output):
+        if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+            raise UsageError(f"{_OUTPUT.value}: exists; give another --output, or remove it")
+    with storage.named(source):
+        is_checkpoint = source.is_dir()
+    if is_checkpoint:
         description, variables, origin = from_checkpoint(source)
     else:
-        description, variables, origin = from_file(source)
+        description, variables, origin = from_file(fetched(source))
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
     with made_whole(output, num_bytes) as folder:
         if _TO.value == "torch":
-            write_torch(folder, description, variables, origin)
+            with Mirror(folder) as mirror:
+                write_torch(mirror.local, description, variables, origin)
         else:
             checkpoints.save_variables(folder, description, variables)
         origin.write(folder)
         description.write(folder)
-    written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    print(f"written: {output}, {written:,} bytes, {description.variant}")
+    print(f"written: {output}, {storage.num_bytes(output):,} bytes, {description.variant}")
     config = f"configs/{description.variant}.py"
     if _TO.value == "checkpoint" and pathlib.Path(config).is_file():
         print(f"next: python eval.py --config {config} --checkpoint {_OUTPUT.value}")
 
 
-def from_checkpoint(source: pathlib.Path) -> tuple[Description, Any, Origin]:
+def from_checkpoint(source: storage.Path) -> tuple[Description, Any, Origin]:
     """One of our own checkpoints, with new heads if asked for."""
     description, variables, step = checkpoints.load(source)
     found = convert.architecture_of_variables(variables)
@@ -267,23 +271,49 @@ def write_torch(
 
 
 @contextlib.contextmanager
-def made_whole(output: pathlib.Path, num_bytes: int) -> Iterator[pathlib.Path]:
-    """A folder to write so much into, which takes the output's name once it is whole, or goes."""
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+def made_whole(output: storage.Path, num_bytes: int) -> Iterator[storage.Path]:
+    """A folder to write so much into, which takes the output's name once it is whole, or goes.
+
+    In a bucket, where folders cannot be renamed in one step, it is the output from the start.
+    `model.json`, written last, then says that it is whole.
+    """
     try:
-        partial.mkdir(parents=True)
-        reserve(partial / "reserved", num_bytes)
-        yield partial
-        os.rename(partial, output)
+        if isinstance(output, pathlib.Path):
+            partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+            with removed(partial):
+                partial.mkdir(parents=True)
+                reserve(partial / "reserved", num_bytes)
+                yield partial
+                os.rename(partial, output)
+        else:
+            with emptied_on_failure(output):
+                yield output
     except (OSError, ValueError, RuntimeError) as error:  # orbax's threads raise all of them
         reason = getattr(error, "strerror", None) or f"{error}".partition("\n")[0]
         raise UsageError(f"{_OUTPUT.value}: cannot be written: {reason}") from None
+
+
+@contextlib.contextmanager
+def removed(folder: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
     finally:
         for _ in range(20):  # orbax's threads may write on for a moment after they failed
-            shutil.rmtree(partial, ignore_errors=True)
-            if not partial.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
                 break
             time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def emptied_on_failure(output: Any) -> Iterator[None]:
+    try:
+        with storage.named(output):
+            yield
+    except BaseException:
+        with contextlib.suppress(Exception):
+            output.rmtree()
+        raise
 
 
 def reserve(path: pathlib.Path, num_bytes: int) -> None:

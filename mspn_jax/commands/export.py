@@ -6,14 +6,14 @@ it is kept. Beside it, FILE.json says what it takes, what it gives, and what it 
 """
 
 import logging
-import pathlib
 
 import jax.numpy as jnp
 from absl import flags
 
-from mspn_jax import checkpoints, export, program
+from mspn_jax import checkpoints, export, program, storage
 from mspn_jax.export import Deployment, ExportError
 from mspn_jax.files import write_json
+from mspn_jax.mirror import Mirror
 from mspn_jax.program import UsageError
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -42,7 +42,7 @@ log = logging.getLogger("mspn_jax")
 
 def main() -> None:
     description, variables, step = checkpoints.load(_CHECKPOINT.value)
-    output = pathlib.Path(_OUTPUT.value or f"{description.variant}.{_FORMAT.value}")
+    output = storage.path(_OUTPUT.value or f"{description.variant}.{_FORMAT.value}")
     card_file = output.with_name(f"{output.name}.json")
     for path in (output, card_file):
         if path.exists():
@@ -53,18 +53,23 @@ def main() -> None:
         batch_size=None if _DYNAMIC_BATCH.value else _BATCH_SIZE.value,
         dtype=jnp.bfloat16 if _BF16.value else jnp.float32,
     )  # fmt: skip
-    output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        differences = export.write(output, deployment, _FORMAT.value)
-    except ExportError as error:
-        raise UsageError(f"{output}: {error}") from None
-    except ImportError as error:
-        raise UsageError(f"{error.name} is not installed: pip install 'mspn-jax[onnx]'") from None
-    metrics = checkpoints.metrics_of(step)
-    write_json(card_file, export.card(output, deployment, _FORMAT.value, differences, metrics))
+    with Mirror(output.parent) as folder:
+        file = folder.local / output.name
+        try:
+            differences = export.write(file, deployment, _FORMAT.value)
+        except ExportError as error:
+            raise UsageError(f"{output}: {error}") from None
+        except ImportError as error:
+            raise UsageError(
+                f"{error.name} is not installed: pip install 'mspn-jax[onnx]'"
+            ) from None
+        metrics = checkpoints.metrics_of(step)
+        card = export.card(file, deployment, _FORMAT.value, differences, metrics)
+        write_json(folder.local / card_file.name, card)
+        num_bytes = file.stat().st_size
     for name, difference in differences.items():
         print(f"{name}: at most {difference:.2g} from the network's")
-    print(f"written: {output}, {output.stat().st_size:,} bytes, of {step}, and {card_file}")
+    print(f"written: {output}, {num_bytes:,} bytes, of {step}, and {card_file}")
 
 
 def command() -> None:

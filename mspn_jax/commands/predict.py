@@ -24,7 +24,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mspn_jax import geometry, program
+from mspn_jax import geometry, mirror, program, storage
 from mspn_jax.data.person_boxes import PersonBoxes, read_person_boxes, table
 from mspn_jax.data.pictures import Frame, Source, count_frames, find_sources, frames
 from mspn_jax.detector import Detector
@@ -46,7 +46,7 @@ _SOURCE = flags.DEFINE_multi_string(
     "a picture, a folder, a glob in quotes, a video, or a camera's index",
     required=True,
 )
-_OUTPUT = flags.DEFINE_string("output", None, "a folder to write to", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "a folder to write to, or gs://...", required=True)
 _BOXES = flags.DEFINE_string(
     "boxes", None, "a json of people's boxes: COCO's detections or annotations, or plain lists"
 )
@@ -66,19 +66,19 @@ log = logging.getLogger("mspn_jax")
 
 
 def main() -> None:
-    output = pathlib.Path(_OUTPUT.value)
+    output = storage.path(_OUTPUT.value)
     sources = find_sources(_SOURCE.value)
     for source in sources:
-        if isinstance(source.path, pathlib.Path) and output.absolute() in source.path.parents:
+        path = source.path
+        if isinstance(path, pathlib.Path) and storage.absolute(output) in path.parents:
             raise UsageError(
-                f"{source.path}: is in {output}, and could be written over; give another --output"
+                f"{path}: is in {output}, and could be written over; give another --output"
             )
     find_people = people_finder(sources)
     predictor = Predictor.load(
         _CHECKPOINT.value, _FLIP_TEST.value, num_stages=_STAGES.value,
         dtype=jnp.bfloat16 if _BF16.value else jnp.float32,
     )  # fmt: skip
-    output.mkdir(parents=True, exist_ok=True)
 
     passed_over: list[Source] = []
 
@@ -92,7 +92,8 @@ def main() -> None:
     on_the_way: collections.deque[tuple[Frame, np.ndarray]] = collections.deque()
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(program.stop_requests())
-        results = stack.enter_context(Results(output, predictor.skeleton))
+        folder = stack.enter_context(mirror.Mirror(output))
+        results = stack.enter_context(Results(folder.local, predictor.skeleton))
         stack.enter_context(logging_redirect_tqdm([logging.getLogger("mspn_jax")]))
         bar = stack.enter_context(tqdm(total=total, unit="picture"))
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mspn_jax import geometry
+from mspn_jax import geometry, storage
 from mspn_jax.data.coco import DataError, annotation_file, load_json
 
 Array = np.ndarray
@@ -95,7 +95,7 @@ def inspect(
     def find(level: str, what: str, place: Any) -> None:
         found[level, what].append(place)
 
-    images = _images(content["images"], pathlib.Path(root) / split, find)
+    images = _images(content["images"], storage.path(root) / split, find)
     names_of = _names(content)
     annotations = content.get("annotations") or []
     people, counts = [], collections.Counter(pictures=len(content["images"]))
@@ -138,9 +138,10 @@ Find = Callable[[str, str, Any], None]
 Names = dict[Any, list[str]]  # of a category's keypoints
 
 
-def _images(rows: list, folder: pathlib.Path, find: Find) -> dict[Any, tuple[int, int]]:
+def _images(rows: list, folder: storage.Path, find: Find) -> dict[Any, tuple[int, int]]:
     """(height, width) of every picture that the file describes."""
-    there = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else None
+    with storage.named(folder):
+        there = {path.name for path in folder.iterdir()} if folder.is_dir() else None
     if there is None:
         find(ERROR, f"no folder of pictures {folder}", folder.name)
     images: dict[Any, tuple[int, int]] = {}

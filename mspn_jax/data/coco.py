@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mspn_jax import geometry
+from mspn_jax import geometry, mirror, storage
 from mspn_jax.data import plausibility
 from mspn_jax.skeletons import Skeleton
 
@@ -48,10 +48,18 @@ class Picture:
 def annotation_file(root: str | os.PathLike, split: str) -> pathlib.Path:
     """The split's json: person_keypoints, or image_info where there are no annotations (test-dev).
 
+    Of a root in a bucket, the copy on this disk.
+
     Raises:
       DataError: the folder, or the json in it, is not there.
+      StorageError: the bucket refuses or does not answer.
     """
-    root = pathlib.Path(root)
+    root = storage.path(root)
+    with storage.named(root):
+        return mirror.fetched(_annotation_file(root, split))
+
+
+def _annotation_file(root: storage.Path, split: str) -> storage.Path:
     if not root.is_dir():
         raise DataError(
             f"{root}: no such folder. COCO 2017 is 19 GB: train2017.zip, val2017.zip and"
@@ -80,7 +88,7 @@ def load_json(path: str | os.PathLike) -> Any:
       DataError: it cannot be read, or is not json.
     """
     try:
-        with open(path, "rb") as file:
+        with open(mirror.fetched(path), "rb") as file:
             return json.load(file)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None

@@ -26,11 +26,13 @@ from absl import logging as absl_logging
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from mspn_jax import geometry
+from mspn_jax import geometry, mirror, storage
 from mspn_jax.data.coco import LAYOUT, DataError, Picture, annotation_file, read_pictures, some
 from mspn_jax.skeletons import Skeleton
 
 log = logging.getLogger(__name__)
+
+WHOLE = "dataset_info.json"  # TFDS moves records to their place when all are there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,48 +184,82 @@ def open_records(
     """Opens a split's records, and makes them first where there are none of this json yet.
 
     Processes that ask at the same time wait for the one that builds. What was interrupted is
-    made again; what is whole is never touched.
+    made again; what is whole is never touched. Of a root in a bucket, the pictures that records
+    are made of are copied to this disk first.
 
     Args:
       root: a folder in COCO's layout.
       records_dir: where to keep records; by default `root`/records, or the user's cache where
-        the root cannot be written.
+        the root cannot be written. If it is in a bucket, records found there are copied to this
+        disk, and others made here are copied there.
       first_people: as in `read_pictures`.
       only_with_people: leave out pictures with nobody to learn from.
 
     Raises:
       DataError: json or pictures are missing or damaged, or there is no room for the records.
+      StorageError: the bucket refuses or does not answer, or there is no room for the copies.
     """
-    folder = pathlib.Path(root) / split
+    folder = storage.path(root) / split
     annotations = annotation_file(root, split)
     names = "\n".join(skeleton.keypoint_names).encode()
     digest = hashlib.blake2b(annotations.read_bytes() + names, digest_size=4).hexdigest()
     chosen = f"first{first_people}" if first_people else "people" if only_with_people else "all"
     name = f"{split}-{skeleton.name}-{chosen}-{digest}"
     data_dir = _records_dir(root, records_dir)
-    path = data_dir / CocoPersonKeypoints.name / name / str(CocoPersonKeypoints.VERSION)
+    place = pathlib.Path(CocoPersonKeypoints.name) / name / str(CocoPersonKeypoints.VERSION)
+    path, kept = data_dir / place, storage.path(records_dir or folder.parent / "records") / place
 
     with open(data_dir / f"{name}.lock", "w") as lock:
         _lock(lock, f"records of {split}")
-        if not (path / "dataset_info.json").exists():  # TFDS moves the whole there when done
+        was_kept = _fetch(kept)
+        if not (path / WHOLE).exists():
             pictures = read_pictures(root, split, skeleton, first_people)
             if only_with_people:
                 pictures = [picture for picture in pictures if len(picture.annotation_ids)]
                 if not pictures:
                     raise DataError(f"{annotations}: nobody in it to learn from: no annotations")
-            num_bytes = _check_files(folder, pictures, data_dir)
-            for leftover in path.parent.glob("*incomplete*"):
-                shutil.rmtree(leftover)
-            log.info(
-                "making records of %d pictures (%.1f GB) in %s",
-                len(pictures), num_bytes / 1e9, data_dir,
-            )  # fmt: skip
-            with _quiet_tfds():
-                CocoPersonKeypoints(
-                    name=name, folder=folder, pictures=pictures,
-                    num_keypoints=skeleton.num_keypoints, data_dir=str(data_dir),
-                ).download_and_prepare()  # fmt: skip
+            _make(name, folder, pictures, skeleton.num_keypoints, data_dir)
+        if storage.in_bucket(records_dir) and not was_kept:
+            log.info("copying records of %s to %s", split, kept)
+            mirror.send(path, kept, last=WHOLE)
+    return _opened(path, folder)
 
+
+def _fetch(kept: storage.Path) -> bool:
+    """Copies a folder of records from a bucket to this disk, if it is one and is whole there."""
+    if isinstance(kept, pathlib.Path):
+        return False
+    with storage.named(kept):
+        is_whole = (kept / WHOLE).exists()
+    if is_whole:
+        mirror.fetched(kept)
+    return is_whole
+
+
+def _make(
+    name: str, folder: storage.Path, pictures: list[Picture], num_keypoints: int,
+    data_dir: pathlib.Path,
+) -> None:  # fmt: skip
+    """Makes the records of a folder's pictures; what an interrupted run left is deleted first."""
+    try:
+        local = mirror.fetched(folder, {picture.file_name for picture in pictures})
+    except FileNotFoundError:
+        raise DataError(f"{folder}: no such folder of pictures. data.root needs {LAYOUT}") from None
+    num_bytes = _check_files(local, pictures, data_dir)
+    for leftover in (data_dir / CocoPersonKeypoints.name / name).glob("*incomplete*"):
+        shutil.rmtree(leftover)
+    log.info(
+        "making records of %d pictures (%.1f GB) in %s", len(pictures), num_bytes / 1e9, data_dir
+    )
+    with _quiet_tfds():
+        CocoPersonKeypoints(
+            name=name, folder=local, pictures=pictures, num_keypoints=num_keypoints,
+            data_dir=str(data_dir),
+        ).download_and_prepare()  # fmt: skip
+
+
+def _opened(path: pathlib.Path, folder: storage.Path) -> Records:
+    """The records in `path`, and a word on those of the folder's pictures that have none."""
     with _quiet_tfds():
         builder = tfds.builder_from_directory(path)
     index = builder.info.metadata
@@ -294,11 +330,10 @@ def _quiet_tfds():
 
 def _records_dir(root, records_dir) -> pathlib.Path:
     """The first of the places for records that can be written."""
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    places = [records_dir] if records_dir else [
-        pathlib.Path(root) / "records", cache / "mspn_jax" / "records",
+    places = [mirror.place_of(records_dir)] if records_dir else [
+        mirror.place_of(root) / "records", mirror.cache_folder() / "records",
     ]  # fmt: skip
-    for place in map(pathlib.Path, places):
+    for place in places:
         try:
             place.mkdir(parents=True, exist_ok=True)
         except OSError:

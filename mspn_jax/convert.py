@@ -221,7 +221,7 @@ def initial_from(
         not a checkpoint, or not of this network.
     """
     try:
-        if storage.path(path).is_dir():
+        if storage.is_folder(storage.path(path)):
             return start_from(checkpoints.load(path)[1], variables, new_heads)
         state_dict = torch_checkpoint.read(mirror.fetched(path))
         if kind_of(state_dict) == "torchvision":

@@ -149,7 +149,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # of orbax's threads: OSError, ValueError, RuntimeError ...
-            reason = storage.reason_of(error) or checkpoints.first_line(error)
+            reason = storage.reason_of(error) if storage.in_bucket(self.folder) else None
+            reason = reason or checkpoints.first_line(error)
             raise CheckpointError(f"{self.folder}: {what}: {reason}; {self._left()}") from None
 
     def _left(self) -> str:

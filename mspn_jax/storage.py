@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Path: TypeAlias = "pathlib.Path | epath.Path"
 
 SCHEME = "gs://"
+_BUCKET_NAME = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
 
 
 class StorageError(Exception):
@@ -35,12 +37,13 @@ def path(name: str | os.PathLike) -> Path:
     """A path on a disk or in a bucket.
 
     Raises:
-      StorageError: a URL that is not gs://, or gs:// without gcsfs installed.
+      StorageError: a URL that is not gs://BUCKET/..., or one without gcsfs installed.
     """
     text = os.fspath(name)
     if in_bucket(text):
-        if not text.removeprefix(SCHEME).partition("/")[0]:
-            raise StorageError(f"{text}: names no bucket")
+        bucket = text.removeprefix(SCHEME).partition("/")[0]
+        if not re.fullmatch(_BUCKET_NAME, bucket):
+            raise StorageError(f"{text}: {bucket!r} is no name of a bucket")
         _set_up()
         from etils import epath
 
@@ -103,19 +106,27 @@ def reason_of(error: BaseException) -> str | None:
         return None
     text = " ".join(str(error).split()) or type(error).__name__
     library, code = type(error).__module__.partition(".")[0], str(getattr(error, "code", ""))
-    # Tensorstore raises ValueError with the status in front.
+    # Tensorstore raises ValueError with the status in front, gcsfs OSError for a refusal. (JAX has
+    # the same statuses in errors of its own.)
+    status = text if type(error) in (ValueError, OSError) else ""
     refusals = ("Forbidden: ", "PERMISSION_DENIED", "UNAUTHENTICATED")
-    if text.startswith(refusals) or (library == "gcsfs" and code in ("401", "403")):
+    if status.startswith(refusals) or (library == "gcsfs" and code in ("401", "403")):
         return (
             "the bucket refuses access; check credentials (gcloud auth application-default login)"
             f" and permissions ({text[:200]})"
         )
     outages = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
-    if text.startswith(outages) or "retry attempts failed" in text or library == "aiohttp":
+    if status.startswith(outages) or "retry attempts failed" in status or library == "aiohttp":
         return f"no answer from the bucket ({text.removeprefix('ABORTED: ')[:200]})"
     if library in ("gcsfs", "google", "requests"):
         return f"{type(error).__name__}: {text[:200]}"
     return None
+
+
+def is_folder(there: Path) -> bool:
+    """`is_dir`, which of gs:// is False where the bucket refuses; this raises StorageError."""
+    with named(there):
+        return there.exists() and there.is_dir()
 
 
 def read_bytes(there: Path) -> bytes:

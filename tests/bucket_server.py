@@ -14,6 +14,7 @@ import hashlib
 import http.server
 import itertools
 import json
+import os
 import re
 import socketserver
 import threading
@@ -33,6 +34,11 @@ class Object:
     content_type: str = "application/octet-stream"
     metadata: dict = dataclasses.field(default_factory=dict)
     created: float = dataclasses.field(default_factory=time.time)
+
+
+def refuse_writing(method: str, path: str, query: dict) -> int | None:
+    """A `refuse` of a bucket that can only be read."""
+    return 403 if method != "GET" else None
 
 
 class Refused(Exception):
@@ -75,6 +81,23 @@ class BucketServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
     def handle_error(self, request, client_address) -> None:
         """A client that goes away is no error of the server's."""
+
+    def objects(self, folder: str | os.PathLike) -> dict[str, Object]:
+        """Those below gs://BUCKET/FOLDER, by the rest of their names."""
+        bucket, _, prefix = os.fspath(folder).removeprefix("gs://").partition("/")
+        prefix = f"{prefix}/" if prefix else ""
+        found = self.buckets[bucket].items()
+        return {name.removeprefix(prefix): each for name, each in found if name.startswith(prefix)}
+
+    def reads(self) -> list[str]:
+        """The names of the objects whose bytes gcsfs asked for since the last call."""
+        names = [
+            request.partition("/o/")[2].partition("?")[0]
+            for request in self.requests
+            if "alt=media" in request and "tensorstore" not in request
+        ]
+        self.requests.clear()
+        return sorted(map(urllib.parse.unquote, names))
 
     def resource(self, bucket: str, name: str) -> dict[str, Any]:
         """What the API says of an object."""

@@ -22,8 +22,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # The shapes in the signatures of what runs on the device are checked while the tests run.
 install_import_hook(["mspn_jax.heatmaps", "mspn_jax.losses"], "beartype.beartype")
 
-import commands  # noqa: E402  (it imports what the lines above are to change)
 from bucket_server import BucketServer  # noqa: E402
+
+import commands  # noqa: E402  (it imports what the lines above are to change)
 from mspn_jax import allocator, storage  # noqa: E402
 from mspn_jax.data import synthetic  # noqa: E402
 
@@ -107,6 +108,7 @@ def bucket(buckets, tmp_path, monkeypatch):
     monkeypatch.setenv("MSPN_LEASE_SECONDS", "3")
     name = f"bucket{len(buckets.buckets)}"
     buckets.buckets[name] = {}
+    buckets.requests.clear()
     yield storage.path(f"gs://{name}")
     buckets.refuse = lambda method, path, query: None
 

@@ -73,18 +73,15 @@ def test_a_run_killed_without_warning_ends_in_the_very_same_numbers(workdir, con
     ) as process:  # fmt: skip
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
-            done = [
-                p.name for p in (new_workdir / "checkpoints").glob("[0-9]*") if p.name.isdecimal()
-            ]
-            if done:
+            steps = (new_workdir / "checkpoints").glob("[0-9]*")
+            if any(path.name.isdecimal() for path in steps):
                 break
             time.sleep(0.05)
         process.kill()
     again = run("train.py", *arguments)
     assert again.returncode == 0, again.stderr
-    for mine, expected in zip(
-        variables_at(new_workdir, 12), variables_at(workdir, 12), strict=True
-    ):
+    leaves = zip(variables_at(new_workdir, 12), variables_at(workdir, 12), strict=True)
+    for mine, expected in leaves:
         np.testing.assert_array_equal(mine, expected)
     assert metrics_of(new_workdir) == metrics_of(workdir)
 

@@ -87,9 +87,7 @@ def main() -> None:
     with storage.named(output):
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):
             raise UsageError(f"{_OUTPUT.value}: exists; give another --output, or remove it")
-    with storage.named(source):
-        is_checkpoint = source.is_dir()
-    if is_checkpoint:
+    if storage.is_folder(source):
         description, variables, origin = from_checkpoint(source)
     else:
         description, variables, origin = from_file(fetched(source))

@@ -140,8 +140,10 @@ Names = dict[Any, list[str]]  # of a category's keypoints
 
 def _images(rows: list, folder: storage.Path, find: Find) -> dict[Any, tuple[int, int]]:
     """(height, width) of every picture that the file describes."""
-    with storage.named(folder):
-        there = {path.name for path in folder.iterdir()} if folder.is_dir() else None
+    there = None
+    if storage.is_folder(folder):
+        with storage.named(folder):
+            there = {path.name for path in folder.iterdir()}
     if there is None:
         find(ERROR, f"no folder of pictures {folder}", folder.name)
     images: dict[Any, tuple[int, int]] = {}

@@ -56,11 +56,12 @@ def annotation_file(root: str | os.PathLike, split: str) -> pathlib.Path:
     """
     root = storage.path(root)
     with storage.named(root):
-        return mirror.fetched(_annotation_file(root, split))
+        path = _annotation_file(root, split)
+    return mirror.fetched(path)
 
 
 def _annotation_file(root: storage.Path, split: str) -> storage.Path:
-    if not root.is_dir():
+    if not storage.is_folder(root):
         raise DataError(
             f"{root}: no such folder. COCO 2017 is 19 GB: train2017.zip, val2017.zip and"
             " annotations_trainval2017.zip of images.cocodataset.org, unpacked there (the commands"

@@ -1,0 +1,108 @@
+"""One run a workdir, also where several start at once, die, sleep, or lose answers."""
+
+import threading
+import time
+
+import pytest
+from bucket_server import Refused, refuse_writing
+
+from mspn_jax import lease, storage
+from mspn_jax.storage import StorageError
+
+
+@pytest.fixture
+def leases(bucket):
+    """Makes leases on one object, and gives them back at the end."""
+    made = []
+
+    def new(seconds: float = 1.0) -> lease.Lease:
+        made.append(lease.Lease(bucket / "run" / ".lease", f"run {len(made)}", seconds))
+        return made[-1]
+
+    yield new
+    for each in made:
+        each.give_back()
+
+
+def dies(each: lease.Lease) -> None:
+    """What a SIGKILL does to it."""
+    each._ended.set()
+
+
+def test_a_lease_is_refused_while_its_owner_lives_and_free_afterwards(leases, bucket, buckets):
+    first = leases()
+    first.take()
+    with pytest.raises(lease.HeldError, match=r"^run 0$"):
+        leases().take()
+    first.check()
+    first.give_back()
+    assert not buckets.objects(bucket)
+    start = time.monotonic()
+    leases().take()
+    assert time.monotonic() - start < 0.5
+
+
+def test_of_several_one_takes_over_from_a_run_that_died(leases):
+    first = leases()
+    first.take()
+    dies(first)
+    outcomes: list[object] = []
+
+    def take(each: lease.Lease) -> None:
+        try:
+            each.take()
+            outcomes.append(each)
+        except lease.HeldError:
+            outcomes.append(None)
+
+    threads = [threading.Thread(target=take, args=(leases(),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [each is None for each in outcomes].count(False) == 1
+    with pytest.raises(lease.HeldError, match="took over"):  # it was only asleep
+        first.check()
+
+
+def test_a_lease_outlives_an_outage_and_lost_answers(leases, buckets):
+    first = leases(4.0)
+    first.take()
+    buckets.refuse = lambda *request: 503
+    time.sleep(1.0)
+    buckets.refuse = lambda *request: None
+    first.check()
+    put, lost = buckets.put, []
+
+    def loses_an_answer(*arguments):
+        got = put(*arguments)
+        if not lost:
+            lost.append(got)
+            raise Refused(503)
+        return got
+
+    buckets.put = loses_an_answer
+    try:
+        first._refresh()
+    finally:
+        del buckets.put
+    assert lost
+    first.check()
+
+
+def test_a_lease_that_somebody_deleted_is_lost(leases, bucket, buckets):
+    first = leases()
+    first.take()
+    buckets.buckets[bucket.name].clear()
+    first._refresh()
+    with pytest.raises(lease.HeldError):
+        first.check()
+
+
+def test_a_lease_names_what_the_bucket_refuses(leases, bucket, buckets):
+    buckets.refuse = refuse_writing
+    with pytest.raises(StorageError, match="refuses access"):
+        leases().take()
+    buckets.refuse = lambda *request: None
+    with pytest.raises(StorageError, match=r"no such bucket: gs://nowhere$"):
+        lease.Lease(storage.path("gs://nowhere/run/.lease"), "run").take()

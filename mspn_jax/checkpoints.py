@@ -172,13 +172,13 @@ def _find(checkpoint: str | os.PathLike, path: storage.Path) -> tuple[storage.Pa
             f" checkpoints/, or convert.py's output is needed (none has {DESCRIPTION})"
         )
     description = Description.read(folder)
-    steps = [p for p in folder.iterdir() if p.name.isdecimal() and _is_whole(p)]
+    steps = [p for p in folder.iterdir() if p.name.isdecimal() and is_whole(p)]
     if not steps:
         raise CheckpointError(f"{folder}: no checkpoint was saved there yet")
     return best_of(steps), description
 
 
-def _is_whole(step: storage.Path) -> bool:
+def is_whole(step: storage.Path) -> bool:
     """On a disk a step's folder appears when it is whole; in a bucket an object says that it is."""
     return ocp.utils.is_checkpoint_finalized(step) and (step / VARIABLES).is_dir()
 

@@ -156,7 +156,8 @@ class Checkpoints:
     def _left(self) -> str:
         """What a run can go on from."""
         try:
-            whole = self._manager.all_steps(read=True)
+            steps = self._manager.all_steps(read=True)
+            whole = [step for step in steps if checkpoints.is_whole(self.folder / str(step))]
         except Exception:  # the bucket still does not answer
             return "what was saved before is whole"
         return f"the last whole one is step {max(whole)}" if whole else "none is whole yet"

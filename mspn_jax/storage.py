@@ -23,6 +23,7 @@ Path: TypeAlias = "pathlib.Path | epath.Path"
 
 SCHEME = "gs://"
 _BUCKET_NAME = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
+_OVERLOADED = ("408", "429", "500", "502", "503", "504")  # statuses that may pass
 
 
 class StorageError(Exception):
@@ -74,7 +75,7 @@ def _set_up() -> None:
     settings = fsspec.config.conf.setdefault("gcs", {})
     settings.setdefault("use_listings_cache", False)  # it never expires, and `exists` trusts it
     settings.setdefault("requests_timeout", 300)  # seconds
-    for name in ("gcsfs", "fsspec", "google"):  # they log tracebacks of what they raise
+    for name in ("asyncio", "fsspec", "gcsfs", "google"):  # they log tracebacks of what they raise
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
@@ -104,21 +105,24 @@ def reason_of(error: BaseException) -> str | None:
     """What an error of the libraries for buckets says, in one line; None for any other error."""
     if isinstance(error, StorageError):
         return None
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).partition(" [http_response")[0].split()) or type(error).__name__
     library, code = type(error).__module__.partition(".")[0], str(getattr(error, "code", ""))
     # Tensorstore raises ValueError with the status in front, gcsfs OSError for a refusal. (JAX has
     # the same statuses in errors of its own.)
     status = text if type(error) in (ValueError, OSError) else ""
+    code = code if library == "gcsfs" else ""
     refusals = ("Forbidden: ", "PERMISSION_DENIED", "UNAUTHENTICATED")
-    if status.startswith(refusals) or (library == "gcsfs" and code in ("401", "403")):
+    if status.startswith(refusals) or code in ("401", "403"):
         return (
             "the bucket refuses access; check credentials (gcloud auth application-default login)"
             f" and permissions ({text[:200]})"
         )
+    retried = re.search("All [0-9]+ retry attempts failed.*", status)  # after what was tried
     outages = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
-    if status.startswith(outages) or "retry attempts failed" in status or library == "aiohttp":
-        return f"no answer from the bucket ({text.removeprefix('ABORTED: ')[:200]})"
-    if library in ("gcsfs", "google", "requests"):
+    is_outage = status.startswith(outages) or library in ("aiohttp", "requests")
+    if retried or is_outage or code in _OVERLOADED:
+        return f"no answer from the bucket ({(retried[0] if retried else text)[:200]})"
+    if library in ("gcsfs", "google"):
         return f"{type(error).__name__}: {text[:200]}"
     return None
 

@@ -66,6 +66,18 @@ def test_a_file_is_replaced_whole_or_not_at_all(bucket, buckets):
         files.write_text("gs://nowhere/run/x", "")
 
 
+def test_what_others_write_and_remove_is_seen_at_once(bucket, buckets):
+    folder = bucket / "run" / "checkpoints"
+    buckets.put(bucket.name, "run/checkpoints/3/a", b"", {})
+    assert [path.name for path in folder.iterdir()] == ["3"]
+    assert not (folder / "6").exists()
+    buckets.put(bucket.name, "run/checkpoints/6/a", b"", {})
+    assert (folder / "6").exists()
+    assert sorted(path.name for path in folder.iterdir()) == ["3", "6"]
+    buckets.buckets[bucket.name].clear()
+    assert not (folder / "3").exists()
+
+
 def test_errors_of_other_libraries_are_not_taken_for_a_buckets():
     assert "refuses access" in (storage.reason_of(OSError("Forbidden: x")) or "")
     for text in ("UNAVAILABLE: x", "ABORTED: Error " + "x" * 300 + ": All 7 retry attempts failed"):

@@ -105,7 +105,7 @@ def bucket(buckets, tmp_path, monkeypatch):
     for name, value in buckets.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("MSPN_LEASE_SECONDS", "3")
+    monkeypatch.setenv("MSPN_LEASE_SECONDS", "5")
     name = f"bucket{len(buckets.buckets)}"
     buckets.buckets[name] = {}
     buckets.requests.clear()

@@ -45,7 +45,7 @@ def test_a_lease_is_refused_while_its_owner_lives_and_free_afterwards(leases, bu
 
 
 def test_of_several_one_takes_over_from_a_run_that_died(leases):
-    first = leases()
+    first = leases(2.0)
     first.take()
     dies(first)
     outcomes: list[object] = []
@@ -57,7 +57,7 @@ def test_of_several_one_takes_over_from_a_run_that_died(leases):
         except lease.HeldError:
             outcomes.append(None)
 
-    threads = [threading.Thread(target=take, args=(leases(),)) for _ in range(4)]
+    threads = [threading.Thread(target=take, args=(leases(2.0),)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -8,7 +8,7 @@ DATA = data/synthetic
 .PHONY: quickstart test test-compile lint docs clean
 
 quickstart: $(VENV)/installed
-	$(BIN)/python -m mspn_jax.data.synthetic --root $(DATA)
+	$(BIN)/python -m mspn_jax.synthetic.people --root $(DATA)
 	$(BIN)/python train.py --config configs/quickstart.py --workdir $(RUN) --config.data.root=$(DATA)
 	$(BIN)/python eval.py --config configs/quickstart.py --checkpoint $(RUN) \
 	  --config.data.root=$(DATA) --output $(RUN)/evaluation --mean_pose --pictures 16

@@ -16,16 +16,19 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
-from mspn_jax import checkpoints, configured, inference, program, report
+from mspn_jax import inference
+from mspn_jax.commands import configured, program
 from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.records import decode_picture
-from mspn_jax.draw import draw_people, grid, write_picture
-from mspn_jax.evaluation import coco_metrics, evaluate, mean_pose_results
-from mspn_jax.files import write_json
+from mspn_jax.drawing import draw_people, grid, write_picture
+from mspn_jax.evaluation.scoring import coco_metrics, evaluate, mean_pose_results
 from mspn_jax.folding import for_inference
-from mspn_jax.mirror import Mirror
+from mspn_jax.reports import evaluation
 from mspn_jax.skeletons import Skeleton
+from mspn_jax.storage.files import write_json
+from mspn_jax.storage.mirror import Mirror
+from mspn_jax.weights import checkpoints
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
 _CHECKPOINT = flags.DEFINE_string(
@@ -42,7 +45,7 @@ _PICTURES = flags.DEFINE_integer("pictures", 0, "draw people on so many pictures
 _OUTPUT = flags.DEFINE_string(
     "output", None, "where to write, maybe gs://...; by default only figures are printed"
 )
-_REPORT = flags.DEFINE_string("report", None, "where to write report.html and its metrics.json")
+_REPORT = flags.DEFINE_string("report", None, "where to write evaluation.html and its metrics.json")
 flags.mark_flag_as_required("config")
 
 log = logging.getLogger("mspn_jax")
@@ -109,7 +112,7 @@ def main() -> None:
                 "boxes in all": len(dataset.boxes),
                 "flip test": "yes" if config.eval.flip_test else "no",
             }
-            report.write(page.local, dataset, results, skeleton, about)
+            evaluation.write(page.local, dataset, results, skeleton, about)
             log.info("written: %s", page.folder / "report.html")
 
 

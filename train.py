@@ -15,18 +15,21 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mspn_jax import configured, convert, files, program, storage, training
-from mspn_jax.checkpoints import Description
+from mspn_jax import training
+from mspn_jax.commands import configured, program
+from mspn_jax.commands.program import UsageError
 from mspn_jax.data import augment, evaluation_set, pipeline
 from mspn_jax.data.records import open_records
 from mspn_jax.devices import replicate, shard
-from mspn_jax.draw import draw_heatmaps
-from mspn_jax.evaluation import evaluate
+from mspn_jax.drawing import draw_heatmaps
+from mspn_jax.evaluation.scoring import evaluate
 from mspn_jax.folding import fold
-from mspn_jax.program import UsageError
-from mspn_jax.reports import TrainingReport
-from mspn_jax.run_checkpoints import Checkpoints
+from mspn_jax.reports.training_log import TrainingReport
+from mspn_jax.storage import files, paths
 from mspn_jax.variables import count_parameters, initial_variables
+from mspn_jax.weights import conversion
+from mspn_jax.weights.checkpoints import Description
+from mspn_jax.weights.run import Checkpoints
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
 _WORKDIR = flags.DEFINE_string(
@@ -41,7 +44,7 @@ log = logging.getLogger("mspn_jax")
 
 
 def main() -> None:
-    config, workdir = _CONFIG.value, storage.path(_WORKDIR.value)
+    config, workdir = _CONFIG.value, paths.path(_WORKDIR.value)
     description = configured.describe(config, source=f"trained on {config.data.train_split}")
     skeleton = description.new_skeleton()
     configured.check_batch(config.batch_size, config.accumulate, jax.device_count())
@@ -83,7 +86,7 @@ def main() -> None:
         if len(given) > 1:
             raise UsageError(f"config.init: one start at most, not {' and '.join(given)}")
         if given and checkpoints.latest_step() is None:
-            variables, taken = convert.initial_from(given[0], variables)
+            variables, taken = conversion.initial_from(given[0], variables)
             log.info("starting from %s: %s", given[0], taken)
         state = training.new_state(variables, adam, with_ema=config.ema_decay > 0)
         del variables  # the devices have their own soon
@@ -192,7 +195,7 @@ def _check_skipped(step: int, metrics: dict[str, float], limit: int) -> None:
         )
 
 
-def _compare_config(config: ConfigDict, workdir: storage.Path) -> None:
+def _compare_config(config: ConfigDict, workdir: paths.Path) -> None:
     """Says which keys differ from those the run began with; refuses what would spoil it."""
     try:
         before = _flat(json.loads(files.read_text(workdir / "config.json")))

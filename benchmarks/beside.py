@@ -13,10 +13,11 @@ import numpy as np
 
 from benchmarks.report import Report, new_parser
 from benchmarks.workload import Network, random_crops
-from mspn_jax import convert, heatmaps
+from mspn_jax import heatmaps
 from mspn_jax.data.pipeline import TrainingBatch
 from mspn_jax.heatmaps import target_levels
 from mspn_jax.model import NUM_UNITS, STRIDE, normalise
+from mspn_jax.weights import conversion
 
 # On a GPU JAX would take three quarters of the memory; before it sets up it is told to leave half.
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
@@ -56,7 +57,7 @@ class Torch:
         self.mspn = torch_mspn
         self.device = torch_mspn.device().type
         self.model = network.model.clone(dtype=np.dtype("float32"))
-        self.state_dict = convert.to_torch(network.variables)
+        self.state_dict = conversion.to_torch(network.variables)
         self.setups = [torch_mspn.SETUPS[name] for name in names]
 
     def difference(self, network: Network) -> float:

@@ -24,8 +24,8 @@ from mspn_jax import training
 from mspn_jax.devices import replicate, shard
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
-from mspn_jax.run_checkpoints import Checkpoints
 from mspn_jax.variables import initial_variables
+from mspn_jax.weights.run import Checkpoints
 
 CROP_HW = (256, 192)
 STEPS_BETWEEN = 500

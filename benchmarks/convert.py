@@ -1,4 +1,4 @@
-"""How long convert.py takes, and how much memory.
+"""How long conversion.py takes, and how much memory.
 
     python benchmarks/convert.py [--stages 1 4] [--source FILE ...] [--repeats 3]
 
@@ -21,12 +21,13 @@ sys.path.insert(0, str(ROOT))
 
 
 def write_random(path: pathlib.Path, num_stages: int) -> None:
-    from mspn_jax import convert, torch_checkpoint
-    from mspn_jax.torch_names import Architecture
     from mspn_jax.variables import initial_variables
+    from mspn_jax.weights import conversion
+    from mspn_jax.weights.torch import checkpoint
+    from mspn_jax.weights.torch.names import Architecture
 
     variables = initial_variables(Architecture(num_stages).new_model(), 0, (256, 192))
-    torch_checkpoint.write_safetensors(path, convert.to_torch(variables), {})
+    checkpoint.write_safetensors(path, conversion.to_torch(variables), {})
 
 
 def measured(*command: object) -> tuple[float, int]:
@@ -73,7 +74,9 @@ def main() -> None:
                 f"| {source.name} | {size / 1e6:.0f} | {seconds:.1f} | {peak / 1e6:.0f} |"
                 f" {peak / size:.1f} |"
             )
-        _, peak = measured(sys.executable, "-c", "import mspn_jax.convert, mspn_jax.program")
+        _, peak = measured(
+            sys.executable, "-c", "import mspn_jax.weights.conversion, mspn_jax.commands.program"
+        )
         print(f"| nothing: imports alone | | | {peak / 1e6:.0f} | |")
 
 

@@ -28,14 +28,17 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
 from benchmarks.workload import Network, folded, new_network, predict_heatmaps
-from mspn_jax import evaluation, files, geometry, heatmaps, inference
-from mspn_jax.data import evaluation_set, synthetic
+from mspn_jax import geometry, heatmaps, inference
+from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.pipeline import cut
 from mspn_jax.data.records import decode_picture
 from mspn_jax.devices import REPLICATED, SHARDED, on_each_device, replicate, shard
+from mspn_jax.evaluation import scoring
 from mspn_jax.model import STRIDE
 from mspn_jax.skeletons import COCO
+from mspn_jax.storage import files
+from mspn_jax.synthetic import people
 
 PADDING = 1.25
 
@@ -59,7 +62,7 @@ def main() -> None:
         if root is None:
             root = f"{scratch}/drawn"
             pictures = 12 if args.quick else 120
-            synthetic.write_dataset(root, {args.split: pictures}, picture_hw=(480, 640))
+            people.write_dataset(root, {args.split: pictures}, picture_hw=(480, 640))
         dataset = evaluation_set.open_split(
             root, args.split, COCO, args.detections, records_dir=scratch
         )
@@ -90,7 +93,7 @@ def whole(network, dataset: EvaluationSet, args, report: Report, scratch: pathli
     )  # fmt: skip
 
     def end_to_end() -> None:
-        results, _, _ = evaluation.evaluate(
+        results, _, _ = scoring.evaluate(
             estimate, variables, dataset, COCO, crop_hw=network.crop_hw, batch_size=batch_size,
             padding=PADDING, num_threads=args.threads,
         )  # fmt: skip
@@ -167,7 +170,7 @@ def one_pass(
     clock: Clock, crop_hw, dataset: EvaluationSet, batch_size: int, variables, maps_of, decode,
     scratch: pathlib.Path,
 ) -> None:  # fmt: skip
-    """`inference.estimate_boxes` and `evaluation.evaluate`, with a clock at every part."""
+    """`inference.estimate_boxes` and `scoring.evaluate`, with a clock at every part."""
     boxes = dataset.boxes
     center_xy, size_wh = geometry.crop_regions(boxes.boxes_xyxy, PADDING, crop_hw)
     crops = np.zeros((-(-len(boxes) // batch_size) * batch_size, *crop_hw, 3), np.uint8)
@@ -196,12 +199,12 @@ def one_pass(
 
     keypoints_image_xy, keypoint_scores = clock("collect", to_image)
     results = clock(
-        "results", evaluation.coco_results, boxes.image_ids, boxes.boxes_xyxy, boxes.scores,
+        "results", scoring.coco_results, boxes.image_ids, boxes.boxes_xyxy, boxes.scores,
         keypoints_image_xy, keypoint_scores, size_wh.prod(-1), COCO,
     )  # fmt: skip
     clock("json", files.write_json, scratch / "results.json", results)
     if dataset.has_annotations:
-        clock("COCOeval", evaluation.coco_metrics, dataset.annotation_file, results, COCO)
+        clock("COCOeval", scoring.coco_metrics, dataset.annotation_file, results, COCO)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ sys.path.insert(0, str(ROOT))
 import jax
 import numpy as np
 
-from mspn_jax import checkpoints
-from mspn_jax.data import synthetic
+from mspn_jax.synthetic import people
+from mspn_jax.weights import checkpoints
 
 CONFIG = """
 from configs import default
@@ -247,7 +247,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         trial = Trial(options.workdir or pathlib.Path(temporary), options.steps)
         root = trial.folder / "data"
-        synthetic.write_dataset(root, {"train2017": 40, "val2017": 12})
+        people.write_dataset(root, {"train2017": 40, "val2017": 12})
         config = CONFIG.format(root=str(root), steps=options.steps)
         (trial.folder / "tiny.py").write_text(config)
 

@@ -22,9 +22,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import spread
 from benchmarks.workload import TINY, TINY_CROP_HW
-from mspn_jax.data import synthetic
 from mspn_jax.data.records import open_records
 from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic import people
 
 SPLITS = {"train2017": 24, "val2017": 4}
 
@@ -37,7 +37,7 @@ def main() -> None:
     report = Report(args.json)
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder) / "coco"
-        synthetic.write_dataset(root, SPLITS)
+        people.write_dataset(root, SPLITS)
         for split in SPLITS:
             open_records(root, split, COCO)
         for stages in args.stages:

@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mspn_jax import torch_checkpoint, torch_layouts
+from mspn_jax.weights.torch import checkpoint, layouts
 
 MEMORY_BYTES = 256 << 20
 NUMBERS = [0, 1, 2, 127, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62 - 1,
@@ -113,7 +113,7 @@ def reprogrammed(pickle: bytes, rng: random.Random) -> bytes:
 
 def in_zip(data: bytes, change: Callable[[bytes], bytes], rng: random.Random) -> bytes:
     """With one record changed, mostly the pickle, and its sum and lengths right."""
-    records = torch_layouts.zip_records(data)
+    records = layouts.zip_records(data)
     pickle = next(name for name in records if name.endswith("/data.pkl"))
     changed = pickle if rng.random() < 0.9 else rng.choice(list(records))
     target = io.BytesIO()
@@ -199,8 +199,8 @@ def main() -> int:
         for name in SOURCES:  # first reads import what they need
             FILE.write_bytes(SOURCES[name])
             try:
-                torch_checkpoint.read(FILE)
-            except torch_checkpoint.TorchFileError:
+                checkpoint.read(FILE)
+            except checkpoint.TorchFileError:
                 assert name.startswith("refused"), name
         "".encode("raw-unicode-escape")  # which pickletools needs, and Python imports when needed
         sys.addaudithook(watch)
@@ -213,12 +213,12 @@ def main() -> int:
             started = time.perf_counter()
             try:
                 armed = True
-                arrays = torch_checkpoint.read(FILE)
+                arrays = checkpoint.read(FILE)
                 armed = False
                 outcome = "read"
                 if sum(array.nbytes for array in arrays.values()) > 1 << 21:
                     raise MemoryError("arrays far larger than the file")
-            except torch_checkpoint.TorchFileError as error:
+            except checkpoint.TorchFileError as error:
                 armed = False
                 outcome = "refused"
                 reason = re.sub(r"'.*?'", "...", str(error).removeprefix(f"{FILE}: "))

@@ -29,10 +29,11 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from mspn_jax import geometry
-from mspn_jax.data import augment, coco, evaluation_set, pipeline, synthetic
+from mspn_jax.data import augment, coco, evaluation_set, pipeline
 from mspn_jax.data.records import decode_picture, open_records
 from mspn_jax.heatmaps import KERNEL_SIZES, PEAK
 from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic import people
 
 CROP_HW, HEATMAP_HW, STRIDE = (256, 192), (64, 48), 4
 PADDING = 1.25
@@ -126,7 +127,7 @@ def main() -> None:
         root = args.root
         if root is None:
             root = f"{scratch}/drawn"
-            synthetic.write_dataset(root, {args.split: 300}, picture_hw=(480, 640))
+            people.write_dataset(root, {args.split: 300}, picture_hw=(480, 640))
         measure(args, root, scratch)
 
 

@@ -24,12 +24,14 @@ from benchmarks.compiled import Program, compiled, compiled_step
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
 from benchmarks.workload import folded, new_adam, new_network, new_state, random_batch
-from mspn_jax import evaluation, inference, training
-from mspn_jax.data import evaluation_set, pipeline, synthetic
+from mspn_jax import inference, training
+from mspn_jax.data import evaluation_set, pipeline
 from mspn_jax.data.records import open_records
 from mspn_jax.devices import REPLICATED, SHARDED, on_each_device, replicate, shard
+from mspn_jax.evaluation import scoring
 from mspn_jax.folding import fold
 from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic import people
 
 KINDS = ("step", "forward")
 COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's own event
@@ -138,7 +140,7 @@ def compilations(num_steps: int = 6) -> int:
     batch_size = 8 * jax.local_device_count()
     with tempfile.TemporaryDirectory() as root:
         splits = {"train2017": 24, "val2017": 12}
-        synthetic.write_dataset(root, splits)
+        people.write_dataset(root, splits)
         records = open_records(root, "train2017", COCO, only_with_people=True)
         validation = evaluation_set.open_split(root, "val2017", COCO)
         step = training.on_all_devices(training.train_step(network.model, new_adam()))
@@ -151,7 +153,7 @@ def compilations(num_steps: int = 6) -> int:
         for i in range(num_steps):
             state, _ = step(state, shard(vars(next(batches))))
             if i in (0, num_steps - 1):
-                evaluation.evaluate(
+                scoring.evaluate(
                     estimate, fold(state.variables), validation, COCO, crop_hw=network.crop_hw,
                     batch_size=batch_size, padding=1.25,
                 )  # fmt: skip

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from faults import CONFIG
 
-from mspn_jax.data import synthetic
+from mspn_jax.synthetic import people
 
 
 def held(pid: int) -> tuple[float, int, int] | None:
@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        synthetic.write_dataset(folder / "data", {"train2017": 40, "val2017": 12})
+        people.write_dataset(folder / "data", {"train2017": 40, "val2017": 12})
         config = CONFIG.format(root=str(folder / "data"), steps=options.steps)
         (folder / "soak.py").write_text(config)
         command = [

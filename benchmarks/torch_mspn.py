@@ -1,7 +1,7 @@
 """An equal MSPN in PyTorch, to be timed beside ours: same weights, losses and Adam.
 
-Its modules are named as mmpose 1.x names them, so that `mspn_jax.convert.to_torch` gives its state
-dict. Images and heatmaps are NCHW.
+Its modules are named as mmpose 1.x names them, so that `mspn_jax.weights.to_torch`
+gives its state dict. Images and heatmaps are NCHW.
 """
 
 import contextlib

@@ -6,7 +6,7 @@ from configs import quickstart
 def get_config():
     config = quickstart.get_config()
     config.variant = "animals"
-    config.skeleton = "data/animals/quadruped.json"  # python -m mspn_jax.data.animals writes it
+    config.skeleton = "data/animals/quadruped.json"  # mspn_jax.synthetic.animals writes it
     config.data.root = "data/animals"
     config.crop_hw = (96, 128)  # animals are wider than high
     config.num_hard_keypoints = 11  # all of them

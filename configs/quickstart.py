@@ -11,7 +11,7 @@ def get_config():
     config.model.stem_channels = 16
     config.model.unit_channels = 64
 
-    config.data.root = "data/synthetic"  # python -m mspn_jax.data.synthetic draws them
+    config.data.root = "data/synthetic"  # python -m mspn_jax.synthetic.people draws them
     # Drawn people are as many as one likes: little needs to be made of each.
     config.augment.half_body_probability = 0.0
     config.augment.rotation_probability = 0.0

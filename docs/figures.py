@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 
 from mspn_jax import geometry, heatmaps
-from mspn_jax.data import augment, synthetic
+from mspn_jax.data import augment
 from mspn_jax.data.pipeline import cut
-from mspn_jax.draw import draw_people, grid, write_picture
+from mspn_jax.drawing import draw_people, grid, write_picture
 from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic import people
 
 SEED = 155  # of a picture with one person, all of whose joints are seen
 CROP_HW = (256, 192)
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(__file__).parent)
     folder = parser.parse_args().output / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    image, annotations = synthetic.draw_picture(np.random.default_rng(SEED), PICTURE_HW)
+    image, annotations = people.draw_picture(np.random.default_rng(SEED), PICTURE_HW)
     person = max(annotations, key=lambda a: a["num_keypoints"])
     write_picture(folder / "crop.jpg", crop_figure(image, person))
     write_picture(folder / "targets.png", target_figure(image, person))

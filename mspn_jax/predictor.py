@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mspn_jax import checkpoints, devices, geometry, inference
-from mspn_jax.checkpoints import Description
+from mspn_jax import devices, geometry, inference
 from mspn_jax.data import pipeline
 from mspn_jax.folding import for_inference
+from mspn_jax.weights import checkpoints
+from mspn_jax.weights.checkpoints import Description
 
 Array = np.ndarray
 Picture = UInt8[Array, "H W 3"]

@@ -9,7 +9,8 @@ import sys
 import jax
 import numpy as np
 
-from mspn_jax import checkpoints, files, storage
+from mspn_jax.storage import files, paths
+from mspn_jax.weights import checkpoints
 
 HERE = pathlib.Path(__file__).parents[1]
 CONFIG = """
@@ -56,7 +57,7 @@ def run(program: str, *arguments: object, devices: int = 1) -> subprocess.Comple
     )  # fmt: skip
 
 
-def metrics_of(workdir: storage.Path) -> list[dict]:
+def metrics_of(workdir: paths.Path) -> list[dict]:
     """The lines of `metrics.jsonl`, without how fast it went: that is not the same twice."""
     lines = [json.loads(line) for line in files.read_text(workdir / "metrics.jsonl").splitlines()]
     for line in lines:
@@ -65,5 +66,5 @@ def metrics_of(workdir: storage.Path) -> list[dict]:
     return lines
 
 
-def variables_at(workdir: storage.Path, step: int) -> list[np.ndarray]:
+def variables_at(workdir: paths.Path, step: int) -> list[np.ndarray]:
     return jax.tree.leaves(checkpoints.load(workdir / "checkpoints" / str(step))[1])

@@ -25,8 +25,9 @@ install_import_hook(["mspn_jax.heatmaps", "mspn_jax.losses"], "beartype.beartype
 from bucket_server import BucketServer  # noqa: E402
 
 import commands  # noqa: E402  (it imports what the lines above are to change)
-from mspn_jax import allocator, storage  # noqa: E402
-from mspn_jax.data import synthetic  # noqa: E402
+from mspn_jax import allocator  # noqa: E402
+from mspn_jax.storage import paths  # noqa: E402
+from mspn_jax.synthetic import people  # noqa: E402
 
 allocator.keep_freed_memory(of_threads=True)
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -55,7 +56,7 @@ def coco_sample() -> pathlib.Path:
 def root(tmp_path_factory) -> pathlib.Path:
     """Drawn people in COCO's layout."""
     root = tmp_path_factory.mktemp("drawn")
-    synthetic.write_dataset(root, {"train2017": 40, "val2017": 12})
+    people.write_dataset(root, {"train2017": 40, "val2017": 12})
     return root
 
 
@@ -63,7 +64,7 @@ def root(tmp_path_factory) -> pathlib.Path:
 def drawn(tmp_path_factory) -> pathlib.Path:
     """Fewer of them, one split, that nothing has read yet."""
     root = tmp_path_factory.mktemp("few_drawn")
-    synthetic.write_dataset(root, {"train2017": 12})
+    people.write_dataset(root, {"train2017": 12})
     return root
 
 
@@ -109,7 +110,7 @@ def bucket(buckets, tmp_path, monkeypatch):
     name = f"bucket{len(buckets.buckets)}"
     buckets.buckets[name] = {}
     buckets.requests.clear()
-    yield storage.path(f"gs://{name}")
+    yield paths.path(f"gs://{name}")
     buckets.refuse = lambda method, path, query: None
 
 

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 
 from conftest import golden_json
-from mspn_jax import convert
-from mspn_jax.torch_names import Architecture, Kind
 from mspn_jax.variables import initial_variables
+from mspn_jax.weights import conversion
+from mspn_jax.weights.torch.names import Architecture, Kind
 
 TINY = Architecture(2, 5, blocks_per_unit=(2, 1, 1, 1), stem_channels=3, unit_channels=4)
 
@@ -15,7 +15,7 @@ def golden_entries(num_stages: int, names: str) -> list[tuple[str, list[int]]]:
     return golden_json(f"state_dict_{num_stages}stage.json")[names]
 
 
-def tiny_variables(architecture: Architecture = TINY, seed: int = 0) -> convert.Variables:
+def tiny_variables(architecture: Architecture = TINY, seed: int = 0) -> conversion.Variables:
     """Every leaf its own random numbers."""
     rng = np.random.default_rng(seed)
     shapes = initial_variables(architecture.new_model(), 0, (32, 32))
@@ -26,7 +26,7 @@ def tiny_state_dict(kind: Kind, architecture: Architecture = TINY) -> dict[str, 
     """Of any kind, with counts, and with biases for the authors' convolutions."""
     variables = tiny_variables(architecture)
     bricks = list(architecture.bricks())
-    state_dict = convert.to_torch(variables)
+    state_dict = conversion.to_torch(variables)
     for i, brick in enumerate(bricks):
         names, new_names = brick.mmpose, brick.names(kind)
         state_dict[f"{names.norm}.num_batches_tracked"] = np.array(100 + i)

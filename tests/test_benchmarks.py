@@ -71,13 +71,14 @@ def test_pytorchs_network_is_ours():
     """All heatmaps of two stages, the loss and the gradients of a step."""
     pytest.importorskip("torch").set_num_threads(1)  # several wait for each other on a busy machine
     from benchmarks import torch_mspn
-    from mspn_jax import convert, training
+    from mspn_jax import training
     from mspn_jax.devices import shard
     from mspn_jax.model import normalise
+    from mspn_jax.weights import conversion
 
     network = workload.new_network(2, "float32", quick=True)
     plain = torch_mspn.SETUPS["plain"]
-    state_dict = convert.to_torch(network.variables)
+    state_dict = conversion.to_torch(network.variables)
     theirs = torch_mspn.new_network(network.model, state_dict, plain)
     batch = workload.random_batch(3, network.crop_hw)
     with torch_mspn.torch.inference_mode():

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from browser import opened
 
-from mspn_jax import browse
-from mspn_jax.data import pipeline, synthetic
+from mspn_jax.data import pipeline
 from mspn_jax.data.pipeline import TrainingBatch
 from mspn_jax.data.records import open_records
+from mspn_jax.reports import crops
 from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic import people
 
 HERE = pathlib.Path(__file__).parents[1]
 CONFIG = str(HERE / "configs" / "mspn50_coco_256x192.py")
@@ -23,7 +24,7 @@ CONFIG = str(HERE / "configs" / "mspn50_coco_256x192.py")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> pathlib.Path:
     root = tmp_path_factory.mktemp("drawn")
-    synthetic.write_dataset(root, {"train2017": 6})
+    people.write_dataset(root, {"train2017": 6})
     return root
 
 
@@ -39,7 +40,7 @@ def test_a_row_has_the_crop_and_a_target_for_every_level():
     keypoints_crop_xy, visibility = np.full((17, 2), 500.0), np.zeros(17)
     keypoints_crop_xy[0], visibility[0] = (30, 70), 2
     visibility[1] = 1  # labelled, but outside the crop
-    ((strip, figures),) = browse.rows([batch_of(keypoints_crop_xy, visibility)], COCO)
+    ((strip, figures),) = crops.rows([batch_of(keypoints_crop_xy, visibility)], COCO)
     assert figures == {"visible": 1, "hidden": 1, "not labelled": 15, "without target": 1}
     assert strip.shape == (128, 6 * 96, 3)
     pictures = np.split(strip.astype(int), 6, axis=1)
@@ -58,8 +59,8 @@ def test_a_row_has_the_crop_and_a_target_for_every_level():
 def test_each_row_has_the_targets_of_its_own_person():
     two = [batch_of(np.tile(xy, (17, 1)), np.eye(17)[0] * 2) for xy in ((30.0, 70.0), (60.0, 20.0))]
     both = TrainingBatch(*(np.concatenate(pair) for pair in zip(*(vars(b).values() for b in two))))
-    together = [strip for strip, _ in browse.rows([both], COCO)]
-    alone = [strip for strip, _ in browse.rows(two, COCO)]
+    together = [strip for strip, _ in crops.rows([both], COCO)]
+    alone = [strip for strip, _ in crops.rows(two, COCO)]
     np.testing.assert_array_equal(together, alone)
     assert (alone[0] != alone[1]).any()
 
@@ -72,7 +73,7 @@ def test_left_is_orange_and_hidden_is_fainter():
     ):  # fmt: skip
         keypoints_crop_xy[names.index(name)] = xy
         visibility[names.index(name)] = seen
-    ((strip, _),) = browse.rows([batch_of(keypoints_crop_xy, visibility)], COCO)
+    ((strip, _),) = crops.rows([batch_of(keypoints_crop_xy, visibility)], COCO)
     assert tuple(strip[20, 20]) == (255, 140, 0) and tuple(strip[20, 70]) == (30, 144, 255)
     red, _, blue = strip[100, 20].astype(int)
     assert 140 < red < 200 and blue < 80
@@ -83,7 +84,7 @@ def folder(root, tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("look")
     records = open_records(root, "train2017", COCO, only_with_people=True)
     batches = pipeline.training_batches(records, COCO, crop_hw=(128, 96), batch_size=4)
-    browse.write(folder, batches, 6, COCO, {"split": "train2017"})
+    crops.write(folder, batches, 6, COCO, {"split": "train2017"})
     batches.close()
     return folder
 

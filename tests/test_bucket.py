@@ -13,19 +13,20 @@ import pytest
 from test_checkpoints import DESCRIPTION
 
 from commands import HERE, command, environment, metrics_of, run, variables_at
-from mspn_jax import checkpoints, files, storage
-from mspn_jax.checkpoints import DamagedCheckpointError
 from mspn_jax.data import records
 from mspn_jax.data.coco import DataError
 from mspn_jax.skeletons import COCO
-from mspn_jax.storage import StorageError
+from mspn_jax.storage import files, paths
+from mspn_jax.storage.paths import StorageError
 from mspn_jax.variables import initial_variables
+from mspn_jax.weights import checkpoints
+from mspn_jax.weights.checkpoints import DamagedCheckpointError
 
 
 def upload_folder(local: pathlib.Path, folder) -> None:
     for path in local.rglob("*"):
         if path.is_file():
-            storage.upload(folder / path.relative_to(local).as_posix(), path.read_bytes())
+            paths.upload(folder / path.relative_to(local).as_posix(), path.read_bytes())
 
 
 def same_records(mine, expected) -> None:

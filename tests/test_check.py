@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from mspn_jax.commands.browse import lines
-from mspn_jax.data import check, synthetic
+from mspn_jax.data import check
 from mspn_jax.data.check import ERROR, NOTE, SUSPECT
 from mspn_jax.data.coco import DataError
 from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic import people
 
 NAMES = list(COCO.keypoint_names)
 # Someone standing in front of the camera in a picture of 100 x 200: their left is on the right.
@@ -216,7 +217,7 @@ def test_what_is_not_cocos_at_all_is_one_line(tmp_path):
 
 
 def test_drawn_and_real_people_have_no_errors_and_no_exchanged_eyes(tmp_path, coco_sample):
-    synthetic.write_dataset(tmp_path, {"val2017": 40})
+    people.write_dataset(tmp_path, {"val2017": 40})
     for root in (tmp_path, coco_sample):
         inspection = check.inspect(root, "val2017", padding=1.25, crop_hw=(256, 192))
         assert inspection.num_errors == 0

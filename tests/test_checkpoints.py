@@ -14,14 +14,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from mspn_jax import checkpoints, configured, training
-from mspn_jax.checkpoints import CheckpointError, Description
+from mspn_jax import training
+from mspn_jax.commands import configured
+from mspn_jax.commands.program import UsageError
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
-from mspn_jax.program import UsageError
-from mspn_jax.run_checkpoints import Checkpoints
 from mspn_jax.skeletons import COCO, Skeleton
 from mspn_jax.variables import initial_variables
+from mspn_jax.weights import checkpoints
+from mspn_jax.weights.checkpoints import CheckpointError, Description
+from mspn_jax.weights.run import Checkpoints
 
 TINY = dict(
     num_stages=1, num_keypoints=17, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import pytest
 
 from commands import HERE, run
-from mspn_jax import compile, configured
-from mspn_jax.compile import AbortError, Figures, in_a_process, largest_batch, lines
+from mspn_jax.commands import compile, configured
+from mspn_jax.commands.compile import AbortError, Figures, in_a_process, largest_batch, lines
 from mspn_jax.compiled import bytes_of_kernels, compiled
 from mspn_jax.hardware import (
     HARDWARE,
@@ -176,7 +176,9 @@ def test_what_is_not_installed_is_named():
     if missing(H100) is None:
         pytest.skip("JAX's plugin for CUDA is installed")
     assert INSTALL in missing(H100)
-    done = run("mspn_jax.compile", "--config", HERE / "configs/quickstart.py", "--device", "h100")
+    done = run(
+        "mspn_jax.commands.compile", "--config", HERE / "configs/quickstart.py", "--device", "h100"
+    )
     assert done.returncode == 1
     assert INSTALL in done.stderr and len(done.stderr.splitlines()) == 1
 
@@ -309,7 +311,7 @@ def test_the_command_tells_what_a_device_can_do():
         check_compiler(H100, 1)
     except MissingCompilerError as error:
         pytest.skip(f"{error}; or run: make test-compile")
-    arguments = ("mspn_jax.compile", "--config", HERE / "configs/quickstart.py")
+    arguments = ("mspn_jax.commands.compile", "--config", HERE / "configs/quickstart.py")
     done = run(*arguments, "--device", "h100", "--program", "inference", "--config.data.root=none")
     assert done.returncode == 0, done.stderr
     for word in ("compiled in", "memory", "a crop", "at most", "largest"):

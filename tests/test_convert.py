@@ -22,9 +22,10 @@ from torch_files import write_pth
 
 from conftest import golden_json, golden_npz
 from golden import recipe
-from mspn_jax import checkpoints, convert, torch_checkpoint
 from mspn_jax.model import MSPN
-from mspn_jax.torch_names import Architecture, ConversionError, architecture_of, kind_of
+from mspn_jax.weights import checkpoints, conversion
+from mspn_jax.weights.torch import checkpoint
+from mspn_jax.weights.torch.names import Architecture, ConversionError, architecture_of, kind_of
 
 SEED = golden_json("meta.json")["seed"]
 
@@ -41,7 +42,7 @@ def test_the_authors_network_gives_their_heatmaps(num_stages):
     assert "top.conv.conv.bias" in state_dict
     golden = golden_npz("forward_megvii.npz")
     images = recipe.random_images("forward.input", (2, 3, 256, 192), SEED).transpose(0, 2, 3, 1)
-    heatmaps = jax.jit(MSPN(num_stages).apply)(convert.from_torch(state_dict), images)
+    heatmaps = jax.jit(MSPN(num_stages).apply)(conversion.from_torch(state_dict), images)
     ours = np.asarray(heatmaps).transpose(0, 1, 2, 5, 3, 4).reshape(-1, 2, 17, 64, 48)
     for head, (mine, reference) in enumerate(
         zip(ours, golden[f"{num_stages}stage_heatmaps_strided4"], strict=True)
@@ -59,7 +60,7 @@ def test_the_older_names_are_the_newer_ones_but_for_the_head():
     }
     assert kind_of(older) == "mmpose 0.x" and kind_of(state_dict) == "mmpose 1.x"
     assert architecture_of(older) == architecture_of(state_dict) == Architecture(1)
-    assert_same(convert.from_torch(older), convert.from_torch(state_dict))
+    assert_same(conversion.from_torch(older), conversion.from_torch(state_dict))
 
 
 @pytest.mark.parametrize("kind", ["mmpose 1.x", "mmpose 0.x", "authors"])
@@ -67,8 +68,8 @@ def test_sizes_are_found_from_every_kind(kind):
     state_dict = tiny_state_dict(kind)
     assert kind_of(state_dict) == kind
     assert architecture_of(state_dict) == TINY
-    assert convert.architecture_of_variables(convert.from_torch(state_dict)) == TINY
-    assert list(convert.batches_tracked(state_dict).values()) == list(range(100, 178))
+    assert conversion.architecture_of_variables(conversion.from_torch(state_dict)) == TINY
+    assert list(conversion.batches_tracked(state_dict).values()) == list(range(100, 178))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
@@ -76,7 +77,7 @@ def test_other_precisions_become_float32(dtype):
     state_dict = {name: array.astype(dtype) for name, array in tiny_state_dict("authors").items()
                   if not name.endswith("tracked")}  # fmt: skip
     expected = {name: array.astype(np.float32) for name, array in state_dict.items()}
-    assert_same(convert.from_torch(state_dict), convert.from_torch(expected))
+    assert_same(conversion.from_torch(state_dict), conversion.from_torch(expected))
 
 
 # --- and back -------------------------------------------------------------------------------------
@@ -90,21 +91,21 @@ def test_back_come_the_reference_s_names_in_its_order(num_stages):
         name: np.broadcast_to(np.array(1, np.int64 if name in counted else np.float32), shape)
         for name, shape, *_ in entries
     }
-    back = convert.to_torch(convert.from_torch(state_dict))
+    back = conversion.to_torch(conversion.from_torch(state_dict))
     assert [*back] == [name for name, *_ in entries if name not in counted]
     assert [list(array.shape) for array in back.values()] == [
         shape for name, shape, *_ in entries if name not in counted
     ]
-    assert [*convert.batches_tracked(state_dict)] == counted
+    assert [*conversion.batches_tracked(state_dict)] == counted
 
 
 def test_there_and_back_is_exact_to_the_bit():
     state_dict = tiny_state_dict("mmpose 1.x")
-    back = convert.to_torch(convert.from_torch(state_dict))
+    back = conversion.to_torch(conversion.from_torch(state_dict))
     assert all(array.flags.c_contiguous for array in back.values())
-    back |= {name: np.array(n) for name, n in convert.batches_tracked(state_dict).items()}
+    back |= {name: np.array(n) for name, n in conversion.batches_tracked(state_dict).items()}
     assert_same(back, state_dict)
-    assert_same(convert.from_torch(back), tiny_variables())
+    assert_same(conversion.from_torch(back), tiny_variables())
 
 
 def test_leaves_that_torch_has_no_name_for_are_listed():
@@ -112,13 +113,13 @@ def test_leaves_that_torch_has_no_name_for_are_listed():
     del variables["batch_stats"]["stage1"]["unit2_up"]["mean"]
     variables["params"]["stem"]["gain"] = np.zeros(3, np.float32)
     with pytest.raises(ConversionError) as caught:
-        convert.to_torch(variables)
+        conversion.to_torch(variables)
     assert str(caught.value) == (
         "not the variables of an MSPN: 1 missing: batch_stats/stage1/unit2_up/mean;"
         " 1 left over: params/stem/gain"
     )
     with pytest.raises(ConversionError, match="not the variables of an MSPN: no 'params'"):
-        convert.to_torch({"stem": 1})
+        conversion.to_torch({"stem": 1})
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ def test_what_does_not_fit_is_named(kind):
     state_dict[f"{names.norm}.running_mean"] = np.zeros(4, np.int64)
     state_dict["a.num_batches_tracked"] = np.array(0)
     with pytest.raises(ConversionError) as caught:
-        convert.from_torch(state_dict)
+        conversion.from_torch(state_dict)
     assert str(caught.value) == (
         f"an MSPN ({kind} names), but not wholly the one needed: "
         f"1 not finite: {names.norm}.weight; "
@@ -151,7 +152,7 @@ def test_a_tensor_that_is_missing_is_noticed_wherever_it_is(kind):
     for missing in [name for name in state_dict if not name.endswith("tracked")][1::5]:
         rest = {name: array for name, array in state_dict.items() if name != missing}
         with pytest.raises(ConversionError, match=re.escape(missing)):
-            convert.from_torch(rest)
+            conversion.from_torch(rest)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_whole_parts_that_are_missing(drop, reason):
     state_dict = tiny_state_dict("mmpose 1.x")
     rest = {name: array for name, array in state_dict.items() if not name.startswith(drop)}
     with pytest.raises(ConversionError, match=reason):
-        convert.from_torch(rest)
+        conversion.from_torch(rest)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def test_whole_parts_that_are_missing(drop, reason):
 )
 def test_other_networks_are_refused(names, reason):
     with pytest.raises(ConversionError, match=reason):
-        convert.from_torch({name: np.zeros((1, 1, 1, 1), np.float32) for name in names})
+        conversion.from_torch({name: np.zeros((1, 1, 1, 1), np.float32) for name in names})
 
 
 def test_a_stem_that_is_no_kernel_is_refused():
@@ -192,7 +193,7 @@ def test_a_stem_that_is_no_kernel_is_refused():
     for wrong in (np.zeros(()), np.zeros((0, 3, 7, 7))):
         state_dict["backbone.top.top.0.conv.weight"] = wrong
         with pytest.raises(ConversionError, match="without the convolution backbone"):
-            convert.from_torch(state_dict)
+            conversion.from_torch(state_dict)
 
 
 # --- the start of a training ----------------------------------------------------------------------
@@ -200,7 +201,7 @@ def test_a_stem_that_is_no_kernel_is_refused():
 
 def test_a_resnet_goes_into_the_stem_and_every_encoder():
     initial, resnet = tiny_variables(), resnet_state_dict()
-    started, said = convert.start_from_resnet(resnet, initial)
+    started, said = conversion.start_from_resnet(resnet, initial)
     assert said == (
         "a ResNet in the stem and the encoder of each of 2 stages; decoders and heads are new, and"
         " the ResNet's fc is not used"
@@ -233,46 +234,46 @@ def test_a_resnet_that_does_not_fit_is_refused():
         resnet = {"deconv.0.weight": np.zeros(1)} | resnet_state_dict()
         more = {name.replace("1.1", "1.2"): resnet[name] for name in resnet if "1.1.conv" in name}
         more["layer1.2.bn1.weight"] = resnet["bn1.weight"]
-        convert.start_from_resnet(resnet | more, tiny_variables())
+        conversion.start_from_resnet(resnet | more, tiny_variables())
 
 
 def test_new_heads_keep_all_that_does_not_depend_on_the_keypoints():
     loaded = tiny_variables()
     initial = tiny_variables(Architecture(2, 7, (2, 1, 1, 1), 3, 4), seed=1)
-    started, said = convert.start_from(loaded, initial)
+    started, said = conversion.start_from(loaded, initial)
     assert "the last convolution of each head is new, for 7 keypoints" in said
     for collection in ("params", "batch_stats"):
         for name, subtree in started[collection].items():
             source = initial if name.endswith("_out") else loaded
             assert_same(subtree, source[collection][name])
     same = tiny_variables(seed=1)
-    assert_same(convert.start_from(loaded, same)[0], loaded)
-    fresh, _ = convert.start_from(loaded, same, new_heads=True)
+    assert_same(conversion.start_from(loaded, same)[0], loaded)
+    fresh, _ = conversion.start_from(loaded, same, new_heads=True)
     assert_same(fresh["params"]["stage1_head3_out"], same["params"]["stage1_head3_out"])
 
 
 def test_a_start_from_another_network_is_refused():
     other = tiny_variables(Architecture(1, 5, (2, 1, 1, 1), 3, 4))
     with pytest.raises(ConversionError, match=r"MSPN of 1 stage .* where one of 2 stages"):
-        convert.start_from(other, tiny_variables())
+        conversion.start_from(other, tiny_variables())
 
 
 def test_a_start_is_read_from_a_file_or_a_checkpoint(tmp_path):
     state_dict, initial = tiny_state_dict("mmpose 0.x"), tiny_variables(seed=1)
     file = write_pth(tmp_path / "a.pth", state_dict)
-    started, said = convert.initial_from(file, initial)
+    started, said = conversion.initial_from(file, initial)
     assert said == f"an MSPN of {TINY}"
     assert_same(started, tiny_variables())
 
-    torch_checkpoint.write_safetensors(tmp_path / "r.safetensors", resnet_state_dict(), {})
-    started, said = convert.initial_from(tmp_path / "r.safetensors", initial)
+    checkpoint.write_safetensors(tmp_path / "r.safetensors", resnet_state_dict(), {})
+    started, said = conversion.initial_from(tmp_path / "r.safetensors", initial)
     assert said.startswith("a ResNet in the stem")
 
     description = checkpoints.Description("tiny", dict(TINY.__dict__))
     checkpoints.save_variables(tmp_path / "checkpoint", description, tiny_variables())
-    assert_same(convert.initial_from(tmp_path / "checkpoint", initial)[0], tiny_variables())
+    assert_same(conversion.initial_from(tmp_path / "checkpoint", initial)[0], tiny_variables())
 
     del state_dict["keypoint_head.predict_layers.0.conv_layers.0.bn.bias"]
     write_pth(file, state_dict)
     with pytest.raises(ConversionError, match=r"a\.pth: an MSPN .* 1 missing: keypoint_head"):
-        convert.initial_from(file, initial)
+        conversion.initial_from(file, initial)

@@ -12,9 +12,10 @@ import pytest
 from networks import TINY, assert_same, resnet_state_dict, tiny_state_dict, tiny_variables
 from torch_files import write_pth
 
-from mspn_jax import checkpoints, torch_checkpoint
-from mspn_jax.data.animals import QUADRUPED
 from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic.animals import QUADRUPED
+from mspn_jax.weights import checkpoints
+from mspn_jax.weights.torch import checkpoint
 
 HERE = pathlib.Path(__file__).parents[1]
 
@@ -75,7 +76,7 @@ def test_there_and_back_by_command_is_exact_to_the_bit(converted, tmp_path):
     names = sorted(path.name for path in (tmp_path / "back").iterdir())
     assert names == ["2xmspn_5keypoints_64x96.safetensors", "model.json", "source.json"]
     back = tmp_path / "back" / "2xmspn_5keypoints_64x96.safetensors"
-    assert_same(torch_checkpoint.read(back), torch_checkpoint.read(source))
+    assert_same(checkpoint.read(back), checkpoint.read(source))
 
     result = run("--source", back, "--output", tmp_path / "again", "--keypoints", "17")
     assert result.returncode == 0, result.stderr
@@ -108,12 +109,12 @@ def test_torch_writes_and_reads_the_same(converted, tmp_path):
     subprocess.run([sys.executable, "convert.py", *arguments], cwd=HERE, check=True)
     state_dict = torch.load(*(tmp_path / "back").glob("*.pth"))["state_dict"]
     arrays = {name: tensor.numpy() for name, tensor in state_dict.items()}
-    assert_same(arrays, torch_checkpoint.read(source))
+    assert_same(arrays, checkpoint.read(source))
 
 
 def test_a_resnet_starts_a_network(tmp_path):
     resnet = resnet_state_dict((3, 4, 6, 3), stem_channels=64)
-    torch_checkpoint.write_safetensors(tmp_path / "resnet50.safetensors", resnet, {})
+    checkpoint.write_safetensors(tmp_path / "resnet50.safetensors", resnet, {})
     result = run("--source", tmp_path / "resnet50.safetensors", "--output", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     assert "the ResNet's fc is not used (from seed 0)" in result.stdout

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from test_predictor import DESCRIPTION, VARIABLES
 
-from mspn_jax import checkpoints
 from mspn_jax.cost import Cost, costs
 from mspn_jax.folding import for_inference
 from mspn_jax.model import MSPN
 from mspn_jax.variables import count_parameters
+from mspn_jax.weights import checkpoints
 
 HERE = pathlib.Path(__file__).parents[1]
 
@@ -57,7 +57,7 @@ def test_the_command_tells_of_configs_and_of_checkpoints(tmp_path):
 
     def info(*arguments: object) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [sys.executable, "-m", "mspn_jax.info", *map(str, arguments)],
+            [sys.executable, "-m", "mspn_jax.commands.info", *map(str, arguments)],
             capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(HERE)}, cwd=HERE,
         )  # fmt: skip
 

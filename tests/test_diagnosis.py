@@ -5,8 +5,17 @@ import pytest
 from pycocotools.cocoeval import COCOeval
 
 from conftest import GOLDEN, golden_json
-from mspn_jax import diagnosis, evaluation
-from mspn_jax.diagnosis import GOOD, INVERSION, JITTER, KINDS, MISS, NOBODY, NOT_JUDGED, SWAP
+from mspn_jax.evaluation import diagnosis, scoring
+from mspn_jax.evaluation.diagnosis import (
+    GOOD,
+    INVERSION,
+    JITTER,
+    KINDS,
+    MISS,
+    NOBODY,
+    NOT_JUDGED,
+    SWAP,
+)
 from mspn_jax.skeletons import COCO
 
 AREA = 100.0**2
@@ -160,7 +169,7 @@ def test_oks_and_matches_equal_pycocotools(threshold, monkeypatch):
         wanted(self)
 
     monkeypatch.setattr(COCOeval, "evaluate", at_one_threshold)
-    theirs = evaluation.coco_evaluation(GOLDEN / "eval_synth_ann.json", results, COCO, kept)
+    theirs = scoring.coco_evaluation(GOLDEN / "eval_synth_ann.json", results, COCO, kept)
     pairs = {
         (int(annotation_id), int(result_id))
         for of_picture in theirs.evalImgs[: len(theirs.params.imgIds)]

@@ -70,7 +70,7 @@ def arguments_of(program: str) -> list[tuple[str, list[str]]]:
 # absl checks the flags and ml_collections the config's keys, in a process that ends before main.
 CHECK = """
 import importlib, json, os, sys
-from mspn_jax import program
+from mspn_jax.commands import program
 name, commands = json.loads(sys.stdin.read())
 importlib.import_module(name)
 for i, arguments in enumerate(commands):

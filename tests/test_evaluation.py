@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from conftest import GOLDEN, golden_json
-from mspn_jax import evaluation, geometry, heatmaps
+from mspn_jax import geometry, heatmaps
 from mspn_jax.data import augment, coco
 from mspn_jax.data.coco import DataError
+from mspn_jax.evaluation import scoring
 from mspn_jax.skeletons import COCO
 
 CROP_HW, HEATMAP_HW = (256, 192), (64, 48)
@@ -47,20 +48,20 @@ def four_pictures(coco_sample, predictions, tmp_path_factory):
 )
 def test_results_and_figures_equal_the_references(predictions, four_pictures, kind, threshold):
     expected = golden_json("eval_results.json")[kind]
-    results = evaluation.coco_results(**predictions, skeleton=COCO, oks_nms_threshold=threshold)
+    results = scoring.coco_results(**predictions, skeleton=COCO, oks_nms_threshold=threshold)
     assert len(results) == expected["n_results"]
     theirs = expected.get("results") or [{"score": score} for score in expected["scores"]]
     np.testing.assert_allclose(
         sorted(r["score"] for r in results), sorted(r["score"] for r in theirs), rtol=1e-6
     )
-    metrics, table = evaluation.coco_metrics(four_pictures, results, COCO)
-    assert tuple(metrics) == evaluation.METRICS
+    metrics, table = scoring.coco_metrics(four_pictures, results, COCO)
+    assert tuple(metrics) == scoring.METRICS
     np.testing.assert_allclose(
         list(metrics.values()), [expected["mmpose"][name] for name in NAMES], atol=1e-4
     )
     assert f"= {metrics['AP']:.3f}" in table
     without_box = [{k: v for k, v in r.items() if k != "bbox"} for r in results]
-    metrics, _ = evaluation.coco_metrics(four_pictures, without_box, COCO)
+    metrics, _ = scoring.coco_metrics(four_pictures, without_box, COCO)
     np.testing.assert_allclose(
         list(metrics.values()),
         [expected["pycocotools_without_bbox_field"][name] for name in NAMES],
@@ -70,7 +71,7 @@ def test_results_and_figures_equal_the_references(predictions, four_pictures, ki
 
 def test_results_have_the_references_rows(predictions):
     expected = golden_json("eval_results.json")["none"]["results"]
-    results = evaluation.coco_results(**predictions, skeleton=COCO)
+    results = scoring.coco_results(**predictions, skeleton=COCO)
     ours = {tuple(np.round(r["keypoints"][:2], 3)): r for r in results}
     for row in expected:
         mine = ours[tuple(np.round(row["keypoints"][:2], 3))]
@@ -81,7 +82,7 @@ def test_results_have_the_references_rows(predictions):
 
 def test_synthetic_figures_equal_the_references():
     results = golden_json("eval_synth_results.json")
-    metrics, _ = evaluation.coco_metrics(GOLDEN / "eval_synth_ann.json", results, COCO)
+    metrics, _ = scoring.coco_metrics(GOLDEN / "eval_synth_ann.json", results, COCO)
     expected = golden_json("eval_results.json")["synthetic"]["pycocotools"]
     np.testing.assert_allclose(
         list(metrics.values()), [expected[name] for name in NAMES], atol=1e-9
@@ -94,18 +95,18 @@ def test_a_subset_of_people_is_scored_alone():
     perfect = [{"image_id": person["image_id"], "category_id": 1, "score": 1.0,
                 "keypoints": person["keypoints"], "bbox": person["bbox"]}]  # fmt: skip
     path = GOLDEN / "eval_synth_ann.json"
-    metrics, _ = evaluation.coco_metrics(path, perfect, COCO, annotation_ids={person["id"]})
+    metrics, _ = scoring.coco_metrics(path, perfect, COCO, annotation_ids={person["id"]})
     assert metrics["AP"] == pytest.approx(1)
-    assert evaluation.coco_metrics(path, perfect, COCO)[0]["AP"] < 0.1
+    assert scoring.coco_metrics(path, perfect, COCO)[0]["AP"] < 0.1
 
 
 def test_nobody_found_and_nobody_annotated(tmp_path):
-    metrics, _ = evaluation.coco_metrics(GOLDEN / "eval_synth_ann.json", [], COCO)
+    metrics, _ = scoring.coco_metrics(GOLDEN / "eval_synth_ann.json", [], COCO)
     assert set(metrics.values()) == {0.0}
     path = tmp_path / "empty.json"
     path.write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
     with pytest.raises(DataError, match="no annotations"):
-        evaluation.coco_metrics(path, [], COCO)
+        scoring.coco_metrics(path, [], COCO)
 
 
 def test_people_through_crops_targets_and_decoding_score_as_the_references(coco_sample, tmp_path):
@@ -149,12 +150,12 @@ def test_people_through_crops_targets_and_decoding_score_as_the_references(coco_
     center_xy, size_wh = geometry.crop_regions(boxes_xyxy, 1.25, CROP_HW)
 
     def average_precision(keypoints_crop_xy):
-        results = evaluation.coco_results(
+        results = scoring.coco_results(
             image_ids, boxes_xyxy, np.ones(len(people)),
             geometry.crop_to_image(keypoints_crop_xy, center_xy, size_wh, CROP_HW),
             keypoint_scores, size_wh.prod(-1), COCO,
         )  # fmt: skip
-        return evaluation.coco_metrics(tmp_path / "truth.json", results, COCO)[0]["AP"]
+        return scoring.coco_metrics(tmp_path / "truth.json", results, COCO)[0]["AP"]
 
     assert average_precision(decoded) >= 0.998
     for wrong in (-2, -1, 1, 2):  # crop pixels: half and a quarter of a cell

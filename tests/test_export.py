@@ -12,10 +12,12 @@ import pytest
 from test_folding import trained_variables
 from test_predictor import DESCRIPTION, VARIABLES, Predictor, some_boxes, some_picture
 
-from mspn_jax import checkpoints, export, geometry
-from mspn_jax.checkpoints import Description
-from mspn_jax.export import Deployment, ExportError
+from mspn_jax import geometry
+from mspn_jax.export import formats
+from mspn_jax.export.formats import Deployment, ExportError
 from mspn_jax.model import MSPN
+from mspn_jax.weights import checkpoints
+from mspn_jax.weights.checkpoints import Description
 
 HERE = pathlib.Path(__file__).parents[1]
 
@@ -41,7 +43,7 @@ def test_a_file_finds_what_the_predictor_finds(format, flip_test, num_stages, tm
         DESCRIPTION, VARIABLES, num_stages, flip_test, with_decode=True, batch_size=None
     )
     path = tmp_path / f"model.{format}"
-    export.write(path, deployment, format)
+    formats.write(path, deployment, format)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
     predictor = Predictor(DESCRIPTION, VARIABLES, flip_test, num_stages=num_stages)
@@ -50,7 +52,7 @@ def test_a_file_finds_what_the_predictor_finds(format, flip_test, num_stages, tm
     boxes = some_boxes(4)
     expected_xy, expected_scores = predictor(some_picture(), boxes)
     keypoints_crop_xy, keypoint_scores = map(
-        np.asarray, export.FORMATS[format][1](path.read_bytes())(sent[0])
+        np.asarray, formats.FORMATS[format][1](path.read_bytes())(sent[0])
     )
     center_xy, size_wh = geometry.crop_regions(
         geometry.boxes_xywh_to_xyxy(boxes), DESCRIPTION.padding, DESCRIPTION.crop_hw
@@ -69,7 +71,8 @@ def test_onnx_decodes_odd_maps_as_we_do():
     import onnxruntime
     from onnx import helper
 
-    from mspn_jax import heatmaps, onnx_graph
+    from mspn_jax import heatmaps
+    from mspn_jax.export import onnx_graph
 
     rng = np.random.default_rng(0)
     maps = rng.normal(-20, 5, (40, 16, 12, 3)).astype(np.float32)  # (B, h, w, K)
@@ -98,15 +101,15 @@ def test_onnx_decodes_odd_maps_as_we_do():
 @pytest.mark.slow
 def test_bfloat16_and_a_fixed_batch_of_heatmaps(tmp_path):
     deployment = Deployment(DESCRIPTION, VARIABLES, batch_size=2, dtype=jnp.bfloat16)
-    export.write(tmp_path / "m", deployment, "stablehlo")
-    run = export.open_stablehlo((tmp_path / "m").read_bytes())
+    formats.write(tmp_path / "m", deployment, "stablehlo")
+    run = formats.open_stablehlo((tmp_path / "m").read_bytes())
     (maps,) = run(some_crops(2))
     assert maps.shape == (2, 16, 24, 17)
     (full,) = Deployment(DESCRIPTION, VARIABLES, batch_size=2).live()(some_crops(2))
     assert 1e-4 < np.abs(maps - full).max() / np.std(full) < 0.3
     with pytest.raises(ExportError, match="bfloat16 convolutions are not in onnxruntime"):
         needs("onnx")
-        export.to_onnx(deployment)
+        formats.to_onnx(deployment)
 
 
 @pytest.mark.slow
@@ -119,10 +122,10 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
         ([maps[:, 1:]], "its heatmaps are"),
     ):
         monkeypatch.setitem(
-            export.FORMATS, "stablehlo", (lambda d: b"data", lambda data, f=found: lambda crops: f)
+            formats.FORMATS, "stablehlo", (lambda d: b"data", lambda data, f=found: lambda crops: f)
         )
         with pytest.raises(ExportError, match=message):
-            export.write(tmp_path / "m", deployment, "stablehlo")
+            formats.write(tmp_path / "m", deployment, "stablehlo")
         assert not list(tmp_path.iterdir())
 
 
@@ -164,4 +167,4 @@ def test_a_published_size_is_exported_whole(tmp_path):
     model = dict(num_stages=2, num_keypoints=17, stem_channels=4, unit_channels=8)
     description = Description(variant="narrow", model=model)
     deployment = Deployment(description, trained_variables(MSPN(**model)), flip_test=False)
-    export.write(tmp_path / "m", deployment, "onnx")
+    formats.write(tmp_path / "m", deployment, "onnx")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from commands import HERE, command, environment, metrics_of, run, variables_at
-from mspn_jax import checkpoints
+from mspn_jax.weights import checkpoints
 
 pytestmark = pytest.mark.slow
 

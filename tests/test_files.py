@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from mspn_jax import files
+from mspn_jax.storage import files
 
 SIZE = 1 << 25
 

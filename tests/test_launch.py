@@ -12,8 +12,8 @@ import sys
 import pytest
 
 from commands import HERE, environment, run
-from mspn_jax import launch
-from mspn_jax.launch import LaunchError
+from mspn_jax.commands import launch
+from mspn_jax.commands.launch import LaunchError
 
 # Task 11 of 16 on two nodes of 8 GPUs, by srun; process 11 of 16 by the other two.
 SRUN = {
@@ -232,7 +232,7 @@ import jax
 import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
-from mspn_jax import program
+from mspn_jax.commands import program
 
 DO = flags.DEFINE_enum("do", "nothing", ["nothing", "sigterm", "error"], "")
 

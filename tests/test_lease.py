@@ -6,8 +6,8 @@ import time
 import pytest
 from bucket_server import Refused, refuse_writing
 
-from mspn_jax import lease, storage
-from mspn_jax.storage import StorageError
+from mspn_jax.storage import lease, paths
+from mspn_jax.storage.paths import StorageError
 
 
 @pytest.fixture
@@ -107,4 +107,4 @@ def test_a_lease_names_what_the_bucket_refuses(leases, bucket, buckets):
         leases().take()
     buckets.refuse = lambda *request: None
     with pytest.raises(StorageError, match=r"no such bucket: gs://nowhere$"):
-        lease.Lease(storage.path("gs://nowhere/run/.lease"), "run").take()
+        lease.Lease(paths.path("gs://nowhere/run/.lease"), "run").take()

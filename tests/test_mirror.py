@@ -5,8 +5,8 @@ import time
 import pytest
 from bucket_server import refuse_writing
 
-from mspn_jax import files, lease, mirror
-from mspn_jax.storage import StorageError
+from mspn_jax.storage import files, lease, mirror
+from mspn_jax.storage.paths import StorageError
 
 
 def test_a_mirror_of_a_folder_on_disk_is_that_folder(tmp_path):

@@ -9,11 +9,11 @@ import pytest
 
 from conftest import golden_json, golden_npz
 from golden import recipe
-from mspn_jax import convert
 from mspn_jax.convolution import convolve
 from mspn_jax.model import MSPN
 from mspn_jax.upsampling import upsample
 from mspn_jax.variables import count_parameters, initial_variables
+from mspn_jax.weights import conversion
 
 SEED = golden_json("meta.json")["seed"]
 PARAMETERS = {1: 25_112_264, 2: 56_800_464, 3: 88_488_664, 4: 120_176_864}
@@ -21,7 +21,7 @@ PARAMETERS = {1: 25_112_264, 2: 56_800_464, 3: 88_488_664, 4: 120_176_864}
 
 def reference_variables(num_stages: int, names: str = "mmpose1x"):
     entries = golden_json(f"state_dict_{num_stages}stage.json")[names]
-    return convert.from_torch(recipe.make_state_dict(entries, SEED))
+    return conversion.from_torch(recipe.make_state_dict(entries, SEED))
 
 
 def reference_images() -> np.ndarray:

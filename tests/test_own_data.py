@@ -9,9 +9,12 @@ import shutil
 import numpy as np
 import pytest
 
-from mspn_jax import configured, evaluation, skeletons
-from mspn_jax.data import animals, coco, drawn_dataset, evaluation_set, records
-from mspn_jax.data.animals import QUADRUPED
+from mspn_jax import skeletons
+from mspn_jax.commands import configured
+from mspn_jax.data import coco, evaluation_set, records
+from mspn_jax.evaluation import scoring
+from mspn_jax.synthetic import animals, coco_files
+from mspn_jax.synthetic.animals import QUADRUPED
 
 HERE = pathlib.Path(__file__).parents[1]
 PAGE = (HERE / "docs" / "own_data.md").read_text()
@@ -21,7 +24,7 @@ SPLIT = "train2017"
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> pathlib.Path:
     root = tmp_path_factory.mktemp("drawn")
-    drawn_dataset.write(root, {SPLIT: 24}, animals.ANIMALS)
+    coco_files.write(root, {SPLIT: 24}, animals.ANIMALS)
     return root
 
 
@@ -94,11 +97,11 @@ def test_the_annotations_shown_are_enough(root):
     assert len(dataset.boxes) == 1 and dataset.category_id == 7
     records.open_records(root, SPLIT, QUADRUPED, only_with_people=True)
     truth = np.reshape(shown["annotations"][0]["keypoints"], (1, 11, 3))
-    results = evaluation.coco_results(
+    results = scoring.coco_results(
         dataset.boxes.image_ids, dataset.boxes.boxes_xyxy, dataset.boxes.scores,
         truth[..., :2], np.ones((1, 11)), np.ones(1), QUADRUPED, category_id=dataset.category_id,
     )  # fmt: skip
-    figures, _ = evaluation.coco_metrics(
+    figures, _ = scoring.coco_metrics(
         dataset.annotation_file, results, QUADRUPED, None, dataset.category_id
     )
     assert figures["AP"] == pytest.approx(1)
@@ -207,11 +210,11 @@ def test_what_is_said_where_nobody_is_found(root):
     boxes, count = dataset.boxes, len(dataset.boxes)
 
     def said(image_ids, keypoints) -> str:
-        results = evaluation.coco_results(
+        results = scoring.coco_results(
             image_ids, boxes.boxes_xyxy, boxes.scores, keypoints, np.ones((count, 11)),
             np.ones(count), QUADRUPED, category_id=dataset.category_id,
         )  # fmt: skip
-        return evaluation.how_far_off(dataset, results)
+        return scoring.how_far_off(dataset, results)
 
     far = said(boxes.image_ids, np.zeros((count, 11, 2)))
     assert f"AP N: {normalised(far)}" in normalised(PAGE)

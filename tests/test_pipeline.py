@@ -10,9 +10,10 @@ import pytest
 
 from conftest import golden_json, golden_npz
 from mspn_jax import geometry
-from mspn_jax.data import augment, coco, evaluation_set, pipeline, synthetic
+from mspn_jax.data import augment, coco, evaluation_set, pipeline
 from mspn_jax.data.records import Records, decode_picture, open_records
 from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic import people
 
 CROP_HW = (256, 192)
 
@@ -28,7 +29,7 @@ def read_image(folder, image_id: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> Records:
     root = tmp_path_factory.mktemp("drawn")
-    synthetic.write_dataset(root, {"train2017": 30, "val2017": 10})
+    people.write_dataset(root, {"train2017": 30, "val2017": 10})
     return open_records(root, "train2017", COCO, only_with_people=True)
 
 

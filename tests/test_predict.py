@@ -14,11 +14,12 @@ import pytest
 from test_pictures import write_video
 from test_predictor import DESCRIPTION, VARIABLES
 
-from mspn_jax import checkpoints, draw
-from mspn_jax.data import synthetic
+from mspn_jax import drawing
 from mspn_jax.data.records import decode_picture
 from mspn_jax.predictor import Predictor
 from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic import people
+from mspn_jax.weights import checkpoints
 
 HERE = pathlib.Path(__file__).parents[1]
 
@@ -27,7 +28,7 @@ HERE = pathlib.Path(__file__).parents[1]
 def root(tmp_path_factory) -> pathlib.Path:
     """Drawn people, a video, a damaged picture, and a checkpoint."""
     root = tmp_path_factory.mktemp("predict")
-    synthetic.write_dataset(root, {"val2017": 5})
+    people.write_dataset(root, {"val2017": 5})
     write_video(root / "walk.avi", 9)
     (root / "val2017" / "damaged.jpg").write_bytes(b"\xff\xd8 but no more")
     checkpoints.save_variables(root / "checkpoint", DESCRIPTION, VARIABLES)
@@ -125,10 +126,10 @@ def test_limbs_are_coloured_by_side_and_shaded_by_confidence():
               for side in ("left", "right") for joint in ("hip", "knee")]  # fmt: skip
     keypoints_image_xy[0, joints] = (20, 20), (20, 280), (70, 20), (70, 280)
     keypoint_scores[0, joints[:2]] = 1.2
-    keypoint_scores[0, joints[2:]] = (draw.FAINT_SCORE + draw.FULL_SCORE) / 2
-    drawn = draw.draw_people(image, keypoints_image_xy, keypoint_scores, COCO)
-    np.testing.assert_allclose(drawn[50, 20], draw.LEFT_RGB, atol=2)
-    np.testing.assert_allclose(drawn[50, 70], np.array(draw.RIGHT_RGB) / 2, atol=2)
+    keypoint_scores[0, joints[2:]] = (drawing.FAINT_SCORE + drawing.FULL_SCORE) / 2
+    drawn = drawing.draw_people(image, keypoints_image_xy, keypoint_scores, COCO)
+    np.testing.assert_allclose(drawn[50, 20], drawing.LEFT_RGB, atol=2)
+    np.testing.assert_allclose(drawn[50, 70], np.array(drawing.RIGHT_RGB) / 2, atol=2)
     assert not drawn[50, 45].any() and not image.any()
     far = np.where(np.arange(17)[:, None] % 2, 1e9, -1e9) * np.ones((1, 17, 2))
-    draw.draw_people(image, far, np.full((1, 17), 1.5), COCO)  # beyond what OpenCV can count to
+    drawing.draw_people(image, far, np.full((1, 17), 1.5), COCO)  # beyond what OpenCV can count to

@@ -6,13 +6,15 @@ import pytest
 from test_folding import trained_variables
 
 import mspn_jax
-from mspn_jax import checkpoints, inference
-from mspn_jax.checkpoints import CheckpointError, Description
-from mspn_jax.data import evaluation_set, synthetic
+from mspn_jax import inference
+from mspn_jax.data import evaluation_set
 from mspn_jax.data.records import decode_picture
 from mspn_jax.folding import for_inference
 from mspn_jax.predictor import BATCH_SIZES, Predictor
 from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic import people
+from mspn_jax.weights import checkpoints
+from mspn_jax.weights.checkpoints import CheckpointError, Description
 
 DESCRIPTION = Description(
     variant="tiny",
@@ -41,7 +43,7 @@ def some_boxes(count: int) -> np.ndarray:
 
 def test_it_finds_what_evaluation_finds(predictor, tmp_path):
     """Through records, TFDS and grain on the one hand; picture by picture on the other."""
-    synthetic.write_dataset(tmp_path, {"val2017": 6})
+    people.write_dataset(tmp_path, {"val2017": 6})
     dataset = evaluation_set.open_split(tmp_path, "val2017", COCO)
     model, variables = for_inference(DESCRIPTION.new_model(), VARIABLES)
     expected_xy, expected_scores = inference.estimate_boxes(

@@ -10,21 +10,23 @@ import pytest
 from browser import opened
 
 import commands
-from mspn_jax import checkpoints, report
-from mspn_jax.checkpoints import Description
-from mspn_jax.data import evaluation_set, synthetic
+from mspn_jax.data import evaluation_set
 from mspn_jax.data.coco import DataError
-from mspn_jax.diagnosis import KINDS
-from mspn_jax.evaluation import METRICS, coco_metrics, coco_results
-from mspn_jax.page import Figures
+from mspn_jax.evaluation.diagnosis import KINDS
+from mspn_jax.evaluation.scoring import METRICS, coco_metrics, coco_results
+from mspn_jax.reports import evaluation
+from mspn_jax.reports.page import Figures
 from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic import people
 from mspn_jax.variables import initial_variables
+from mspn_jax.weights import checkpoints
+from mspn_jax.weights.checkpoints import Description
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> pathlib.Path:
     root = tmp_path_factory.mktemp("drawn")
-    synthetic.write_dataset(root, {"train2017": 1, "val2017": 16})
+    people.write_dataset(root, {"train2017": 1, "val2017": 16})
     return root
 
 
@@ -51,7 +53,7 @@ def results(dataset):
 @pytest.fixture(scope="module")
 def folder(dataset, results, tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("report")
-    report.write(folder, dataset, results, COCO, {"model": "shaken <truth>", "boxes in all": 7})
+    evaluation.write(folder, dataset, results, COCO, {"model": "shaken <truth>", "boxes in all": 7})
     return folder
 
 
@@ -80,8 +82,8 @@ def test_groups_hold_everyone_once_and_a_group_of_all_scores_as_all(
     assert len(dataset.boxes) == labelled
     for key in ("by_size", "by_labelled"):
         assert sum(group["people"] for group in metrics[key]) == labelled
-    monkeypatch.setattr(report, "SIZE_EDGES_PX", (0, 10_000, 20_000))
-    everyone, *nobody = report.measure(dataset, results, COCO)[0]["by_size"]
+    monkeypatch.setattr(evaluation, "SIZE_EDGES_PX", (0, 10_000, 20_000))
+    everyone, *nobody = evaluation.measure(dataset, results, COCO)[0]["by_size"]
     assert everyone["people"] == labelled
     for name in ("AP", "AP50", "AP75", "AR"):
         assert everyone[name] == pytest.approx(metrics[name])
@@ -90,7 +92,7 @@ def test_groups_hold_everyone_once_and_a_group_of_all_scores_as_all(
 
 def test_a_group_is_not_charged_with_the_estimates_of_another(dataset, results):
     """Perfect, but for everyone of at least 64 pixels, who is 40 off: the others have AP 1."""
-    _, people, judged = report.measure(dataset, results, COCO)
+    _, people, judged = evaluation.measure(dataset, results, COCO)
     is_big = np.sqrt(people.areas) >= 64
     perfect = []
     for row in np.flatnonzero(judged.match >= 0):
@@ -99,7 +101,7 @@ def test_a_group_is_not_charged_with_the_estimates_of_another(dataset, results):
         perfect.append(results[judged.match[row]] | {"keypoints": triples.ravel().tolist()})
     matched = frozenset(people.annotation_ids[judged.match >= 0].tolist())
     of_matched = dataclasses.replace(dataset, annotation_ids=matched)
-    figures, *_ = report.measure(of_matched, perfect, COCO)
+    figures, *_ = evaluation.measure(of_matched, perfect, COCO)
     below_64 = [group for group in figures["by_size"][:2] if group["people"]]
     assert below_64 and all(group["AP"] == pytest.approx(1) for group in below_64)
     assert figures["AP"] < 0.8
@@ -164,7 +166,7 @@ def test_the_page_is_drawn_from_the_metrics_alone(metrics):
     changed["AP"] = 0.1234567
     changed["keypoints"]["nose"]["median_error_px"] = 98.7654
     changed["errors"]["swap"]["share"] = 0.98765
-    text = "".join(report.parts(Figures(changed), {}))
+    text = "".join(evaluation.parts(Figures(changed), {}))
     for shown in ('value="0.1234567">0.123<', ">98.8<", ">98.8%<", "flex:0.9877"):
         assert shown in text
     assert text.count("<polyline") == 10
@@ -202,7 +204,7 @@ def test_cases_are_in_order_and_in_one_section_only(metrics):
 
 def test_nothing_found_is_one_line_and_leaves_the_folder_alone(dataset, tmp_path):
     with pytest.raises(DataError, match="nobody was found"):
-        report.write(tmp_path / "new", dataset, [], COCO, {})
+        evaluation.write(tmp_path / "new", dataset, [], COCO, {})
     assert not (tmp_path / "new").exists()
 
 

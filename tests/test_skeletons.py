@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from mspn_jax import configured, skeletons
+from mspn_jax import skeletons
+from mspn_jax.commands import configured
+from mspn_jax.commands.program import UsageError
 from mspn_jax.data import augment, coco
 from mspn_jax.data.coco import DataError
-from mspn_jax.program import UsageError
 from mspn_jax.skeletons import COCO, Skeleton, SkeletonError, mirror_name
 
 CAT = {

@@ -8,14 +8,14 @@ import sys
 import pytest
 from bucket_server import refuse_writing
 
-from mspn_jax import files, storage
-from mspn_jax.storage import StorageError
+from mspn_jax.storage import files, paths
+from mspn_jax.storage.paths import StorageError
 
 
 def test_paths_are_those_of_the_disk_unless_they_are_in_a_bucket(bucket):
-    assert storage.path("runs/one") == pathlib.Path("runs/one")
-    assert storage.absolute("runs/one") == pathlib.Path("runs/one").absolute()
-    assert str(storage.absolute(f"{bucket}/run/") / "x") == f"{bucket}/run/x"
+    assert paths.path("runs/one") == pathlib.Path("runs/one")
+    assert paths.absolute("runs/one") == pathlib.Path("runs/one").absolute()
+    assert str(paths.absolute(f"{bucket}/run/") / "x") == f"{bucket}/run/x"
 
 
 @pytest.mark.parametrize(
@@ -24,21 +24,23 @@ def test_paths_are_those_of_the_disk_unless_they_are_in_a_bucket(bucket):
 )
 def test_other_urls_are_refused(name):
     with pytest.raises(StorageError, match=r"neither a path nor a gs://|is no name of a bucket"):
-        storage.path(name)
+        paths.path(name)
 
 
 def test_without_gcsfs_a_line_says_what_to_install(monkeypatch):
-    storage._set_up.cache_clear()
+    paths._set_up.cache_clear()
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(StorageError, match=r"pip install 'mspn-jax\[gcs\]'"):
-        storage.path("gs://bucket/run")
+        paths.path("gs://bucket/run")
 
 
 def test_paths_on_a_disk_import_nothing_for_buckets():
     program = """
 import sys
-from mspn_jax import checkpoints, files, lease, mirror, program, storage
-storage.absolute("runs/one")
+from mspn_jax.commands import program
+from mspn_jax.storage import files, lease, mirror, paths
+from mspn_jax.weights import checkpoints
+paths.absolute("runs/one")
 print([name for name in ("gcsfs", "google.cloud.storage", "aiohttp") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -79,11 +81,11 @@ def test_what_others_write_and_remove_is_seen_at_once(bucket, buckets):
 
 
 def test_errors_of_other_libraries_are_not_taken_for_a_buckets():
-    assert "refuses access" in (storage.reason_of(OSError("Forbidden: x")) or "")
+    assert "refuses access" in (paths.reason_of(OSError("Forbidden: x")) or "")
     for text in ("UNAVAILABLE: x", "ABORTED: Error " + "x" * 300 + ": All 7 retry attempts failed"):
-        assert "no answer from the bucket" in (storage.reason_of(ValueError(text)) or "")
+        assert "no answer from the bucket" in (paths.reason_of(ValueError(text)) or "")
     for error in (
         FileNotFoundError(2, "x"), ValueError("x"), RuntimeError("UNAVAILABLE: a peer"),
         StorageError("UNAVAILABLE"),
     ):  # fmt: skip
-        assert storage.reason_of(error) is None
+        assert paths.reason_of(error) is None

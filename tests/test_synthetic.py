@@ -10,8 +10,8 @@ import pytest
 from pycocotools.coco import COCO as CocoFile
 from pycocotools.cocoeval import COCOeval
 
-from mspn_jax.data import figures, synthetic
 from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic import figures, people
 
 PICTURES = {"train2017": 60, "val2017": 60}
 HEIGHT, WIDTH = 240, 320
@@ -20,7 +20,7 @@ HEIGHT, WIDTH = 240, 320
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("synthetic")
-    synthetic.write_dataset(root, PICTURES)
+    people.write_dataset(root, PICTURES)
     return root
 
 
@@ -61,18 +61,18 @@ def upright_figure(seed: int, **changes) -> figures.Figure:
 
 
 def test_same_arguments_same_bytes(root, tmp_path):
-    synthetic.write_dataset(tmp_path, PICTURES)
+    people.write_dataset(tmp_path, PICTURES)
     assert files_of(tmp_path) == files_of(root)
 
 
 def test_other_seed_other_pictures(root, tmp_path):
-    synthetic.write_dataset(tmp_path, {"train2017": 1}, seed=1)
+    people.write_dataset(tmp_path, {"train2017": 1}, seed=1)
     (name,) = (name for name in files_of(tmp_path) if name.endswith("jpg"))
     assert files_of(tmp_path)[name] != files_of(root)[name]
 
 
 def test_longer_set_begins_with_the_shorter(root, tmp_path):
-    synthetic.write_dataset(tmp_path, {"train2017": 5})
+    people.write_dataset(tmp_path, {"train2017": 5})
     shorter, longer = files_of(tmp_path), files_of(root)
     annotation_file = "annotations/person_keypoints_train2017.json"
     short_json, long_json = (json.loads(f.pop(annotation_file)) for f in (shorter, longer))
@@ -93,7 +93,7 @@ def test_splits_share_neither_people_nor_ids(coco):
 
 def test_complete_set_is_left_alone(root):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    synthetic.write_dataset(root, PICTURES)
+    people.write_dataset(root, PICTURES)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
@@ -106,12 +106,12 @@ def test_stopped_run_is_made_up_for(root, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return draw_picture(*args)
 
-    draw_picture = synthetic.draw_picture
+    draw_picture = people.draw_picture
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(synthetic, "draw_picture", stop_at_third)
-        synthetic.write_dataset(tmp_path, PICTURES)
+        patch.setattr(people, "draw_picture", stop_at_third)
+        people.write_dataset(tmp_path, PICTURES)
     assert not list(tmp_path.rglob("*.json")) and not (tmp_path / "train2017").exists()
-    synthetic.write_dataset(tmp_path, PICTURES)
+    people.write_dataset(tmp_path, PICTURES)
     assert files_of(tmp_path) == files_of(root)
 
 
@@ -125,7 +125,7 @@ def test_foreign_files_are_refused_before_anything_is_written(tmp_path, foreign)
     path.write_text('{"info": {"description": "COCO 2017 Dataset"}}')
     before = files_of(tmp_path)
     with pytest.raises(FileExistsError, match="val2017"):
-        synthetic.write_dataset(tmp_path, PICTURES)
+        people.write_dataset(tmp_path, PICTURES)
     assert files_of(tmp_path) == before
 
 
@@ -135,7 +135,7 @@ def test_foreign_files_are_refused_before_anything_is_written(tmp_path, foreign)
 def test_other_arguments_are_refused(root, arguments):
     before = files_of(root)
     with pytest.raises(FileExistsError, match="already holds"):
-        synthetic.write_dataset(root, **{"pictures": PICTURES} | arguments)
+        people.write_dataset(root, **{"pictures": PICTURES} | arguments)
     assert files_of(root) == before
 
 
@@ -191,15 +191,15 @@ def test_everything_that_coco_has_is_met(annotations):
 # --- the visual truth -------------------------------------------------------------------------
 
 
-def draw_alone(figure) -> synthetic.Canvas:
-    canvas = synthetic.Canvas(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-    synthetic.draw_figure(canvas, 0, figure)
+def draw_alone(figure) -> people.Canvas:
+    canvas = people.Canvas(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    people.draw_figure(canvas, 0, figure)
     return canvas
 
 
 def test_blobs_are_drawn_where_their_centers_are():
     for center_xy in ((100.0, 80.0), (100.3, 80.7), (99.5, 80.5)):
-        canvas = synthetic.Canvas(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+        canvas = people.Canvas(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
         canvas.add_part(0, ())
         ends_xy = center_xy + np.array([[-30, -20], [30, 20]])
         canvas.fill(ends_xy, np.array([6.0, 6.0]), np.full(3, 200.0), edge=1.0)
@@ -216,14 +216,14 @@ def test_seen_keypoints_lie_on_the_person(monkeypatch):
     background = np.array([255, 0, 255])
 
     def flat(rng, picture_hw):
-        return synthetic.Canvas(np.full((*picture_hw, 3), background, np.uint8))
+        return people.Canvas(np.full((*picture_hw, 3), background, np.uint8))
 
-    monkeypatch.setattr(synthetic, "draw_background", flat)
-    monkeypatch.setattr(synthetic, "expose", lambda rng, image: image)
+    monkeypatch.setattr(people, "draw_background", flat)
+    monkeypatch.setattr(people, "expose", lambda rng, image: image)
     for seed in range(20):
-        image, people = synthetic.draw_picture(np.random.default_rng(seed), (HEIGHT, WIDTH))
+        image, annotations = people.draw_picture(np.random.default_rng(seed), (HEIGHT, WIDTH))
         is_person = (image != background).any(axis=-1)
-        for keypoints in keypoints_of(people):
+        for keypoints in keypoints_of(annotations):
             x, y = np.rint(keypoints[keypoints[:, 2] == 2, :2]).astype(int).T
             assert is_person[y, x].all()
 

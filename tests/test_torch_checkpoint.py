@@ -23,8 +23,8 @@ from torch_files import (
     write_zip,
 )
 
-from mspn_jax import torch_checkpoint, torch_layouts, torch_pickle
-from mspn_jax.torch_checkpoint import TorchFileError, metadata, read
+from mspn_jax.weights.torch import checkpoint, layouts, unpickling
+from mspn_jax.weights.torch.checkpoint import TorchFileError, metadata, read
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_memory_and_time_stay_near_the_file_s_size(path):
 def test_writes_safetensors_of_every_dtype(tmp_path):
     path, arrays = tmp_path / "a.safetensors", EXPECTED["plain.safetensors"]
     arrays = arrays | {"transposed again": arrays["base"].T}
-    torch_checkpoint.write_safetensors(path, arrays, {"format": "pt"})
+    checkpoint.write_safetensors(path, arrays, {"format": "pt"})
     assert metadata(path) == {"format": "pt"}
     (length,) = struct.unpack_from("<Q", path.read_bytes())
     assert length % 8 == 0, "the format wants the arrays aligned"
@@ -220,7 +220,7 @@ def test_runs_nothing(path, tmp_path):
     assert "posix.system" in refused(write_zip(path, dict_code(a=tensor_code(), b=harm[2:-1])))
     beside = write_zip(path, dict_code(meta=harm[2:-1], model=dict_code(a=tensor_code())))
     assert list(read(beside)) == ["a"]
-    legacy = pickle.dumps(torch_layouts.LEGACY_MAGIC, 2) + pickle.dumps(1001, 2) + harm + harm
+    legacy = pickle.dumps(layouts.LEGACY_MAGIC, 2) + pickle.dumps(1001, 2) + harm + harm
     path.write_bytes(legacy + pickle.dumps([], 2))
     assert "posix.system" in refused(path)
     assert not marker.exists()
@@ -291,7 +291,7 @@ def test_hostile_programs_cost_little(path, program):
 def test_programs_are_bounded(path, monkeypatch):
     write_zip(path, dict_code(a=tensor_code()))
     read(path)
-    monkeypatch.setattr(torch_pickle, "_MAX_OPCODES", 20)
+    monkeypatch.setattr(unpickling, "_MAX_OPCODES", 20)
     assert "holds far more than weights" in refused(path)
 
 

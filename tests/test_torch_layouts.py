@@ -24,8 +24,8 @@ from torch_files import (
     write_zip,
 )
 
-from mspn_jax import torch_layouts
-from mspn_jax.torch_checkpoint import TorchFileError, read
+from mspn_jax.weights.torch import layouts
+from mspn_jax.weights.torch.checkpoint import TorchFileError, read
 
 FUZZER = Path(__file__).parents[1] / "benchmarks" / "fuzz_torch_checkpoint.py"
 
@@ -107,7 +107,7 @@ def test_refuses_records_that_overlap(path):
 def test_refuses_a_directory_that_is_too_long(path, monkeypatch):
     write_zip(path, dict_code(a=tensor_code()))
     read(path)
-    monkeypatch.setattr(torch_layouts, "MAX_HEADER_BYTES", 100)
+    monkeypatch.setattr(layouts, "MAX_HEADER_BYTES", 100)
     assert "damaged directory" in refused(path)
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from commands import HERE, command, environment, metrics_of, run, variables_at
-from mspn_jax import checkpoints
 from mspn_jax.data import coco
-from mspn_jax.evaluation import METRICS
+from mspn_jax.evaluation.scoring import METRICS
 from mspn_jax.skeletons import COCO
+from mspn_jax.weights import checkpoints
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import golden_json, golden_npz
 from golden import recipe
-from mspn_jax import convert, geometry, heatmaps, losses, torch_names, training
+from mspn_jax import geometry, heatmaps, losses, training
 from mspn_jax.data import augment, coco, pipeline
 from mspn_jax.data.records import decode_picture
 from mspn_jax.devices import AXIS, replicate, shard
@@ -16,6 +16,8 @@ from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
 from mspn_jax.skeletons import COCO
 from mspn_jax.variables import initial_variables
+from mspn_jax.weights import conversion
+from mspn_jax.weights.torch import names
 
 CROP_HW = (256, 192)
 TINY = dict(num_stages=1, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16)
@@ -47,12 +49,12 @@ def reference_batch(coco_sample) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def reference_variables():
     entries = golden_json("state_dict_1stage.json")["mmpose1x"]
-    return convert.from_torch(recipe.make_state_dict(entries, golden_json("meta.json")["seed"]))
+    return conversion.from_torch(recipe.make_state_dict(entries, golden_json("meta.json")["seed"]))
 
 
 def brick_names():
     """Flax path of every brick -> its names in mmpose."""
-    return {brick.path: brick.mmpose for brick in torch_names.bricks(1, (3, 4, 6, 3))}
+    return {brick.path: brick.mmpose for brick in names.bricks(1, (3, 4, 6, 3))}
 
 
 def leaf(tree, path):
@@ -82,9 +84,9 @@ def test_a_whole_step_equals_the_references(reference_batch, reference_variables
     leaves = {"weight": ("kernel", "conv"), "norm.weight": ("scale", "norm"),
               "norm.bias": ("bias", "norm")}  # fmt: skip
     compared = 0
-    for path, names in brick_names().items():
+    for path, brick in brick_names().items():
         for torch_leaf, (ours, module) in leaves.items():
-            name = f"{getattr(names, module)}.{torch_leaf.rpartition('.')[2]}"
+            name = f"{getattr(brick, module)}.{torch_leaf.rpartition('.')[2]}"
             norm, _, distance, _, update_norm = golden["params"][name]
             gradient = 10 * leaf(moments, (*path, ours))
             assert np.linalg.norm(gradient) == pytest.approx(norm, rel=0.02), name

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mspn_jax.torch_checkpoint import TorchFileError, read
+from mspn_jax.weights.torch.checkpoint import TorchFileError, read
 
 FIXTURES = Path(__file__).parent / "torch_fixtures"
 

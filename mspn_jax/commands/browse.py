@@ -1,4 +1,4 @@
-"""Looks at a data set before training: python browse.py --config configs/X.py --output DIR
+"""Looks at a data set before training: python crops.py --config configs/X.py --output DIR
 
 Writes DIR/browse.html: augmented crops straight from the training pipeline, with their keypoints
 and target heatmaps. With --check it goes through the annotations instead and prints what there is
@@ -11,14 +11,15 @@ import itertools
 from absl import flags
 from ml_collections import config_flags
 
-from mspn_jax import browse, configured, program
+from mspn_jax.commands import configured, program
+from mspn_jax.commands.program import UsageError
 from mspn_jax.data import augment, check, pipeline
 from mspn_jax.data.check import Finding, Inspection
 from mspn_jax.data.coco import DataError
 from mspn_jax.data.records import open_records
-from mspn_jax.files import write_json
-from mspn_jax.mirror import Mirror
-from mspn_jax.program import UsageError
+from mspn_jax.reports import crops
+from mspn_jax.storage.files import write_json
+from mspn_jax.storage.mirror import Mirror
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
 _OUTPUT = flags.DEFINE_string("output", None, "where to write; --check needs none")
@@ -61,7 +62,7 @@ def browse_split() -> None:
         "crop": f"{config.crop_hw[1]} x {config.crop_hw[0]} px",
     }
     with Mirror(_OUTPUT.value) as output:
-        browse.write(output.local, batches, _PEOPLE.value, skeleton, about)
+        crops.write(output.local, batches, _PEOPLE.value, skeleton, about)
     batches.close()
     print(f"written: {output.folder / 'browse.html'}")
 
@@ -105,5 +106,5 @@ def _line(finding: Finding) -> str:
 
 
 def command() -> None:
-    """What browse.py and the console script mspn-browse run."""
+    """What crops.py and the console script mspn-browse run."""
     program.run(main)

@@ -1,4 +1,4 @@
-"""Converts checkpoints: python convert.py --source FILE --output DIR [--to torch]
+"""Converts checkpoints: python conversion.py --source FILE --output DIR [--to torch]
 
 FILE is PyTorch's .pth of mmpose 0.x or 1.x or of the original authors, a .safetensors, a ResNet-50
 of torchvision (which fills the encoders, the rest is new), or one of our own checkpoints. Nothing
@@ -26,13 +26,22 @@ import numpy as np
 from absl import flags
 
 import mspn_jax
-from mspn_jax import checkpoints, configured, convert, files, program, storage, torch_checkpoint
-from mspn_jax.checkpoints import Description
-from mspn_jax.mirror import Mirror, fetched
-from mspn_jax.program import UsageError
+from mspn_jax.commands import configured, program
+from mspn_jax.commands.program import UsageError
 from mspn_jax.skeletons import SKELETONS, Skeleton
-from mspn_jax.torch_names import Architecture, ConversionError, StateDict, architecture_of, kind_of
+from mspn_jax.storage import files, paths
+from mspn_jax.storage.mirror import Mirror, fetched
 from mspn_jax.variables import count_parameters, initial_variables
+from mspn_jax.weights import checkpoints, conversion
+from mspn_jax.weights.checkpoints import Description
+from mspn_jax.weights.torch import checkpoint
+from mspn_jax.weights.torch.names import (
+    Architecture,
+    ConversionError,
+    StateDict,
+    architecture_of,
+    kind_of,
+)
 
 _SOURCE = flags.DEFINE_string("source", None, "a .pth, a .safetensors, or our own checkpoint")
 _OUTPUT = flags.DEFINE_string("output", None, "a folder to make")
@@ -70,11 +79,11 @@ class Origin:
     sha256: str = ""
     batches_tracked: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def write(self, folder: storage.Path) -> None:
+    def write(self, folder: paths.Path) -> None:
         files.write_json(folder / "source.json", dataclasses.asdict(self), indent=2)
 
     @classmethod
-    def read(cls, folder: storage.Path) -> "Origin | None":
+    def read(cls, folder: paths.Path) -> "Origin | None":
         try:
             return cls(**json.loads(files.read_text(folder / "source.json")))
         except (OSError, ValueError, TypeError):
@@ -83,11 +92,11 @@ class Origin:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # cleans up, too
-    source, output = storage.path(_SOURCE.value or ""), storage.absolute(_OUTPUT.value or "")
-    with storage.named(output):
+    source, output = paths.path(_SOURCE.value or ""), paths.absolute(_OUTPUT.value or "")
+    with paths.named(output):
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):
             raise UsageError(f"{_OUTPUT.value}: exists; give another --output, or remove it")
-    if storage.is_folder(source):
+    if paths.is_folder(source):
         description, variables, origin = from_checkpoint(source)
     else:
         description, variables, origin = from_file(fetched(source))
@@ -100,16 +109,16 @@ def main() -> None:
             checkpoints.save_variables(folder, description, variables)
         origin.write(folder)
         description.write(folder)
-    print(f"written: {output}, {storage.num_bytes(output):,} bytes, {description.variant}")
+    print(f"written: {output}, {paths.num_bytes(output):,} bytes, {description.variant}")
     config = f"configs/{description.variant}.py"
     if _TO.value == "checkpoint" and pathlib.Path(config).is_file():
         print(f"next: python eval.py --config {config} --checkpoint {_OUTPUT.value}")
 
 
-def from_checkpoint(source: storage.Path) -> tuple[Description, Any, Origin]:
+def from_checkpoint(source: paths.Path) -> tuple[Description, Any, Origin]:
     """One of our own checkpoints, with new heads if asked for."""
     description, variables, step = checkpoints.load(source)
-    found = convert.architecture_of_variables(variables)
+    found = conversion.architecture_of_variables(variables)
     print(f"{source}: our own checkpoint, {description.variant}, step {step.name}: {found}")
     origin = Origin.read(step.parent) or Origin(f"{source}, step {step.name}", "our own")
     variables, architecture, said = wanted(found, variables, None)
@@ -128,11 +137,11 @@ def from_checkpoint(source: storage.Path) -> tuple[Description, Any, Origin]:
 
 def from_file(source: pathlib.Path) -> tuple[Description, Any, Origin]:
     """A file in one of torch's layouts, of any kind that `convert` knows."""
-    state_dict = torch_checkpoint.read(source, copy=_TO.value == "torch")  # which must own them
+    state_dict = checkpoint.read(source, copy=_TO.value == "torch")  # which must own them
     with open(source, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     print(f"{source.name}: {source.stat().st_size:,} bytes, sha256 {sha256}")
-    notes = torch_checkpoint.metadata(source)
+    notes = checkpoint.metadata(source)
     if str(notes.get("writer")).startswith("mspn_jax "):
         print(f"our own, {notes['writer']}: {notes.get('variant')}, from {notes.get('source')}")
     published = PUBLISHED.get(source.name)
@@ -151,8 +160,8 @@ def from_file(source: pathlib.Path) -> tuple[Description, Any, Origin]:
         else:
             found = architecture_of(state_dict)
             print(f"an MSPN of {found}")
-            variables = convert.from_torch(state_dict)
-            counts = convert.batches_tracked(state_dict)
+            variables = conversion.from_torch(state_dict)
+            counts = conversion.batches_tracked(state_dict)
             print(
                 f"every tensor used once: {count_parameters(variables['params']):,} parameters,"
                 f" {count_parameters(variables['batch_stats']):,} running statistics;"
@@ -190,9 +199,9 @@ def wanted(
     initial = initial_variables(architecture.new_model(), NEW_WEIGHTS_SEED, crop_hw())
     if found is None:
         assert resnet is not None
-        variables, said = convert.start_from_resnet(resnet, initial)
+        variables, said = conversion.start_from_resnet(resnet, initial)
     else:
-        variables, said = convert.start_from(variables, initial, new_heads=True)
+        variables, said = conversion.start_from(variables, initial, new_heads=True)
     print(f"{said} (from seed {NEW_WEIGHTS_SEED})")
     return variables, architecture, said
 
@@ -246,7 +255,7 @@ def write_torch(
 ) -> None:
     """The weights with mmpose 1.x names, as .safetensors and, where torch is installed, .pth."""
     state_dict = {}
-    for name, array in convert.to_torch(variables).items():
+    for name, array in conversion.to_torch(variables).items():
         state_dict[name] = array
         count = f"{name.removesuffix('running_var')}num_batches_tracked"
         if name.endswith(".running_var") and count in origin.batches_tracked:
@@ -258,7 +267,7 @@ def write_torch(
         "source": description.source,
     }
     path = folder / f"{description.variant}.safetensors"
-    torch_checkpoint.write_safetensors(path, state_dict, notes)
+    checkpoint.write_safetensors(path, state_dict, notes)
     try:
         import torch
     except ImportError:
@@ -269,7 +278,7 @@ def write_torch(
 
 
 @contextlib.contextmanager
-def made_whole(output: storage.Path, num_bytes: int) -> Iterator[storage.Path]:
+def made_whole(output: paths.Path, num_bytes: int) -> Iterator[paths.Path]:
     """A folder to write so much into, which takes the output's name once it is whole, or goes.
 
     In a bucket, where folders cannot be renamed in one step, it is the output from the start.
@@ -306,7 +315,7 @@ def removed(folder: pathlib.Path) -> Iterator[None]:
 @contextlib.contextmanager
 def emptied_on_failure(output: Any) -> Iterator[None]:
     try:
-        with storage.named(output):
+        with paths.named(output):
             yield
     except BaseException:
         with contextlib.suppress(Exception):
@@ -323,5 +332,5 @@ def reserve(path: pathlib.Path, num_bytes: int) -> None:
 
 
 def command() -> None:
-    """What convert.py and the console script mspn-convert run."""
+    """What conversion.py and the console script mspn-convert run."""
     program.run(main)

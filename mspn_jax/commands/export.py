@@ -1,4 +1,4 @@
-"""Makes files to deploy: python export.py --checkpoint PATH --format stablehlo|onnx
+"""Makes files to deploy: python formats.py --checkpoint PATH --format stablehlo|onnx
 
 The file holds the network with its weights, batch norm folded, normalisation and flip test; with
 --with-decode also the step to keypoints. It is read back, run, and compared with the network before
@@ -10,11 +10,14 @@ import logging
 import jax.numpy as jnp
 from absl import flags
 
-from mspn_jax import checkpoints, export, program, storage
-from mspn_jax.export import Deployment, ExportError
-from mspn_jax.files import write_json
-from mspn_jax.mirror import Mirror
-from mspn_jax.program import UsageError
+from mspn_jax.commands import program
+from mspn_jax.commands.program import UsageError
+from mspn_jax.export import formats
+from mspn_jax.export.formats import Deployment, ExportError
+from mspn_jax.storage import paths
+from mspn_jax.storage.files import write_json
+from mspn_jax.storage.mirror import Mirror
+from mspn_jax.weights import checkpoints
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -22,7 +25,7 @@ _CHECKPOINT = flags.DEFINE_string(
     "a workdir (its best is taken), one step's folder, or convert.py's output",
     required=True,
 )
-_FORMAT = flags.DEFINE_enum("format", None, list(export.FORMATS), "what to write", required=True)
+_FORMAT = flags.DEFINE_enum("format", None, list(formats.FORMATS), "what to write", required=True)
 _OUTPUT = flags.DEFINE_string(
     "output", None, "the file to write; by default VARIANT.FORMAT in this folder"
 )
@@ -42,7 +45,7 @@ log = logging.getLogger("mspn_jax")
 
 def main() -> None:
     description, variables, step = checkpoints.load(_CHECKPOINT.value)
-    output = storage.path(_OUTPUT.value or f"{description.variant}.{_FORMAT.value}")
+    output = paths.path(_OUTPUT.value or f"{description.variant}.{_FORMAT.value}")
     card_file = output.with_name(f"{output.name}.json")
     for path in (output, card_file):
         if path.exists():
@@ -56,7 +59,7 @@ def main() -> None:
     with Mirror(output.parent) as folder:
         file = folder.local / output.name
         try:
-            differences = export.write(file, deployment, _FORMAT.value)
+            differences = formats.write(file, deployment, _FORMAT.value)
         except ExportError as error:
             raise UsageError(f"{output}: {error}") from None
         except ImportError as error:
@@ -64,7 +67,7 @@ def main() -> None:
                 f"{error.name} is not installed: pip install 'mspn-jax[onnx]'"
             ) from None
         metrics = checkpoints.metrics_of(step)
-        card = export.card(file, deployment, _FORMAT.value, differences, metrics)
+        card = formats.card(file, deployment, _FORMAT.value, differences, metrics)
         write_json(folder.local / card_file.name, card)
         num_bytes = file.stat().st_size
     for name, difference in differences.items():
@@ -73,5 +76,5 @@ def main() -> None:
 
 
 def command() -> None:
-    """What export.py and the console script mspn-export run."""
+    """What formats.py and the console script mspn-export run."""
     program.run(main)

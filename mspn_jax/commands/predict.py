@@ -24,15 +24,17 @@ from jaxtyping import Float
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mspn_jax import geometry, mirror, program, storage
+from mspn_jax import geometry
+from mspn_jax.commands import program
+from mspn_jax.commands.program import UsageError
 from mspn_jax.data.person_boxes import PersonBoxes, read_person_boxes, table
 from mspn_jax.data.pictures import Frame, Source, count_frames, find_sources, frames
 from mspn_jax.detector import Detector
-from mspn_jax.draw import draw_people, write_picture
-from mspn_jax.evaluation import coco_results
+from mspn_jax.drawing import draw_people, write_picture
+from mspn_jax.evaluation.scoring import coco_results
 from mspn_jax.predictor import Predictor
-from mspn_jax.program import UsageError
 from mspn_jax.skeletons import Skeleton
+from mspn_jax.storage import mirror, paths
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -66,11 +68,11 @@ log = logging.getLogger("mspn_jax")
 
 
 def main() -> None:
-    output = storage.path(_OUTPUT.value)
+    output = paths.path(_OUTPUT.value)
     sources = find_sources(_SOURCE.value)
     for source in sources:
         path = source.path
-        if isinstance(path, pathlib.Path) and storage.absolute(output) in path.parents:
+        if isinstance(path, pathlib.Path) and paths.absolute(output) in path.parents:
             raise UsageError(
                 f"{path}: is in {output}, and could be written over; give another --output"
             )

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mspn_jax import geometry, storage
+from mspn_jax import geometry
 from mspn_jax.data.coco import DataError, annotation_file, load_json
+from mspn_jax.storage import paths
 
 Array = np.ndarray
 
@@ -95,7 +96,7 @@ def inspect(
     def find(level: str, what: str, place: Any) -> None:
         found[level, what].append(place)
 
-    images = _images(content["images"], storage.path(root) / split, find)
+    images = _images(content["images"], paths.path(root) / split, find)
     names_of = _names(content)
     annotations = content.get("annotations") or []
     people, counts = [], collections.Counter(pictures=len(content["images"]))
@@ -138,11 +139,11 @@ Find = Callable[[str, str, Any], None]
 Names = dict[Any, list[str]]  # of a category's keypoints
 
 
-def _images(rows: list, folder: storage.Path, find: Find) -> dict[Any, tuple[int, int]]:
+def _images(rows: list, folder: paths.Path, find: Find) -> dict[Any, tuple[int, int]]:
     """(height, width) of every picture that the file describes."""
     there = None
-    if storage.is_folder(folder):
-        with storage.named(folder):
+    if paths.is_folder(folder):
+        with paths.named(folder):
             there = {path.name for path in folder.iterdir()}
     if there is None:
         find(ERROR, f"no folder of pictures {folder}", folder.name)

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from mspn_jax import geometry, mirror, storage
+from mspn_jax import geometry
 from mspn_jax.data import plausibility
 from mspn_jax.skeletons import Skeleton
+from mspn_jax.storage import mirror, paths
 
 log = logging.getLogger(__name__)
 
@@ -54,14 +55,14 @@ def annotation_file(root: str | os.PathLike, split: str) -> pathlib.Path:
       DataError: the folder, or the json in it, is not there.
       StorageError: the bucket refuses or does not answer.
     """
-    root = storage.path(root)
-    with storage.named(root):
+    root = paths.path(root)
+    with paths.named(root):
         path = _annotation_file(root, split)
     return mirror.fetched(path)
 
 
-def _annotation_file(root: storage.Path, split: str) -> storage.Path:
-    if not storage.is_folder(root):
+def _annotation_file(root: paths.Path, split: str) -> paths.Path:
+    if not paths.is_folder(root):
         raise DataError(
             f"{root}: no such folder. COCO 2017 is 19 GB: train2017.zip, val2017.zip and"
             " annotations_trainval2017.zip of images.cocodataset.org, unpacked there (the commands"

@@ -26,9 +26,10 @@ from absl import logging as absl_logging
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from mspn_jax import geometry, mirror, storage
+from mspn_jax import geometry
 from mspn_jax.data.coco import LAYOUT, DataError, Picture, annotation_file, read_pictures, some
 from mspn_jax.skeletons import Skeleton
+from mspn_jax.storage import mirror, paths
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +200,7 @@ def open_records(
       DataError: json or pictures are missing or damaged, or there is no room for the records.
       StorageError: the bucket refuses or does not answer, or there is no room for the copies.
     """
-    folder = storage.path(root) / split
+    folder = paths.path(root) / split
     annotations = annotation_file(root, split)
     names = "\n".join(skeleton.keypoint_names).encode()
     digest = hashlib.blake2b(annotations.read_bytes() + names, digest_size=4).hexdigest()
@@ -207,7 +208,7 @@ def open_records(
     name = f"{split}-{skeleton.name}-{chosen}-{digest}"
     data_dir = _records_dir(root, records_dir)
     place = pathlib.Path(CocoPersonKeypoints.name) / name / str(CocoPersonKeypoints.VERSION)
-    path, kept = data_dir / place, storage.path(records_dir or folder.parent / "records") / place
+    path, kept = data_dir / place, paths.path(records_dir or folder.parent / "records") / place
 
     with open(data_dir / f"{name}.lock", "w") as lock:
         _lock(lock, f"records of {split}")
@@ -219,17 +220,17 @@ def open_records(
                 if not pictures:
                     raise DataError(f"{annotations}: nobody in it to learn from: no annotations")
             _make(name, folder, pictures, skeleton.num_keypoints, data_dir)
-        if storage.in_bucket(records_dir) and not was_kept:
+        if paths.in_bucket(records_dir) and not was_kept:
             log.info("copying records of %s to %s", split, kept)
             mirror.send(path, kept, last=WHOLE)
     return _opened(path, folder)
 
 
-def _fetch(kept: storage.Path) -> bool:
+def _fetch(kept: paths.Path) -> bool:
     """Copies a folder of records from a bucket to this disk, if it is one and is whole there."""
     if isinstance(kept, pathlib.Path):
         return False
-    with storage.named(kept):
+    with paths.named(kept):
         is_whole = (kept / WHOLE).exists()
     if is_whole:
         mirror.fetched(kept)
@@ -237,7 +238,7 @@ def _fetch(kept: storage.Path) -> bool:
 
 
 def _make(
-    name: str, folder: storage.Path, pictures: list[Picture], num_keypoints: int,
+    name: str, folder: paths.Path, pictures: list[Picture], num_keypoints: int,
     data_dir: pathlib.Path,
 ) -> None:  # fmt: skip
     """Makes the records of a folder's pictures; what an interrupted run left is deleted first."""
@@ -258,7 +259,7 @@ def _make(
         ).download_and_prepare()  # fmt: skip
 
 
-def _opened(path: pathlib.Path, folder: storage.Path) -> Records:
+def _opened(path: pathlib.Path, folder: paths.Path) -> Records:
     """The records in `path`, and a word on those of the folder's pictures that have none."""
     with _quiet_tfds():
         builder = tfds.builder_from_directory(path)

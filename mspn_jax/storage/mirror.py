@@ -18,8 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mspn_jax import storage
-from mspn_jax.storage import StorageError
+from mspn_jax.storage import paths
+from mspn_jax.storage.paths import StorageError
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,10 @@ def cache_folder() -> pathlib.Path:
 
 def place_of(there: str | os.PathLike) -> pathlib.Path:
     """Where on this disk the copy of a file or folder is; on a disk, itself."""
-    there = storage.path(there)
+    there = paths.path(there)
     if isinstance(there, pathlib.Path):
         return there
-    return cache_folder() / "buckets" / os.fspath(there).removeprefix(storage.SCHEME)
+    return cache_folder() / "buckets" / os.fspath(there).removeprefix(paths.SCHEME)
 
 
 def fetched(
@@ -57,7 +57,7 @@ def fetched(
       FileNotFoundError: there is no such file or folder.
       StorageError: the bucket refuses or does not answer, or this disk has no room.
     """
-    there = storage.path(there)
+    there = paths.path(there)
     local = place_of(there)
     if isinstance(there, pathlib.Path):
         return local
@@ -73,9 +73,9 @@ def fetched(
 
 def _listing(there: Any) -> dict[str, dict[str, Any]]:
     """The objects of a folder by their names within it; of a single object, by the name ""."""
-    system, key = storage.file_system(there)
+    system, key = paths.file_system(there)
     try:
-        with storage.named(there):
+        with paths.named(there):
             info = system.info(key)
             if info["type"] == "file":
                 return {"": info}
@@ -92,7 +92,7 @@ def _copy(there: Any, found: dict[str, dict[str, Any]], local: pathlib.Path) -> 
     copied: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         copied = json.loads(note.read_text())
-    system, key = storage.file_system(there)
+    system, key = paths.file_system(there)
     version = {name: [info["size"], info.get("generation")] for name, info in found.items()}
     wanted = [
         name for name in found
@@ -112,7 +112,7 @@ def _copy(there: Any, found: dict[str, dict[str, Any]], local: pathlib.Path) -> 
             for folder in {target.parent for target in targets}:
                 folder.mkdir(parents=True, exist_ok=True)
             partial = [f"{target}.partial" for target in targets]
-            with storage.named(there):
+            with paths.named(there):
                 system.get(
                     [f"{key}/{name}".rstrip("/") for name in batch], partial, batch_size=_AT_ONCE
                 )
@@ -149,10 +149,10 @@ def _check_room(there: Any, local: pathlib.Path, num_bytes: int) -> None:
 
 def send(local: pathlib.Path, there: Any, last: str) -> None:
     """Copies a folder of this disk to a bucket; the file `last` says that it is whole."""
-    system, key = storage.file_system(there)
+    system, key = paths.file_system(there)
     names = [p.relative_to(local).as_posix() for p in sorted(local.rglob("*")) if p.is_file()]
     names.remove(last)
-    with storage.named(there), storage.no_bucket_named(there):
+    with paths.named(there), paths.no_bucket_named(there):
         for each in (names, [last]):
             system.put(
                 [str(local / name) for name in each], [f"{key}/{name}" for name in each],
@@ -182,7 +182,7 @@ class Mirror:
         self, folder: str | os.PathLike, *, take: Iterable[str] = (),
         seconds: float | None = None, check: Callable[[], None] = lambda: None,
     ):  # fmt: skip
-        self.folder = storage.path(folder)
+        self.folder = paths.path(folder)
         self.local: pathlib.Path = pathlib.Path(os.fspath(folder))
         self._take, self._seconds, self._check = take, seconds, check
         self._sent: dict[pathlib.Path, tuple[int, int]] = {}
@@ -196,13 +196,13 @@ class Mirror:
             return self
         # Now, not after hours of work: may it be written?
         probe = self.folder / ".writable"
-        storage.upload(probe, b"")
+        paths.upload(probe, b"")
         with contextlib.suppress(Exception):  # some may create objects, but not delete them
             probe.unlink()
         self.local = pathlib.Path(tempfile.mkdtemp(prefix="mspn_jax-"))
         for name in self._take:
             with contextlib.suppress(FileNotFoundError):
-                (self.local / name).write_bytes(storage.read_bytes(self.folder / name))
+                (self.local / name).write_bytes(paths.read_bytes(self.folder / name))
         if self._seconds is not None:
             self._thread = threading.Thread(target=self._keep, name="mirror", daemon=True)
             self._thread.start()
@@ -232,10 +232,10 @@ class Mirror:
             return
         target = self.folder / file.relative_to(self.local).as_posix()
         if status.st_size <= _LARGEST_IN_MEMORY:  # a file that grows meanwhile is sent as it is now
-            storage.upload(target, file.read_bytes())
+            paths.upload(target, file.read_bytes())
         else:
-            system, key = storage.file_system(target)
-            with storage.named(target), storage.no_bucket_named(target):
+            system, key = paths.file_system(target)
+            with paths.named(target), paths.no_bucket_named(target):
                 system.put_file(str(file), key)
         self._sent[file] = version
 

@@ -17,8 +17,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mspn_jax import files, mirror, storage
-from mspn_jax.draw import encode_picture
+from mspn_jax.drawing import encode_picture
+from mspn_jax.storage import files, mirror, paths
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class TrainingReport:
         self._trace_from = first_step + _STEPS_BEFORE_TRACE if profile else None
         self._workdir = os.fspath(workdir)
         # The first process's is copied to a bucket; the others write only to a disk.
-        self._trace_folder = None if storage.in_bucket(workdir) else self._workdir
+        self._trace_folder = None if paths.in_bucket(workdir) else self._workdir
         self._mirror: mirror.Mirror | None = None
         self._stack = contextlib.ExitStack()
         if jax.process_index() == 0:

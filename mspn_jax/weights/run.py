@@ -14,8 +14,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from mspn_jax import checkpoints, files, storage
-from mspn_jax.checkpoints import CheckpointError, DamagedCheckpointError
+from mspn_jax.storage import files, paths
+from mspn_jax.weights import checkpoints
+from mspn_jax.weights.checkpoints import CheckpointError, DamagedCheckpointError
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +28,12 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | os.PathLike, keep_latest: int = 2):
-        self.folder = storage.absolute(folder)
+        self.folder = paths.absolute(folder)
         self._keep_latest = keep_latest
         self._manager = self._new_manager()
 
     def _new_manager(self) -> ocp.CheckpointManager:
-        with storage.named(self.folder):
+        with paths.named(self.folder):
             return ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
@@ -127,7 +128,7 @@ class Checkpoints:
                 if not place.exists():
                     break
                 place = place.with_name(f"damaged-{step}-{again}")
-            with storage.named(place):
+            with paths.named(place):
                 (self.folder / str(step)).rename(place)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"step {step} was set aside")
@@ -149,7 +150,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # of orbax's threads: OSError, ValueError, RuntimeError ...
-            reason = storage.reason_of(error) if storage.in_bucket(self.folder) else None
+            reason = paths.reason_of(error) if paths.in_bucket(self.folder) else None
             reason = reason or checkpoints.first_line(error)
             raise CheckpointError(f"{self.folder}: {what}: {reason}; {self._left()}") from None
 
@@ -167,7 +168,7 @@ class Checkpoints:
 class _LatestAndBest(checkpoint_managers.preservation_policy.PreservationPolicy):
     """Orbax's question after each saving: which of these steps are to stay?"""
 
-    folder: storage.Path
+    folder: paths.Path
     keep_latest: int
 
     def should_preserve(self, saved, *, context) -> list[bool]:

@@ -20,10 +20,10 @@ from jaxtyping import UInt8
 
 import mspn_jax
 from mspn_jax import heatmaps, inference
-from mspn_jax.checkpoints import Description
-from mspn_jax.data import synthetic
 from mspn_jax.folding import for_inference
 from mspn_jax.model import STRIDE
+from mspn_jax.synthetic import people
+from mspn_jax.weights.checkpoints import Description
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # What a file may differ by from the live network before it is refused: of the highest heatmap
@@ -102,7 +102,7 @@ def to_onnx(deployment: Deployment) -> bytes:
       ImportError: the package onnx is not installed.
       ExportError: bfloat16, whose convolutions ONNX runtimes do not have.
     """
-    from mspn_jax.onnx_graph import onnx_model
+    from mspn_jax.export.onnx_graph import onnx_model
 
     if deployment.dtype != jnp.float32:
         raise ExportError(
@@ -172,7 +172,7 @@ def compare(run: Run, deployment: Deployment) -> dict[str, float]:
     differences = dict.fromkeys(deployment.output_names, 0.0)
     for size in sizes:
         pictures = [
-            synthetic.draw_picture(np.random.default_rng(i), deployment.description.crop_hw)[0]
+            people.draw_picture(np.random.default_rng(i), deployment.description.crop_hw)[0]
             for i in range(size)
         ]
         crops = np.stack(pictures)

@@ -22,9 +22,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mspn_jax import files, storage
 from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB
 from mspn_jax.skeletons import COCO, SKELETONS, Skeleton
+from mspn_jax.storage import files, paths
 from mspn_jax.variables import variable_shapes
 
 DESCRIPTION = "model.json"
@@ -85,7 +85,7 @@ class Description:
         return self.skeleton
 
     def write(self, folder: str | os.PathLike) -> None:
-        folder = storage.path(folder)
+        folder = paths.path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         files.write_json(folder / DESCRIPTION, self.to_json(), indent=2)
 
@@ -94,7 +94,7 @@ class Description:
 
     @classmethod
     def read(cls, folder: str | os.PathLike) -> "Description":
-        path = storage.path(folder) / DESCRIPTION
+        path = paths.path(folder) / DESCRIPTION
         try:
             fields = json.loads(files.read_text(path))
             for entries in (fields, fields["model"]):  # json has no tuples
@@ -120,9 +120,9 @@ def save_variables(folder: str | os.PathLike, description: Description, variable
     variables = jax.device_get(variables)
     item = ocp.args.PyTreeSave(variables, ocdbt_target_data_file_size=1 << 20)
     sums = ocp.args.JsonSave(checksums({VARIABLES: variables}))
-    path = storage.absolute(folder)
+    path = paths.absolute(folder)
     with (
-        storage.named(path),
+        paths.named(path),
         ocp.CheckpointManager(
             path, item_handlers={VARIABLES: handler, CHECKSUMS: ocp.JsonCheckpointHandler()}
         ) as manager,
@@ -144,7 +144,7 @@ class _InBatches(ocp.type_handlers.NumpyHandler):
                 files.release(value)
 
 
-def find(checkpoint: str | os.PathLike) -> tuple[storage.Path, Description]:
+def find(checkpoint: str | os.PathLike) -> tuple[paths.Path, Description]:
     """A step's folder, and what it is of.
 
     Args:
@@ -155,12 +155,12 @@ def find(checkpoint: str | os.PathLike) -> tuple[storage.Path, Description]:
       CheckpointError: there is none.
       StorageError: the bucket refuses or does not answer.
     """
-    path = storage.absolute(checkpoint)
-    with storage.named(path):
+    path = paths.absolute(checkpoint)
+    with paths.named(path):
         return _find(checkpoint, path)
 
 
-def _find(checkpoint: str | os.PathLike, path: storage.Path) -> tuple[storage.Path, Description]:
+def _find(checkpoint: str | os.PathLike, path: paths.Path) -> tuple[paths.Path, Description]:
     if not path.exists():
         raise CheckpointError(f"{checkpoint}: no such checkpoint")
     if path.name.isdecimal() and (path.parent / DESCRIPTION).is_file():
@@ -178,17 +178,17 @@ def _find(checkpoint: str | os.PathLike, path: storage.Path) -> tuple[storage.Pa
     return best_of(steps), description
 
 
-def is_whole(step: storage.Path) -> bool:
+def is_whole(step: paths.Path) -> bool:
     """On a disk a step's folder appears when it is whole; in a bucket an object says that it is."""
     return ocp.utils.is_checkpoint_finalized(step) and (step / VARIABLES).is_dir()
 
 
-def best_of(steps: list[storage.Path]) -> storage.Path:
+def best_of(steps: list[paths.Path]) -> paths.Path:
     """The folder of the step with the best AP, the latest of equals or if none was evaluated."""
     return max(steps, key=lambda step: ((metrics_of(step) or {}).get("AP", -2.0), int(step.name)))
 
 
-def metrics_of(step: storage.Path) -> dict[str, float] | None:
+def metrics_of(step: paths.Path) -> dict[str, float] | None:
     """COCO's figures of a step's folder, as `Checkpoints.record` kept them; None without."""
     try:
         return json.loads(files.read_text(step / EVALUATION))
@@ -196,7 +196,7 @@ def metrics_of(step: storage.Path) -> dict[str, float] | None:
         return None
 
 
-def load(checkpoint: str | os.PathLike) -> tuple[Description, Any, storage.Path]:
+def load(checkpoint: str | os.PathLike) -> tuple[Description, Any, paths.Path]:
     """A model's description and its variables (NumPy), and the step's folder they are from.
 
     Raises:
@@ -217,21 +217,21 @@ def load(checkpoint: str | os.PathLike) -> tuple[Description, Any, storage.Path]
 
 
 @contextlib.contextmanager
-def damage_named(step: storage.Path, what: str) -> Iterator[None]:
+def damage_named(step: paths.Path, what: str) -> Iterator[None]:
     """Raises what orbax, tensorstore and json raise of a step's folder as DamagedCheckpointError.
 
     But not that a bucket refuses or does not answer (StorageError): the step may well be whole.
     """
     try:
-        with storage.named(step):
+        with paths.named(step):
             yield
-    except storage.StorageError:
+    except paths.StorageError:
         raise
     except Exception as error:
         raise DamagedCheckpointError(f"{step}: {what} ({first_line(error)})") from None
 
 
-def check_same_leaves(step: storage.Path, tree: Any, item: str) -> None:
+def check_same_leaves(step: paths.Path, tree: Any, item: str) -> None:
     """Raises CheckpointError, naming an array that is missing, extra, or of another shape."""
     named = damage_named(step, "damaged, or not a checkpoint")
     with named, ocp.StandardCheckpointer() as checkpointer:
@@ -266,7 +266,7 @@ def _checksum(array: Any) -> int:
     return checksum
 
 
-def check_sums(step: storage.Path, saved: dict[str, int], tree: Any) -> None:
+def check_sums(step: paths.Path, saved: dict[str, int], tree: Any) -> None:
     wrong = [name for name, value in checksums(tree).items() if saved.get(name) != value]
     if wrong:
         raise DamagedCheckpointError(

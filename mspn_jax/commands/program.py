@@ -15,14 +15,16 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from mspn_jax import cpu, launch, lease, storage
-from mspn_jax.checkpoints import CheckpointError
+from mspn_jax import cpu
+from mspn_jax.commands import launch
+from mspn_jax.commands.launch import LaunchError
 from mspn_jax.data.coco import DataError
-from mspn_jax.launch import LaunchError
 from mspn_jax.skeletons import SkeletonError
-from mspn_jax.storage import StorageError
-from mspn_jax.torch_names import ConversionError
-from mspn_jax.torch_pickle import TorchFileError
+from mspn_jax.storage import lease, paths
+from mspn_jax.storage.paths import StorageError
+from mspn_jax.weights.checkpoints import CheckpointError
+from mspn_jax.weights.torch.names import ConversionError
+from mspn_jax.weights.torch.unpickling import TorchFileError
 
 log = logging.getLogger("mspn_jax")
 
@@ -139,7 +141,7 @@ def _one_line(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {os.strerror(error.errno or 0)}"
-    return storage.reason_of(error)
+    return paths.reason_of(error)
 
 
 def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -188,7 +190,7 @@ def stop_requests() -> Iterator[StopRequest]:
 
 
 @contextlib.contextmanager
-def sole_use(folder: storage.Path) -> Iterator[Callable[[], None]]:
+def sole_use(folder: paths.Path) -> Iterator[Callable[[], None]]:
     """Within it, no other run may use the folder; gives what `lease.sole_use` gives.
 
     Raises:

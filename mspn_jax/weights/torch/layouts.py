@@ -17,8 +17,8 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from mspn_jax import files
-from mspn_jax.torch_pickle import AGAIN, Storage, Tensor, require, unpickle
+from mspn_jax.storage import files
+from mspn_jax.weights.torch.unpickling import AGAIN, Storage, Tensor, require, unpickle
 
 # By the names of torch, of torch's storage classes and of safetensors.
 DTYPES = {

@@ -9,12 +9,12 @@ import json
 
 import numpy as np
 
-from mspn_jax.data import drawn_dataset
-from mspn_jax.data.canvas import Rng, draw_background, expose, is_inside, sample_color
-from mspn_jax.data.drawn_dataset import Subject, annotation
-from mspn_jax.data.figures import Blob, Figure, Part, Points
-from mspn_jax.data.synthetic import draw_figure, find_place
 from mspn_jax.skeletons import Skeleton
+from mspn_jax.synthetic import coco_files
+from mspn_jax.synthetic.canvas import Rng, draw_background, expose, is_inside, sample_color
+from mspn_jax.synthetic.coco_files import Subject, annotation
+from mspn_jax.synthetic.figures import Blob, Figure, Part, Points
+from mspn_jax.synthetic.people import draw_figure, find_place
 
 LEGS = tuple(f"{side}_{end}" for end in ("front", "hind") for side in ("left", "right"))
 QUADRUPED = Skeleton(
@@ -27,7 +27,7 @@ QUADRUPED = Skeleton(
     oks_sigmas=(0.03, 0.07, 0.06, *(0.06, 0.05) * 4),
     upper_body=("nose", "withers", *(f"{leg}_{j}" for leg in LEGS[:2] for j in ("knee", "paw"))),
 )  # fmt: skip
-CATEGORY = drawn_dataset.category(7, "quadruped", QUADRUPED)
+CATEGORY = coco_files.category(7, "quadruped", QUADRUPED)
 
 
 def sample_animal(rng: Rng, length: float) -> Figure:
@@ -135,11 +135,11 @@ def draw_picture(rng: Rng, picture_hw: tuple[int, int]) -> tuple[np.ndarray, lis
     return expose(rng, canvas.image), annotations
 
 
-ANIMALS = Subject("Animals drawn by mspn_jax.data.animals", "1", CATEGORY, draw_picture)
+ANIMALS = Subject("Animals drawn by mspn_jax.synthetic.animals", "1", CATEGORY, draw_picture)
 
 
 def main() -> None:
-    root = drawn_dataset.command(ANIMALS, "data/animals", train=1500, val=100)
+    root = coco_files.command(ANIMALS, "data/animals", train=1500, val=100)
     path = root / "quadruped.json"
     path.write_text(json.dumps(QUADRUPED.to_json(), indent=2) + "\n")
     print(f"{path}: their skeleton")

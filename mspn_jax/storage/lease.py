@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mspn_jax import storage
+from mspn_jax.storage import paths
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class HeldError(Exception):
 
 
 @contextlib.contextmanager
-def sole_use(folder: storage.Path, owner: str) -> Iterator[Callable[[], None]]:
+def sole_use(folder: paths.Path, owner: str) -> Iterator[Callable[[], None]]:
     """Within it, no other run may use the folder.
 
     Gives:
@@ -87,7 +87,7 @@ class Lease:
 
     def take(self) -> None:
         """Raises HeldError where another has it, StorageError where the bucket cannot be used."""
-        with storage.named(self.there):
+        with paths.named(self.there):
             try:
                 now = self._read()
                 if now.state == "value":
@@ -97,7 +97,7 @@ class Lease:
             except ValueError as error:
                 if not str(error).startswith("NOT_FOUND"):  # of an object it would be a state
                     raise
-                with storage.no_bucket_named(self.there):
+                with paths.no_bucket_named(self.there):
                     raise FileNotFoundError from None
         threading.Thread(target=self._keep, name="lease", daemon=True).start()
 
@@ -108,7 +108,7 @@ class Lease:
         answer.
         """
         if time.monotonic() - self._since > self.seconds / 2:
-            with storage.named(self.there):
+            with paths.named(self.there):
                 self._refresh()
         if self._lost:
             raise HeldError(self._lost)

@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from mspn_jax import geometry, page
+from mspn_jax import geometry
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.pipeline import cut
 from mspn_jax.data.records import decode_picture
-from mspn_jax.diagnosis import KINDS, NOBODY, Diagnosis, People
-from mspn_jax.draw import draw_people
-from mspn_jax.evaluation import METRICS
-from mspn_jax.page import Figures
+from mspn_jax.drawing import draw_people
+from mspn_jax.evaluation.diagnosis import KINDS, NOBODY, Diagnosis, People
+from mspn_jax.evaluation.scoring import METRICS
+from mspn_jax.reports import page
+from mspn_jax.reports.page import Figures
 from mspn_jax.skeletons import Skeleton
 
 CASE_HW, CASE_PADDING = (480, 360), 1.25

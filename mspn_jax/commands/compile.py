@@ -1,5 +1,5 @@
 """Compiles a config for devices that this machine need not have, and runs nothing:
-python -m mspn_jax.compile --config FILE --device h100 [--devices 8] [--config.any.key=value]
+mspn compile --config FILE --device h100 [--devices 8] [--config.any.key=value]
 
 For the training step and for inference it prints whether they compile, and in how long; the memory
 a device needs, and has; the time that a crop's operations and memory traffic take at least, and the
@@ -25,8 +25,9 @@ import jax.numpy as jnp
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mspn_jax import configured, files, program, training
-from mspn_jax.checkpoints import Description
+from mspn_jax import training
+from mspn_jax.commands import configured, program
+from mspn_jax.commands.program import UsageError
 from mspn_jax.compiled import compiled
 from mspn_jax.cost import costs
 from mspn_jax.devices import REPLICATED, SHARDED, Devices, sharding
@@ -38,8 +39,9 @@ from mspn_jax.hardware import (
     absent_devices,
     check_compiler,
 )
-from mspn_jax.program import UsageError
+from mspn_jax.storage import files
 from mspn_jax.variables import variable_shapes
+from mspn_jax.weights.checkpoints import Description
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
 _DEVICE = flags.DEFINE_enum("device", None, list(HARDWARE), "what to compile for", required=True)

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from mspn_jax import diagnosis, page
 from mspn_jax.data.coco import DataError
 from mspn_jax.data.evaluation_set import EvaluationSet
-from mspn_jax.diagnosis import KINDS, NOBODY, Diagnosis, People
-from mspn_jax.evaluation import coco_evaluation, coco_metrics, summarize
-from mspn_jax.files import write_json
-from mspn_jax.page import Figures
-from mspn_jax.report_page import parts, picture_of_case
+from mspn_jax.evaluation import diagnosis
+from mspn_jax.evaluation.diagnosis import KINDS, NOBODY, Diagnosis, People
+from mspn_jax.evaluation.scoring import coco_evaluation, coco_metrics, summarize
+from mspn_jax.reports import page
+from mspn_jax.reports.evaluation_page import parts, picture_of_case
+from mspn_jax.reports.page import Figures
 from mspn_jax.skeletons import Skeleton
+from mspn_jax.storage.files import write_json
 
 Array = np.ndarray
 

@@ -1,4 +1,4 @@
-"""What a network is and costs: python -m mspn_jax.info --config FILE | --checkpoint PATH
+"""What a network is and costs: python -m mspn_jax.commands.info --config FILE | --checkpoint PATH
 
 Prints parameters, multiplications and memory by part, what prediction takes of them, and the config
 with every key resolved (--config.any.key=value as in train.py) or what the checkpoint says.
@@ -11,9 +11,10 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from mspn_jax import checkpoints, configured, program
+from mspn_jax.commands import configured, program
+from mspn_jax.commands.program import UsageError
 from mspn_jax.cost import Cost, costs
-from mspn_jax.program import UsageError
+from mspn_jax.weights import checkpoints
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
 _CHECKPOINT = flags.DEFINE_string(

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mspn_jax.data import drawn_dataset
-from mspn_jax.data.canvas import (
+from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic import coco_files
+from mspn_jax.synthetic.canvas import (
     NOBODY,
     Canvas,
     Rng,
@@ -18,11 +19,10 @@ from mspn_jax.data.canvas import (
     expose,
     is_inside,
 )
-from mspn_jax.data.drawn_dataset import Subject, annotation
-from mspn_jax.data.figures import FACE_LIMITS, Figure, Part, sample_figure, sample_pose
-from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic.coco_files import Subject, annotation
+from mspn_jax.synthetic.figures import FACE_LIMITS, Figure, Part, sample_figure, sample_pose
 
-CATEGORY = drawn_dataset.category(1, "person", COCO)
+CATEGORY = coco_files.category(1, "person", COCO)
 
 
 def draw_figure(canvas: Canvas, person: int, figure: Figure) -> np.ndarray:
@@ -113,13 +113,13 @@ def write_dataset(
     seed: int = 0,
     picture_hw: tuple[int, int] = (240, 320),
 ) -> None:
-    """Draws people: `drawn_dataset.write`, which says the rest."""
-    drawn_dataset.write(root, pictures, _people(), seed, picture_hw)
+    """Draws people: `coco_files.write`, which says the rest."""
+    coco_files.write(root, pictures, _people(), seed, picture_hw)
 
 
 def _people() -> Subject:
-    return Subject("People drawn by mspn_jax.data.synthetic", "1", CATEGORY, draw_picture)
+    return Subject("People drawn by mspn_jax.synthetic.people", "1", CATEGORY, draw_picture)
 
 
 if __name__ == "__main__":
-    drawn_dataset.command(_people(), "data/synthetic", train=2500, val=200)
+    coco_files.command(_people(), "data/synthetic", train=2500, val=200)

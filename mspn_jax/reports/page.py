@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from mspn_jax.draw import encode_picture
-from mspn_jax.files import write_text
+from mspn_jax.drawing import encode_picture
+from mspn_jax.storage.files import write_text
 
 _CHART_WH, _CHART_MARGIN = (520, 340), 42
 
@@ -56,7 +56,9 @@ class Figures:
 def write(path: str | os.PathLike, title: str, parts: Iterable[str]) -> None:
     """Writes a page of HTML parts, whole or not at all."""
     template = (
-        importlib.resources.files("mspn_jax").joinpath("page.html").read_text(encoding="utf-8")
+        importlib.resources.files("mspn_jax.reports")
+        .joinpath("page.html")
+        .read_text(encoding="utf-8")
     )
     page = string.Template(template).substitute(title=html.escape(title), body="\n".join(parts))
     write_text(path, page)

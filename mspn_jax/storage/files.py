@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mspn_jax import storage
+from mspn_jax.storage import paths
 
 
 def read_text(path: str | os.PathLike) -> str:
     """A file's text; raises OSError (FileNotFoundError) and, of a bucket, StorageError."""
-    return storage.read_bytes(storage.path(path)).decode()
+    return paths.read_bytes(paths.path(path)).decode()
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -25,9 +25,9 @@ def write_text(path: str | os.PathLike, text: str) -> None:
       OSError: of a disk.
       StorageError: of a bucket.
     """
-    path = storage.path(path)
+    path = paths.path(path)
     if not isinstance(path, pathlib.Path):
-        storage.upload(path, text.encode())
+        paths.upload(path, text.encode())
         return
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=f".{path.name}.", delete=False

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mspn_jax.data.canvas import Color, Rng, sample_color
 from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic.canvas import Color, Rng, sample_color
 
 Points = dict[str, np.ndarray]  # name -> (3,)
 

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from mspn_jax import heatmaps, page
+from mspn_jax import heatmaps
 from mspn_jax.data.pipeline import TrainingBatch
-from mspn_jax.draw import FAINT_SCORE, FULL_SCORE, draw_heatmaps, draw_people
-from mspn_jax.files import write_json
+from mspn_jax.drawing import FAINT_SCORE, FULL_SCORE, draw_heatmaps, draw_people
 from mspn_jax.model import STRIDE
-from mspn_jax.page import Figures
+from mspn_jax.reports import page
+from mspn_jax.reports.page import Figures
 from mspn_jax.skeletons import Skeleton
+from mspn_jax.storage.files import write_json
 
 Array = np.ndarray
 

@@ -16,8 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from mspn_jax import checkpoints, files, mirror, storage, torch_checkpoint
-from mspn_jax.torch_names import (
+from mspn_jax.storage import files, mirror, paths
+from mspn_jax.variables import variable_shapes
+from mspn_jax.weights import checkpoints
+from mspn_jax.weights.torch import checkpoint
+from mspn_jax.weights.torch.names import (
     Architecture,
     Brick,
     ConversionError,
@@ -27,7 +30,6 @@ from mspn_jax.torch_names import (
     architecture_of,
     kind_of,
 )
-from mspn_jax.variables import variable_shapes
 
 Variables = dict[str, Any]
 
@@ -217,13 +219,13 @@ def initial_from(
       The variables to start with, and a line that says what was taken.
 
     Raises:
-      ConversionError, torch_checkpoint.TorchFileError, checkpoints.CheckpointError: the file is
+      ConversionError, checkpoint.TorchFileError, checkpoints.CheckpointError: the file is
         not a checkpoint, or not of this network.
     """
     try:
-        if storage.is_folder(storage.path(path)):
+        if paths.is_folder(paths.path(path)):
             return start_from(checkpoints.load(path)[1], variables, new_heads)
-        state_dict = torch_checkpoint.read(mirror.fetched(path))
+        state_dict = checkpoint.read(mirror.fetched(path))
         if kind_of(state_dict) == "torchvision":
             return start_from_resnet(state_dict, variables)
         return start_from(from_torch(state_dict), variables, new_heads)

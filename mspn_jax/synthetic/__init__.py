@@ -1,0 +1,1 @@
+"""Pictures drawn by a program, annotated as COCO's: people, and animals."""

@@ -22,6 +22,7 @@ from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.records import decode_picture
 from mspn_jax.drawing import draw_people, grid, write_picture
+from mspn_jax.errors import UsageError
 from mspn_jax.evaluation.scoring import coco_metrics, evaluate, mean_pose_results
 from mspn_jax.folding import for_inference
 from mspn_jax.reports import evaluation
@@ -63,7 +64,7 @@ def main() -> None:
         config.data.first_people, config.data.records_dir,
     )  # fmt: skip
     if _REPORT.value and not dataset.has_annotations:
-        raise program.UsageError(
+        raise UsageError(
             f"--report: {config.data.val_split} has no annotations, so there is nothing to report"
             " on; without it the results are written"
         )

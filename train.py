@@ -17,11 +17,11 @@ from ml_collections import ConfigDict, config_flags
 
 from mspn_jax import training
 from mspn_jax.commands import configured, program
-from mspn_jax.commands.program import UsageError
 from mspn_jax.data import augment, evaluation_set, pipeline
 from mspn_jax.data.records import open_records
 from mspn_jax.devices import replicate, shard
 from mspn_jax.drawing import draw_heatmaps
+from mspn_jax.errors import UsageError
 from mspn_jax.evaluation.scoring import evaluate
 from mspn_jax.folding import fold
 from mspn_jax.reports.training_log import TrainingReport

@@ -28,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mspn_jax.errors import TorchFileError
 from mspn_jax.weights.torch import checkpoint, layouts
 
 MEMORY_BYTES = 256 << 20
@@ -200,7 +201,7 @@ def main() -> int:
             FILE.write_bytes(SOURCES[name])
             try:
                 checkpoint.read(FILE)
-            except checkpoint.TorchFileError:
+            except TorchFileError:
                 assert name.startswith("refused"), name
         "".encode("raw-unicode-escape")  # which pickletools needs, and Python imports when needed
         sys.addaudithook(watch)
@@ -218,7 +219,7 @@ def main() -> int:
                 outcome = "read"
                 if sum(array.nbytes for array in arrays.values()) > 1 << 21:
                     raise MemoryError("arrays far larger than the file")
-            except checkpoint.TorchFileError as error:
+            except TorchFileError as error:
                 armed = False
                 outcome = "refused"
                 reason = re.sub(r"'.*?'", "...", str(error).removeprefix(f"{FILE}: "))

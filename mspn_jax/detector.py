@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mspn_jax.data.coco import DataError
+from mspn_jax.errors import DataError
 
 Array = np.ndarray
 

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from mspn_jax.errors import CheckpointError
 from mspn_jax.model import BATCH_NORM_EPSILON, MSPN
 from mspn_jax.variables import variable_shapes
-from mspn_jax.weights.checkpoints import CheckpointError
 
 Variables = Any
 

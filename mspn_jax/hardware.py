@@ -16,14 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
+from mspn_jax.errors import MissingCompilerError
+
 # Of a GPU's memory, what JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 GPU_MEMORY_FRACTION = 0.75
 
 INSTALL = "pip install 'mspn-jax[compile]'"
-
-
-class MissingCompilerError(RuntimeError):
-    """The package that brings the compiler for a device is not installed."""
 
 
 @dataclasses.dataclass(frozen=True)

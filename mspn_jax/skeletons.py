@@ -22,12 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from mspn_jax.errors import SkeletonError
+
 _MIRROR = {"left": "right", "right": "left", "l": "r", "r": "l"}
 _WORDS = re.compile(r"[^\W_]+")
-
-
-class SkeletonError(ValueError):
-    """A skeleton that contradicts itself, or a file that holds none; one line says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,13 +14,11 @@ from test_checkpoints import DESCRIPTION
 
 from commands import HERE, command, environment, metrics_of, run, variables_at
 from mspn_jax.data import records
-from mspn_jax.data.coco import DataError
+from mspn_jax.errors import CheckpointError, DamagedCheckpointError, DataError, StorageError
 from mspn_jax.skeletons import COCO
 from mspn_jax.storage import files, paths
-from mspn_jax.storage.paths import StorageError
 from mspn_jax.variables import initial_variables
 from mspn_jax.weights import checkpoints
-from mspn_jax.weights.checkpoints import DamagedCheckpointError
 
 
 def upload_folder(local: pathlib.Path, folder) -> None:
@@ -83,7 +81,7 @@ def test_weights_are_kept_in_a_bucket(bucket, buckets):
     # Without the object that is written last a step is none.
     found = buckets.objects(bucket / "weights")
     mark = buckets.buckets[bucket.name].pop("weights/0/commit_success.txt")
-    with pytest.raises(checkpoints.CheckpointError, match="no checkpoint was saved there yet"):
+    with pytest.raises(CheckpointError, match="no checkpoint was saved there yet"):
         checkpoints.load(bucket / "weights")
     buckets.buckets[bucket.name]["weights/0/commit_success.txt"] = mark
 

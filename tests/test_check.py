@@ -10,7 +10,7 @@ import pytest
 from mspn_jax.commands.browse import lines
 from mspn_jax.data import check
 from mspn_jax.data.check import ERROR, NOTE, SUSPECT
-from mspn_jax.data.coco import DataError
+from mspn_jax.errors import DataError
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import people
 

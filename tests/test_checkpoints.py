@@ -16,13 +16,13 @@ import pytest
 
 from mspn_jax import training
 from mspn_jax.commands import configured
-from mspn_jax.commands.program import UsageError
+from mspn_jax.errors import CheckpointError, UsageError
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
 from mspn_jax.skeletons import COCO, Skeleton
 from mspn_jax.variables import initial_variables
 from mspn_jax.weights import checkpoints
-from mspn_jax.weights.checkpoints import CheckpointError, Description
+from mspn_jax.weights.checkpoints import Description
 from mspn_jax.weights.run import Checkpoints
 
 TINY = dict(

@@ -8,7 +8,7 @@ import pytest
 from coco_files import SPLIT, edit, first_person, read
 
 from mspn_jax.data import coco
-from mspn_jax.data.coco import DataError
+from mspn_jax.errors import DataError
 from mspn_jax.skeletons import COCO
 
 

@@ -16,14 +16,8 @@ from commands import HERE, run
 from mspn_jax.commands import compile, configured
 from mspn_jax.commands.compile import AbortError, Figures, in_a_process, largest_batch, lines
 from mspn_jax.compiled import bytes_of_kernels, compiled
-from mspn_jax.hardware import (
-    HARDWARE,
-    INSTALL,
-    MissingCompilerError,
-    Tpu,
-    absent_devices,
-    check_compiler,
-)
+from mspn_jax.errors import MissingCompilerError
+from mspn_jax.hardware import HARDWARE, INSTALL, Tpu, absent_devices, check_compiler
 
 H100, V5E = HARDWARE["h100"], HARDWARE["v5e"]
 

@@ -22,10 +22,11 @@ from torch_files import write_pth
 
 from conftest import golden_json, golden_npz
 from golden import recipe
+from mspn_jax.errors import ConversionError
 from mspn_jax.model import MSPN
 from mspn_jax.weights import checkpoints, conversion
 from mspn_jax.weights.torch import checkpoint
-from mspn_jax.weights.torch.names import Architecture, ConversionError, architecture_of, kind_of
+from mspn_jax.weights.torch.names import Architecture, architecture_of, kind_of
 
 SEED = golden_json("meta.json")["seed"]
 

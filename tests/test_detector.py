@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mspn_jax.data.coco import DataError
 from mspn_jax.detector import STRIDES, Detector, letterbox
+from mspn_jax.errors import DataError
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -9,7 +9,7 @@ import pytest
 from conftest import GOLDEN, golden_json
 from mspn_jax import geometry, heatmaps
 from mspn_jax.data import augment, coco
-from mspn_jax.data.coco import DataError
+from mspn_jax.errors import DataError
 from mspn_jax.evaluation import scoring
 from mspn_jax.skeletons import COCO
 

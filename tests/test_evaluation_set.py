@@ -10,8 +10,8 @@ import pytest
 from coco_files import SPLIT, edit, read
 
 from mspn_jax.data import coco, evaluation_set, records
-from mspn_jax.data.coco import DataError
 from mspn_jax.data.detections import read_detections
+from mspn_jax.errors import DataError
 from mspn_jax.skeletons import COCO
 
 

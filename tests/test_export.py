@@ -13,8 +13,9 @@ from test_folding import trained_variables
 from test_predictor import DESCRIPTION, VARIABLES, Predictor, some_boxes, some_picture
 
 from mspn_jax import geometry
+from mspn_jax.errors import ExportError
 from mspn_jax.export import formats
-from mspn_jax.export.formats import Deployment, ExportError
+from mspn_jax.export.formats import Deployment
 from mspn_jax.model import MSPN
 from mspn_jax.weights import checkpoints
 from mspn_jax.weights.checkpoints import Description

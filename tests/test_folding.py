@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mspn_jax.errors import CheckpointError
 from mspn_jax.folding import fold, for_inference
 from mspn_jax.model import MSPN
 from mspn_jax.variables import count_parameters, initial_variables
-from mspn_jax.weights.checkpoints import CheckpointError
 
 MODEL = MSPN(2, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16)
 IMAGES = np.random.default_rng(0).standard_normal((2, 64, 96, 3), np.float32)

@@ -13,7 +13,7 @@ import pytest
 
 from commands import HERE, environment, run
 from mspn_jax.commands import launch
-from mspn_jax.commands.launch import LaunchError
+from mspn_jax.errors import LaunchError
 
 # Task 11 of 16 on two nodes of 8 GPUs, by srun; process 11 of 16 by the other two.
 SRUN = {
@@ -242,7 +242,7 @@ def main():
     if DO.value == "sigterm":
         os.kill(os.getpid(), signal.SIGTERM)
     if DO.value == "error" and jax.process_index() == 1:
-        raise program.UsageError("of one process")
+        raise UsageError("of one process")
     while DO.value == "error":
         multihost_utils.process_allgather(np.array(0))
 

@@ -6,8 +6,8 @@ import time
 import pytest
 from bucket_server import Refused, refuse_writing
 
+from mspn_jax.errors import HeldError, StorageError
 from mspn_jax.storage import lease, paths
-from mspn_jax.storage.paths import StorageError
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_lease_is_refused_while_its_owner_lives_and_free_afterwards(leases, bu
     first = leases(4.0)
     first.take()
     start = time.monotonic()
-    with pytest.raises(lease.HeldError, match=r"^run 0$"):
+    with pytest.raises(HeldError, match=r"^run 0$"):
         leases().take()
     assert time.monotonic() - start < 2.5  # when it is rewritten, not after all the time
     first.check()
@@ -54,7 +54,7 @@ def test_of_several_one_takes_over_from_a_run_that_died(leases):
         try:
             each.take()
             outcomes.append(each)
-        except lease.HeldError:
+        except HeldError:
             outcomes.append(None)
 
     threads = [threading.Thread(target=take, args=(leases(2.0),)) for _ in range(4)]
@@ -63,7 +63,7 @@ def test_of_several_one_takes_over_from_a_run_that_died(leases):
     for thread in threads:
         thread.join()
     assert [each is None for each in outcomes].count(False) == 1
-    with pytest.raises(lease.HeldError, match="took over"):  # it was only asleep
+    with pytest.raises(HeldError, match="took over"):  # it was only asleep
         first.check()
 
 
@@ -97,7 +97,7 @@ def test_a_lease_that_somebody_deleted_is_lost(leases, bucket, buckets):
     first.take()
     buckets.buckets[bucket.name].clear()
     first._refresh()
-    with pytest.raises(lease.HeldError):
+    with pytest.raises(HeldError):
         first.check()
 
 

@@ -5,8 +5,8 @@ import time
 import pytest
 from bucket_server import refuse_writing
 
-from mspn_jax.storage import files, lease, mirror
-from mspn_jax.storage.paths import StorageError
+from mspn_jax.errors import HeldError, StorageError
+from mspn_jax.storage import files, mirror
 
 
 def test_a_mirror_of_a_folder_on_disk_is_that_folder(tmp_path):
@@ -53,9 +53,9 @@ def wait(condition, seconds: float = 20) -> None:
 
 def test_a_mirror_whose_lease_is_lost_writes_no_more(bucket, buckets):
     def lost() -> None:
-        raise lease.HeldError("another run")
+        raise HeldError("another run")
 
-    with pytest.raises(lease.HeldError), mirror.Mirror(bucket / "run", check=lost) as output:
+    with pytest.raises(HeldError), mirror.Mirror(bucket / "run", check=lost) as output:
         (output.local / "log").write_text("1")
     assert not buckets.objects(bucket / "run")
 

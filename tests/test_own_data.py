@@ -12,6 +12,7 @@ import pytest
 from mspn_jax import skeletons
 from mspn_jax.commands import configured
 from mspn_jax.data import coco, evaluation_set, records
+from mspn_jax.errors import DataError, SkeletonError
 from mspn_jax.evaluation import scoring
 from mspn_jax.synthetic import animals, coco_files
 from mspn_jax.synthetic.animals import QUADRUPED
@@ -197,7 +198,7 @@ def test_the_message_shown_for_a_mistake_is_the_real_one(mistake, root, caplog):
         try:
             MISTAKES[mistake](root)
             (said,) = {record.getMessage() for record in caplog.records}
-        except (coco.DataError, skeletons.SkeletonError) as error:
+        except (DataError, SkeletonError) as error:
             said = f"error: {error}"
     said = said.replace(str(root), "data/animals")
     print(f"\n[{mistake}]\n{said}")

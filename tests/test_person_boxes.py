@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from mspn_jax.data.coco import DataError
 from mspn_jax.data.person_boxes import read_person_boxes
+from mspn_jax.errors import DataError
 
 ANNOTATIONS = {
     "images": [

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mspn_jax.data.coco import DataError
 from mspn_jax.data.pictures import Source, count_frames, find_sources, frames
+from mspn_jax.errors import DataError
 
 # A JPEG of 8 x 8 pixels in CMYK, all (0, 255, 255, 0): red. OpenCV writes none.
 CMYK_JPEG = base64.b85decode(

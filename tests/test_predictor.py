@@ -9,12 +9,13 @@ import mspn_jax
 from mspn_jax import inference
 from mspn_jax.data import evaluation_set
 from mspn_jax.data.records import decode_picture
+from mspn_jax.errors import CheckpointError
 from mspn_jax.folding import for_inference
 from mspn_jax.predictor import BATCH_SIZES, Predictor
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import people
 from mspn_jax.weights import checkpoints
-from mspn_jax.weights.checkpoints import CheckpointError, Description
+from mspn_jax.weights.checkpoints import Description
 
 DESCRIPTION = Description(
     variant="tiny",

@@ -14,7 +14,7 @@ from coco_files import SPLIT, edit, first_person, read
 
 from mspn_jax import geometry
 from mspn_jax.data import evaluation_set, records
-from mspn_jax.data.coco import DataError
+from mspn_jax.errors import DataError
 from mspn_jax.skeletons import COCO
 
 

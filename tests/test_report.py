@@ -11,7 +11,7 @@ from browser import opened
 
 import commands
 from mspn_jax.data import evaluation_set
-from mspn_jax.data.coco import DataError
+from mspn_jax.errors import DataError
 from mspn_jax.evaluation.diagnosis import KINDS
 from mspn_jax.evaluation.scoring import METRICS, coco_metrics, coco_results
 from mspn_jax.reports import evaluation

@@ -7,10 +7,9 @@ import pytest
 
 from mspn_jax import skeletons
 from mspn_jax.commands import configured
-from mspn_jax.commands.program import UsageError
 from mspn_jax.data import augment, coco
-from mspn_jax.data.coco import DataError
-from mspn_jax.skeletons import COCO, Skeleton, SkeletonError, mirror_name
+from mspn_jax.errors import DataError, SkeletonError, UsageError
+from mspn_jax.skeletons import COCO, Skeleton, mirror_name
 
 CAT = {
     "name": "cat",

@@ -8,8 +8,8 @@ import sys
 import pytest
 from bucket_server import refuse_writing
 
+from mspn_jax.errors import StorageError
 from mspn_jax.storage import files, paths
-from mspn_jax.storage.paths import StorageError
 
 
 def test_paths_are_those_of_the_disk_unless_they_are_in_a_bucket(bucket):

@@ -23,8 +23,9 @@ from torch_files import (
     write_zip,
 )
 
+from mspn_jax.errors import TorchFileError
 from mspn_jax.weights.torch import checkpoint, layouts, unpickling
-from mspn_jax.weights.torch.checkpoint import TorchFileError, metadata, read
+from mspn_jax.weights.torch.checkpoint import metadata, read
 
 
 @pytest.fixture

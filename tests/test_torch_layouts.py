@@ -24,8 +24,9 @@ from torch_files import (
     write_zip,
 )
 
+from mspn_jax.errors import TorchFileError
 from mspn_jax.weights.torch import layouts
-from mspn_jax.weights.torch.checkpoint import TorchFileError, read
+from mspn_jax.weights.torch.checkpoint import read
 
 FUZZER = Path(__file__).parents[1] / "benchmarks" / "fuzz_torch_checkpoint.py"
 

@@ -10,7 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mspn_jax.weights.torch.checkpoint import TorchFileError, read
+from mspn_jax.errors import TorchFileError
+from mspn_jax.weights.torch.checkpoint import read
 
 FIXTURES = Path(__file__).parent / "torch_fixtures"
 

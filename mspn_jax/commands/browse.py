@@ -12,11 +12,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from mspn_jax.commands import configured, program
-from mspn_jax.commands.program import UsageError
 from mspn_jax.data import augment, check, pipeline
 from mspn_jax.data.check import Finding, Inspection
-from mspn_jax.data.coco import DataError
 from mspn_jax.data.records import open_records
+from mspn_jax.errors import DataError, UsageError
 from mspn_jax.reports import crops
 from mspn_jax.storage.files import write_json
 from mspn_jax.storage.mirror import Mirror

@@ -27,18 +27,11 @@ from ml_collections import ConfigDict, config_flags
 
 from mspn_jax import training
 from mspn_jax.commands import configured, program
-from mspn_jax.commands.program import UsageError
 from mspn_jax.compiled import compiled
 from mspn_jax.cost import costs
 from mspn_jax.devices import REPLICATED, SHARDED, Devices, sharding
-from mspn_jax.hardware import (
-    HARDWARE,
-    Gpu,
-    MissingCompilerError,
-    Tpu,
-    absent_devices,
-    check_compiler,
-)
+from mspn_jax.errors import MissingCompilerError, UsageError
+from mspn_jax.hardware import HARDWARE, Gpu, Tpu, absent_devices, check_compiler
 from mspn_jax.storage import files
 from mspn_jax.variables import variable_shapes
 from mspn_jax.weights.checkpoints import Description

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 from mspn_jax import inference, optimizer, skeletons, training
-from mspn_jax.commands.program import UsageError
 from mspn_jax.devices import AXIS, Devices
+from mspn_jax.errors import UsageError
 from mspn_jax.model import COARSEST_STRIDE, MSPN
 from mspn_jax.skeletons import SKELETONS, Skeleton
 from mspn_jax.weights.checkpoints import Description

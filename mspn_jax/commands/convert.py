@@ -27,7 +27,7 @@ from absl import flags
 
 import mspn_jax
 from mspn_jax.commands import configured, program
-from mspn_jax.commands.program import UsageError
+from mspn_jax.errors import ConversionError, UsageError
 from mspn_jax.skeletons import SKELETONS, Skeleton
 from mspn_jax.storage import files, paths
 from mspn_jax.storage.mirror import Mirror, fetched
@@ -35,13 +35,7 @@ from mspn_jax.variables import count_parameters, initial_variables
 from mspn_jax.weights import checkpoints, conversion
 from mspn_jax.weights.checkpoints import Description
 from mspn_jax.weights.torch import checkpoint
-from mspn_jax.weights.torch.names import (
-    Architecture,
-    ConversionError,
-    StateDict,
-    architecture_of,
-    kind_of,
-)
+from mspn_jax.weights.torch.names import Architecture, StateDict, architecture_of, kind_of
 
 _SOURCE = flags.DEFINE_string("source", None, "a .pth, a .safetensors, or our own checkpoint")
 _OUTPUT = flags.DEFINE_string("output", None, "a folder to make")

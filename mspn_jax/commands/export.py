@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from absl import flags
 
 from mspn_jax.commands import program
-from mspn_jax.commands.program import UsageError
+from mspn_jax.errors import ExportError, UsageError
 from mspn_jax.export import formats
-from mspn_jax.export.formats import Deployment, ExportError
+from mspn_jax.export.formats import Deployment
 from mspn_jax.storage import paths
 from mspn_jax.storage.files import write_json
 from mspn_jax.storage.mirror import Mirror

@@ -12,8 +12,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from mspn_jax.commands import configured, program
-from mspn_jax.commands.program import UsageError
 from mspn_jax.cost import Cost, costs
+from mspn_jax.errors import UsageError
 from mspn_jax.weights import checkpoints
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")

@@ -19,6 +19,8 @@ from typing import Any
 
 import jax
 
+from mspn_jax.errors import LaunchError
+
 JOIN_SECONDS = 300.0
 # JAX's own limit ends the process with a stack trace from C++, so ours has to come before it.
 _SECONDS_UNTIL_JAX_GIVES_UP = 60
@@ -27,10 +29,6 @@ _CONNECT_SECONDS = 5
 # Ports for SLURM steps. Linux gives ports below these to outgoing connections.
 _FIRST_PORT, _NUM_PORTS = 61440, 4096
 _LAST_PORT = 65535
-
-
-class LaunchError(ValueError):
-    """The processes cannot find one another; the message says what to change."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,11 +26,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mspn_jax import geometry
 from mspn_jax.commands import program
-from mspn_jax.commands.program import UsageError
 from mspn_jax.data.person_boxes import PersonBoxes, read_person_boxes, table
 from mspn_jax.data.pictures import Frame, Source, count_frames, find_sources, frames
 from mspn_jax.detector import Detector
 from mspn_jax.drawing import draw_people, write_picture
+from mspn_jax.errors import UsageError
 from mspn_jax.evaluation.scoring import coco_results
 from mspn_jax.predictor import Predictor
 from mspn_jax.skeletons import Skeleton

@@ -17,14 +17,8 @@ from ml_collections import config_flags
 
 from mspn_jax import cpu
 from mspn_jax.commands import launch
-from mspn_jax.commands.launch import LaunchError
-from mspn_jax.data.coco import DataError
-from mspn_jax.skeletons import SkeletonError
+from mspn_jax.errors import Error, HeldError, UsageError
 from mspn_jax.storage import lease, paths
-from mspn_jax.storage.paths import StorageError
-from mspn_jax.weights.checkpoints import CheckpointError
-from mspn_jax.weights.torch.names import ConversionError
-from mspn_jax.weights.torch.unpickling import TorchFileError
 
 log = logging.getLogger("mspn_jax")
 
@@ -46,16 +40,6 @@ _PROCESS_FLAGS = (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID, _DISTRIBUTED, _JOIN
 
 # What a process that ends by an error has for waiting for the others, which may do the same.
 _SECONDS_TO_LEAVE = 10
-
-
-class UsageError(ValueError):
-    """The command cannot be carried out as given; the message says what to change."""
-
-
-_ERRORS = (
-    DataError, CheckpointError, ConversionError, LaunchError, SkeletonError, StorageError,
-    TorchFileError, UsageError,
-)  # fmt: skip
 
 
 def run(main: Callable[[], None], several_processes: bool = False) -> None:
@@ -137,7 +121,7 @@ def _join_processes(several_processes: bool) -> None:
 
 def _one_line(error: BaseException) -> str | None:
     """What to tell of an error; None if it is not of a kind that a user can mend."""
-    if isinstance(error, _ERRORS):
+    if isinstance(error, Error):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {os.strerror(error.errno or 0)}"
@@ -202,7 +186,7 @@ def sole_use(folder: paths.Path) -> Iterator[Callable[[], None]]:
     try:
         with lease.sole_use(folder, f"process {os.getpid()} on {socket.gethostname()}") as check:
             yield check
-    except lease.HeldError as error:
+    except HeldError as error:
         raise UsageError(
             f"{folder}: another run is at work in it ({error}); wait for its end, or give another"
             " --workdir"

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from mspn_jax import geometry
-from mspn_jax.data.coco import DataError, annotation_file, load_json
+from mspn_jax.data.coco import annotation_file, load_json
+from mspn_jax.errors import DataError
 from mspn_jax.storage import paths
 
 Array = np.ndarray

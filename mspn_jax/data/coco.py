@@ -13,6 +13,7 @@ import numpy as np
 
 from mspn_jax import geometry
 from mspn_jax.data import plausibility
+from mspn_jax.errors import DataError
 from mspn_jax.skeletons import Skeleton
 from mspn_jax.storage import mirror, paths
 
@@ -21,10 +22,6 @@ log = logging.getLogger(__name__)
 PERSON = 1  # COCO's category id, for files that name no category with keypoints
 LAYOUT = "annotations/person_keypoints_<split>.json and <split>/*.jpg"
 _SOME = 3  # how many offenders a message names
-
-
-class DataError(ValueError):
-    """Something is wrong with a data set; one line says what, where, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from mspn_jax import geometry
-from mspn_jax.data.coco import PERSON, DataError, load_json, some
+from mspn_jax.data.coco import PERSON, load_json, some
+from mspn_jax.errors import DataError
 
 log = logging.getLogger(__name__)
 

@@ -11,15 +11,10 @@ from jaxtyping import Float, Int, UInt8
 
 from mspn_jax import geometry
 from mspn_jax.data import pipeline
-from mspn_jax.data.coco import (
-    DataError,
-    annotation_file,
-    read_category,
-    read_pictures,
-    some,
-)
+from mspn_jax.data.coco import annotation_file, read_category, read_pictures, some
 from mspn_jax.data.detections import read_detections
 from mspn_jax.data.records import Records, open_records
+from mspn_jax.errors import DataError
 from mspn_jax.skeletons import Skeleton
 
 Array = np.ndarray

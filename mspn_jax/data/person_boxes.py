@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from mspn_jax import geometry
-from mspn_jax.data.coco import PERSON, DataError, load_json
+from mspn_jax.data.coco import PERSON, load_json
+from mspn_jax.errors import DataError
 
 Array = np.ndarray
 log = logging.getLogger(__name__)

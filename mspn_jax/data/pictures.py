@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from mspn_jax.data.coco import DataError
 from mspn_jax.data.records import decode_picture
+from mspn_jax.errors import DataError
 
 PICTURE_ENDINGS = frozenset(
     [".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"]

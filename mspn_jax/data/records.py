@@ -27,7 +27,8 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from mspn_jax import geometry
-from mspn_jax.data.coco import LAYOUT, DataError, Picture, annotation_file, read_pictures, some
+from mspn_jax.data.coco import LAYOUT, Picture, annotation_file, read_pictures, some
+from mspn_jax.errors import DataError
 from mspn_jax.skeletons import Skeleton
 from mspn_jax.storage import mirror, paths
 

@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from pycocotools.coco import COCO as CocoAnnotations
 from pycocotools.cocoeval import COCOeval
 
-from mspn_jax.data.coco import PERSON, DataError, load_json, read_pictures, some
+from mspn_jax.data.coco import PERSON, load_json, read_pictures, some
 from mspn_jax.data.evaluation_set import EvaluationSet
+from mspn_jax.errors import DataError
 from mspn_jax.geometry import crop_regions
 from mspn_jax.inference import estimate_boxes
 from mspn_jax.skeletons import Skeleton

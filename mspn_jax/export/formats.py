@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 
 import mspn_jax
 from mspn_jax import heatmaps, inference
+from mspn_jax.errors import ExportError
 from mspn_jax.folding import for_inference
 from mspn_jax.model import STRIDE
 from mspn_jax.synthetic import people
@@ -34,10 +35,6 @@ PIXELS_THAT_HOLD = 0.98
 
 Outputs = Sequence[Any]
 Run = Callable[[UInt8[np.ndarray, "B H W 3"]], Outputs]
-
-
-class ExportError(ValueError):
-    """A file that could not be made, or does not compute what the network does."""
 
 
 @dataclasses.dataclass(frozen=True)

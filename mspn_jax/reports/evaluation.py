@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from mspn_jax.data.coco import DataError
 from mspn_jax.data.evaluation_set import EvaluationSet
+from mspn_jax.errors import DataError
 from mspn_jax.evaluation import diagnosis
 from mspn_jax.evaluation.diagnosis import KINDS, NOBODY, Diagnosis, People
 from mspn_jax.evaluation.scoring import coco_evaluation, coco_metrics, summarize

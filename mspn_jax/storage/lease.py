@@ -12,16 +12,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mspn_jax.errors import HeldError
 from mspn_jax.storage import paths
 
 log = logging.getLogger(__name__)
 
 # A run that was killed leaves its lease behind; the next start waits for so long.
 SECONDS = float(os.environ.get("MSPN_LEASE_SECONDS", "60"))
-
-
-class HeldError(Exception):
-    """Another run has the folder; the message says which."""
 
 
 @contextlib.contextmanager

@@ -18,8 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mspn_jax.errors import StorageError
 from mspn_jax.storage import paths
-from mspn_jax.storage.paths import StorageError
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mspn_jax.errors import StorageError
+
 if TYPE_CHECKING:
     from etils import epath
 
@@ -24,10 +26,6 @@ Path: TypeAlias = "pathlib.Path | epath.Path"
 SCHEME = "gs://"
 _BUCKET_NAME = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
 _OVERLOADED = ("408", "429", "500", "502", "503", "504")  # statuses that may pass
-
-
-class StorageError(Exception):
-    """A bucket that does not exist, refuses or does not answer; the message is one line."""
 
 
 def in_bucket(path: str | os.PathLike) -> bool:

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mspn_jax.errors import CheckpointError, DamagedCheckpointError, StorageError
 from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB
 from mspn_jax.skeletons import COCO, SKELETONS, Skeleton
 from mspn_jax.storage import files, paths
@@ -38,14 +39,6 @@ with contextlib.suppress(ImportError):
 
     for _name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT"):
         getattr(tensorstore_utils, _name, {})["gcs_request_retries"] = {"max_retries": 7}
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, or of another model."""
-
-
-class DamagedCheckpointError(CheckpointError):
-    """A checkpoint that is not what was once written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +218,7 @@ def damage_named(step: paths.Path, what: str) -> Iterator[None]:
     try:
         with paths.named(step):
             yield
-    except paths.StorageError:
+    except StorageError:
         raise
     except Exception as error:
         raise DamagedCheckpointError(f"{step}: {what} ({first_line(error)})") from None

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from mspn_jax.errors import ConversionError
 from mspn_jax.storage import files, mirror, paths
 from mspn_jax.variables import variable_shapes
 from mspn_jax.weights import checkpoints
@@ -23,7 +24,6 @@ from mspn_jax.weights.torch import checkpoint
 from mspn_jax.weights.torch.names import (
     Architecture,
     Brick,
-    ConversionError,
     Kind,
     Path,
     StateDict,
@@ -219,7 +219,7 @@ def initial_from(
       The variables to start with, and a line that says what was taken.
 
     Raises:
-      ConversionError, checkpoint.TorchFileError, checkpoints.CheckpointError: the file is
+      ConversionError, TorchFileError, CheckpointError: the file is
         not a checkpoint, or not of this network.
     """
     try:

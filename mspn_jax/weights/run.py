@@ -14,9 +14,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from mspn_jax.errors import CheckpointError, DamagedCheckpointError
 from mspn_jax.storage import files, paths
 from mspn_jax.weights import checkpoints
-from mspn_jax.weights.checkpoints import CheckpointError, DamagedCheckpointError
 
 log = logging.getLogger(__name__)
 

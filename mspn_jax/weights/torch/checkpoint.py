@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from mspn_jax.errors import TorchFileError
 from mspn_jax.storage import files
 from mspn_jax.weights.torch.layouts import DTYPES, Contents, are_counts, parse, quoted
-from mspn_jax.weights.torch.unpickling import AGAIN, Foreign, Tensor, TorchFileError, require
+from mspn_jax.weights.torch.unpickling import AGAIN, Foreign, Tensor, require
 
 # Of the three names of each the last is safetensors'.
 _SAFETENSORS_KINDS = {dtype: name for name, dtype in DTYPES.items()}

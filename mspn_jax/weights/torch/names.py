@@ -11,15 +11,12 @@ from typing import Literal
 
 import numpy as np
 
+from mspn_jax.errors import ConversionError
 from mspn_jax.model import MSPN, NUM_UNITS
 
 Kind = Literal["mmpose 1.x", "mmpose 0.x", "authors", "torchvision"]
 Path = tuple[str, ...]
 StateDict = Mapping[str, np.ndarray]
-
-
-class ConversionError(ValueError):
-    """A state dict that is not an MSPN's, or not wholly."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,14 +11,12 @@ import mmap
 import pickletools
 from typing import Any, NamedTuple
 
+from mspn_jax.errors import TorchFileError
+
 # Some five times what a training checkpoint of the largest model needs: it bounds the memory and
 # the seconds that a hostile file can take.
 _MAX_OPCODES = 2_000_000
 AGAIN = "download it again"
-
-
-class TorchFileError(ValueError):
-    """A file that cannot be read as a checkpoint: one line that names it and says what to do."""
 
 
 def require(holds: object, otherwise: str) -> None:

@@ -1,4 +1,4 @@
-"""How long conversion.py takes, and how much memory.
+"""How long convert.py takes, and how much memory.
 
     python benchmarks/convert.py [--stages 1 4] [--source FILE ...] [--repeats 3]
 

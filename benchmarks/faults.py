@@ -32,7 +32,7 @@ from mspn_jax.synthetic import people
 from mspn_jax.weights import checkpoints
 
 CONFIG = """
-from configs import default
+from mspn_jax.configs import default
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Drawn animals with 11 keypoints; docs/own_data.md makes one's own of it. Minutes on two cores."""
 
-from configs import quickstart
+from mspn_jax.configs import quickstart
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Fits a few people, to see that everything learns: docs/coco.md has the command and the figure."""
 
-from configs import default
+from mspn_jax.configs import default
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """MSPN-50: 1 stage of ResNet-50's width, COCO, 256x192."""
 
-from configs import default
+from mspn_jax.configs import default
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """A small two-stage MSPN on drawn people: minutes on two CPU cores. `make quickstart` runs it."""
 
-from configs import default
+from mspn_jax.configs import default
 
 
 def get_config():

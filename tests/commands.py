@@ -14,7 +14,7 @@ from mspn_jax.weights import checkpoints
 
 HERE = pathlib.Path(__file__).parents[1]
 CONFIG = """
-from configs import default
+from mspn_jax.configs import default
 
 
 def get_config():

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import pytest
 
 from commands import HERE, run
-from mspn_jax.commands import compile, configured
-from mspn_jax.commands.compile import AbortError, Figures, in_a_process, largest_batch, lines
+from mspn_jax.commands import compiling, configured
+from mspn_jax.commands.compiling import AbortError, Figures, in_a_process, largest_batch, lines
 from mspn_jax.compiled import bytes_of_kernels, compiled
 from mspn_jax.errors import MissingCompilerError
 from mspn_jax.hardware import HARDWARE, INSTALL, Tpu, absent_devices, check_compiler
@@ -93,7 +93,7 @@ def test_operations_are_those_of_the_model():
     """4.87 GMACs forward, twice as much back; with the flip test twice through the last map."""
     config = config_of("mspn50", batch_size=64)
     description = configured.describe(config)
-    (training, step_rows, step_flops), (name, rows, flops) = compile.plans(config, description, 8)
+    (training, step_rows, step_flops), (name, rows, flops) = compiling.plans(config, description, 8)
     assert (training, step_rows, name, rows) == ("training", 8, "inference", 8)
     assert step_flops == pytest.approx(6 * 4.87e9, rel=2e-3)
     assert 0.9 < flops / (4 * 4.87e9) < 1
@@ -171,7 +171,7 @@ def test_what_is_not_installed_is_named():
         pytest.skip("JAX's plugin for CUDA is installed")
     assert INSTALL in missing(H100)
     done = run(
-        "mspn_jax.commands.compile", "--config", HERE / "configs/quickstart.py", "--device", "h100"
+        "mspn_jax", "compile", "--config", HERE / "configs/quickstart.py", "--device", "h100"
     )
     assert done.returncode == 1
     assert INSTALL in done.stderr and len(done.stderr.splitlines()) == 1
@@ -212,7 +212,7 @@ def compile_facts(config, device: str, num_devices: int, program: str) -> Facts:
     jax.config.update("jax_platforms", "cpu")
     devices = absent_devices(HARDWARE[device], num_devices)
     description = configured.describe(config)
-    build = {"training": compile.training_step, "inference": compile.inference}[program]
+    build = {"training": compiling.training_step, "inference": compiling.inference}[program]
     made = compiled(*build(config, description, devices, config.batch_size))
     # A TPU's compiler makes the greatest value bfloat16 where only its index is used.
     text = re.sub(r"\(bf16\[[\d,]*\]\S*, s32\[", "(s32[", made.run.as_text())
@@ -305,7 +305,7 @@ def test_the_command_tells_what_a_device_can_do():
         check_compiler(H100, 1)
     except MissingCompilerError as error:
         pytest.skip(f"{error}; or run: make test-compile")
-    arguments = ("mspn_jax.commands.compile", "--config", HERE / "configs/quickstart.py")
+    arguments = ("mspn_jax", "compile", "--config", HERE / "configs/quickstart.py")
     done = run(*arguments, "--device", "h100", "--program", "inference", "--config.data.root=none")
     assert done.returncode == 0, done.stderr
     for word in ("compiled in", "memory", "a crop", "at most", "largest"):

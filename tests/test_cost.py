@@ -57,7 +57,7 @@ def test_the_command_tells_of_configs_and_of_checkpoints(tmp_path):
 
     def info(*arguments: object) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [sys.executable, "-m", "mspn_jax.commands.info", *map(str, arguments)],
+            [sys.executable, "-m", "mspn_jax", "info", *map(str, arguments)],
             capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(HERE)}, cwd=HERE,
         )  # fmt: skip
 

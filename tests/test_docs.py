@@ -18,6 +18,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -37,13 +38,19 @@ def commands_of(text: str) -> list[list[str]]:
     """The commands of a block of shell, as words; lines and their parts joined by && one by one."""
     lines = text.replace("\\\n", " ").splitlines()
     words = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
-    return [[w for w in command if w not in "()"] for command in words if command]
+    return [_python(w for w in command if w not in "()") for command in words if command]
+
+
+def _python(words: Iterable[str]) -> list[str]:
+    """`mspn ...` as `python -m mspn_jax ...`."""
+    first, *rest = words
+    return ["python", "-m", "mspn_jax", *rest] if first == "mspn" else [first, *rest]
 
 
 def inline_commands(text: str) -> list[list[str]]:
     """Commands within a line, but for those with placeholders in capitals or brackets."""
-    found = re.findall(r"`(python [^`]*)`", text)
-    return [shlex.split(c) for c in found if not re.search(r"\b[A-Z]+\b|\[", c)]
+    found = re.findall(r"`((?:python|mspn) [^`]*)`", text)
+    return [_python(shlex.split(c)) for c in found if not re.search(r"\b[A-Z]+\b|\[", c)]
 
 
 def all_commands() -> list[tuple[str, list[str]]]:
@@ -72,7 +79,7 @@ CHECK = """
 import importlib, json, os, sys
 from mspn_jax.commands import program
 name, commands = json.loads(sys.stdin.read())
-importlib.import_module(name)
+importlib.import_module(f"mspn_jax.commands.{name}")
 for i, arguments in enumerate(commands):
     if os.fork() == 0:
         sys.argv = [f"{name}.py", *arguments, "--only_check_args"]
@@ -99,7 +106,8 @@ def test_flags_of_modules_and_scripts_are_in_their_help():
     flags = collections.defaultdict(set)
     for _, words in all_commands():
         if words[0] == "python" and pathlib.Path(words[1]).stem not in PROGRAMS:
-            target = words[1:3] if words[1] == "-m" else words[1:2]
+            length = 1 if words[1] != "-m" else 3 if words[2] == "mspn_jax" else 2
+            target = words[1 : 1 + length]
             rest = words[1 + len(target) :]
             flags[tuple(target)] |= {
                 w.partition("=")[0] for w in rest if re.match(r"--(?!config\.)", w)

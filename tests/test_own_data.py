@@ -84,7 +84,7 @@ def test_the_skeleton_file_shown_is_the_animals():
 def test_the_config_shown_is_the_animals():
     (shown,) = fenced("python")
     config = (HERE / "configs" / "animals.py").read_text()
-    assert shown.strip() == config[config.index("from configs") :].strip()
+    assert shown.strip() == config[config.index("from mspn_jax.configs") :].strip()
 
 
 def test_the_annotations_shown_are_enough(root):

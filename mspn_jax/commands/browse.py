@@ -1,4 +1,4 @@
-"""Looks at a data set before training: python crops.py --config configs/X.py --output DIR
+"""Looks at a data set before training: python browse.py --config configs/X.py --output DIR
 
 Writes DIR/browse.html: augmented crops straight from the training pipeline, with their keypoints
 and target heatmaps. With --check it goes through the annotations instead and prints what there is
@@ -105,5 +105,5 @@ def _line(finding: Finding) -> str:
 
 
 def command() -> None:
-    """What crops.py and the console script mspn-browse run."""
+    """What `mspn browse` runs."""
     program.run(main)

@@ -8,33 +8,26 @@ one does not compile or does not fit. It needs the device's compiler, on Linux a
 pip install 'mspn-jax[compile]'.
 """
 
-import concurrent.futures
 import math
-import multiprocessing
-import os
-import pathlib
-import re
 import sys
-import tempfile
-from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from mspn_jax import training
 from mspn_jax.commands import configured, program
-from mspn_jax.compiled import compiled
-from mspn_jax.cost import costs
-from mspn_jax.devices import REPLICATED, SHARDED, Devices, sharding
+from mspn_jax.commands.compiling import (
+    AbortError,
+    Figures,
+    compile_program,
+    in_a_process,
+    largest_batch,
+    lines,
+    plans,
+)
 from mspn_jax.errors import MissingCompilerError, UsageError
-from mspn_jax.hardware import HARDWARE, Gpu, Tpu, absent_devices, check_compiler
+from mspn_jax.hardware import HARDWARE, check_compiler
 from mspn_jax.storage import files
-from mspn_jax.variables import variable_shapes
-from mspn_jax.weights.checkpoints import Description
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
 _DEVICE = flags.DEFINE_enum("device", None, list(HARDWARE), "what to compile for", required=True)
@@ -48,34 +41,7 @@ _LARGEST_BATCH = flags.DEFINE_bool(
 _JSON = flags.DEFINE_string("json", None, "a file to write the figures to")
 flags.mark_flag_as_required("config")
 
-_STEPS_PER_EPOCH = 1000  # a constant of the learning rate, which changes no program's size
 _ALIGNMENT = 8  # of the largest batch, in crops
-_TRIES = 3
-_WORTH_A_TRY = 1.02  # times the batch that is known to fit
-
-
-class Figures(NamedTuple):
-    """Of one device's program.
-
-    Attributes:
-      batch: crops a device.
-      bytes_moved: None where micro-batches hide it: a TPU's compiler counts a loop's body once.
-      error: why it does not compile; the other figures are None then.
-    """
-
-    batch: int
-    seconds: float | None = None
-    peak_bytes: int | None = None
-    bytes_moved: float | None = None
-    error: str = ""
-
-    def fits(self, hardware: Gpu | Tpu) -> bool:
-        return self.peak_bytes is not None and self.peak_bytes <= hardware.usable_bytes
-
-    @property
-    def is_too_large(self) -> bool:
-        """A TPU's compiler refuses what does not fit."""
-        return "RESOURCE_EXHAUSTED" in self.error
 
 
 def main() -> None:
@@ -99,7 +65,7 @@ def main() -> None:
         def compile_for(batch: int, name: str = name) -> Figures:
             try:
                 return in_a_process(
-                    _compile, config, description, hardware.name, num_devices, name, batch
+                    compile_program, config, description, hardware.name, num_devices, name, batch
                 )
             except AbortError as error:
                 return Figures(batch, error=str(error))
@@ -121,149 +87,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def plans(
-    config: ConfigDict, description: Description, num_devices: int
-) -> list[tuple[str, int, float]]:
-    """(program, crops a device, floating-point operations a crop): those of its convolutions."""
-    forward, predict = (
-        2.0 * sum(row.macs for row in costs(description.new_model(), description.crop_hw, method))
-        for method in ("__call__", "predict")
-    )
-    passes = 2 if config.eval.flip_test else 1
-    return [
-        ("training", config.batch_size // num_devices, 3 * forward),
-        ("inference", math.ceil(config.eval.batch_size / num_devices), passes * predict),
-    ]
-
-
-def lines(figures: Figures, hardware: Gpu | Tpu, seconds_of_arithmetic: float) -> list[str]:
-    """What to print of a program; the seconds are those of a crop."""
-    if figures.peak_bytes is None:
-        return [f"  does not compile: {figures.error}"]
-    usable = hardware.usable_bytes / 1e9
-    moved = (figures.bytes_moved or 0) / figures.batch
-    seconds_of_traffic = moved / hardware.bytes_per_second
-    traffic = (
-        f"{seconds_of_traffic * 1e6:.1f} us of memory traffic ({moved / 1e6:.0f} MB)"
-        if moved
-        else "memory traffic not counted"
-    )
-    return [
-        f"  compiled in {figures.seconds:.1f} s",
-        f"  memory      {figures.peak_bytes / 1e9:.2f} of {usable:.1f} GB a device"
-        + ("" if figures.fits(hardware) else ": does not fit"),
-        f"  a crop      {seconds_of_arithmetic * 1e6:.1f} us of arithmetic, {traffic}",
-        f"  at most     {1 / max(seconds_of_arithmetic, seconds_of_traffic):,.0f} crops a second a"
-        " device",
-    ]
-
-
-def largest_batch(
-    compile_for: Callable[[int], Figures], figures: Figures, hardware: Gpu | Tpu, step: int
-) -> int:
-    """The largest batch a device that was seen to fit, a multiple of `step`; 0 for none.
-
-    Memory grows with the batch nearly linearly, so that few guesses are enough.
-    """
-    while figures.is_too_large and figures.batch >= 2 * step:
-        figures = compile_for(figures.batch // 2 // step * step)
-    largest = figures.batch if figures.fits(hardware) else 0
-    seen = [(0, 0)]  # crops, bytes
-    for _ in range(_TRIES):
-        if not figures.peak_bytes:
-            break
-        seen.append((figures.batch, figures.peak_bytes))
-        (crops, num_bytes), (more_crops, more_bytes) = sorted(seen)[-2:]
-        slope = (more_bytes - num_bytes) / (more_crops - crops)
-        guess = int(crops + (hardware.usable_bytes - num_bytes) / slope) // step * step
-        if guess <= _WORTH_A_TRY * largest:
-            break
-        figures = compile_for(guess)
-        if figures.fits(hardware):
-            largest = guess
-    return largest
-
-
-class AbortError(RuntimeError):
-    """A process ended itself, such as by a failed check in XLA, which no Python can catch."""
-
-
-def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns in a process of its own.
-
-    Raises:
-      AbortError: it ends the process; the message has XLA's own reason.
-    """
-    with tempfile.NamedTemporaryFile() as said:
-        try:
-            with concurrent.futures.ProcessPoolExecutor(
-                1, multiprocessing.get_context("spawn"), _say_into, (said.name,)
-            ) as pool:
-                return pool.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            text = pathlib.Path(said.name).read_text(errors="replace")
-            reason = re.search(r"\S+ Check failed: .*|Fatal.*", text)
-            raise AbortError(f"XLA aborts: {reason[0] if reason else 'no word why'}") from None
-
-
-def _say_into(path: str) -> None:
-    """Standard error of this process goes to a file, where libtpu's complaints are not seen."""
-    os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())
-
-
-def _compile(
-    config: ConfigDict, description: Description, name: str, num_devices: int, program: str,
-    batch: int,
-) -> Figures:  # fmt: skip
-    jax.config.update("jax_platforms", "cpu")
-    devices = absent_devices(HARDWARE[name], num_devices)
-    build = {"training": training_step, "inference": inference}[program]
-    try:
-        made = compiled(*build(config, description, devices, batch * num_devices))
-    except jax.errors.JaxRuntimeError as error:
-        return Figures(batch, error=str(error).partition("\n")[0])
-    counted = isinstance(HARDWARE[name], Gpu) or config.accumulate == 1 or program != "training"
-    return Figures(batch, made.seconds, made.peak_bytes, made.bytes_moved if counted else None)
-
-
-def training_step(
-    config: ConfigDict, description: Description, devices: Devices, rows: int
-) -> tuple[Any, Any, Any]:
-    """The jitted training step, and the shapes of a state and of a batch on the devices."""
-    model, _, adam, step = configured.new_training(config, description, _STEPS_PER_EPOCH)
-    variables = variable_shapes(model, description.crop_hw)
-    state = jax.eval_shape(
-        lambda variables: training.new_state(variables, adam, config.ema_decay > 0), variables
-    )
-    num_keypoints = description.new_skeleton().num_keypoints
-    batch = {
-        "crops": jax.ShapeDtypeStruct((rows, *description.crop_hw, 3), jnp.uint8),
-        "keypoints_crop_xy": jax.ShapeDtypeStruct((rows, num_keypoints, 2), jnp.float32),
-        "visibility": jax.ShapeDtypeStruct((rows, num_keypoints), jnp.float32),
-        "stop": jax.ShapeDtypeStruct((len(devices or ()),), jnp.int32),
-    }
-    jitted = training.on_all_devices(step, devices)
-    return jitted, _placed(state, REPLICATED, devices), _placed(batch, SHARDED, devices)
-
-
-def inference(
-    config: ConfigDict, description: Description, devices: Devices, rows: int
-) -> tuple[Any, Any, Any]:
-    """The jitted way from crops to keypoints, and the shapes of its variables and crops."""
-    jitted = configured.new_estimate(config, description, devices)
-    model = description.new_model(folded=True)
-    variables = variable_shapes(model, description.crop_hw, method="predict")
-    crops = jax.ShapeDtypeStruct((rows, *description.crop_hw, 3), jnp.uint8)
-    return jitted, _placed(variables, REPLICATED, devices), _placed(crops, SHARDED, devices)
-
-
-def _placed(shapes: Any, spec: Any, devices: Devices) -> Any:
-    where = sharding(spec, devices)
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes
-    )
-
-
-if __name__ == "__main__":
+def command() -> None:
+    """What `mspn compile` runs."""
     jax.config.update("jax_platforms", "cpu")  # whatever devices there are stay untouched
     program.run(main)

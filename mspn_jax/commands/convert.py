@@ -1,4 +1,4 @@
-"""Converts checkpoints: python conversion.py --source FILE --output DIR [--to torch]
+"""Converts checkpoints: python convert.py --source FILE --output DIR [--to torch]
 
 FILE is PyTorch's .pth of mmpose 0.x or 1.x or of the original authors, a .safetensors, a ResNet-50
 of torchvision (which fills the encoders, the rest is new), or one of our own checkpoints. Nothing
@@ -326,5 +326,5 @@ def reserve(path: pathlib.Path, num_bytes: int) -> None:
 
 
 def command() -> None:
-    """What conversion.py and the console script mspn-convert run."""
+    """What `mspn convert` runs."""
     program.run(main)

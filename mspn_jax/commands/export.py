@@ -1,4 +1,4 @@
-"""Makes files to deploy: python formats.py --checkpoint PATH --format stablehlo|onnx
+"""Makes files to deploy: python export.py --checkpoint PATH --format stablehlo|onnx
 
 The file holds the network with its weights, batch norm folded, normalisation and flip test; with
 --with-decode also the step to keypoints. It is read back, run, and compared with the network before
@@ -76,5 +76,5 @@ def main() -> None:
 
 
 def command() -> None:
-    """What formats.py and the console script mspn-export run."""
+    """What `mspn export` runs."""
     program.run(main)

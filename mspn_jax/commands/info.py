@@ -1,4 +1,4 @@
-"""What a network is and costs: python -m mspn_jax.commands.info --config FILE | --checkpoint PATH
+"""What a network is and costs: mspn info --config FILE | --checkpoint PATH
 
 Prints parameters, multiplications and memory by part, what prediction takes of them, and the config
 with every key resolved (--config.any.key=value as in train.py) or what the checkpoint says.
@@ -58,5 +58,6 @@ def table(rows: Iterable[Cost]) -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """What `mspn info` runs."""
     program.run(main)

@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def people_finder(sources: list[Source]) -> Callable[[Frame], Float[np.ndarray, "N 5"]]:
-    """What gives the boxes of a frame, with their scores: the one way that the flags choose."""
+    """What `mspn predict` runs."""
     ways = {"--boxes": _BOXES.value, "--box": _BOX.value, "--detector": _DETECTOR.value}
     given = [flag for flag, value in ways.items() if value]
     if len(given) > 1:
@@ -260,5 +260,5 @@ class Results:
 
 
 def command() -> None:
-    """What predict.py and the console script mspn-predict run."""
+    """What `mspn predict` runs."""
     program.run(main)

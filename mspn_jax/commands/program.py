@@ -4,6 +4,8 @@ import contextlib
 import gc
 import logging
 import os
+import pathlib
+import re
 import signal
 import socket
 import sys
@@ -13,10 +15,12 @@ from typing import NoReturn
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
+import mspn_jax
 from mspn_jax import cpu
 from mspn_jax.commands import launch
+from mspn_jax.configs import default
 from mspn_jax.errors import Error, HeldError, UsageError
 from mspn_jax.storage import lease, paths
 
@@ -37,6 +41,8 @@ _JOIN_TIMEOUT = flags.DEFINE_float(
     "join_timeout", launch.JOIN_SECONDS, "seconds to wait for the other processes", lower_bound=1
 )
 _PROCESS_FLAGS = (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID, _DISTRIBUTED, _JOIN_TIMEOUT)
+
+CONFIGS = pathlib.Path(mspn_jax.__file__).parent / "configs"
 
 # What a process that ends by an error has for waiting for the others, which may do the same.
 _SECONDS_TO_LEAVE = 10
@@ -68,18 +74,40 @@ def _help(main: Callable[[], None], several_processes: bool) -> str:
     if several_processes:
         for flag in _PROCESS_FLAGS:
             flags.FLAGS.register_key_flag_for_module(name, flags.FLAGS[flag.name])
-    return f"{command.__doc__}\n{flags.FLAGS.module_help(name)}"
+    lines = [command.__doc__ or "", flags.FLAGS.module_help(name)]
+    if "config" in flags.FLAGS:
+        lines += ["", "Keys of a config, with the published models' values:", *_keys_of_configs()]
+    return "\n".join(lines)
+
+
+def _keys_of_configs() -> list[str]:
+    """--config.KEY=VALUE for every key, with its comment in configs/default.py."""
+    text = (CONFIGS / "default.py").read_text()
+    comments = dict(re.findall(r"^    config\.([\w.]+) = .*?  # (.*)$", text, re.MULTILINE))
+
+    def lines(config: ConfigDict, prefix: str) -> Iterator[str]:
+        for key, value in config.items():
+            if isinstance(value, ConfigDict):
+                yield from lines(value, f"{prefix}{key}.")
+            else:
+                comment = comments.get(f"{prefix}{key}", "")
+                yield f"  --config.{prefix}{key}={value!r}{f'  ({comment})' if comment else ''}"
+
+    return list(lines(default.get_config("NAME", num_stages=1), ""))
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(_with_path_of_config(argv))
     except flags.Error as error:
         sys.exit(f"error: {error}")
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # ml_collections raises these for keys that a config does not have and values that do not
         # fit them.
-        sys.exit(f"error: {' '.join(str(error.args[0]).split())}")
+        text = str(error.args[0]).replace("\\n", " ").replace("\\'", "'")
+        text = re.sub(r"^'(.*)'$", r"\1", text)
+        text = re.sub(r'Other fields present: "\{.*\}" ?', "", text)  # in a file: all of them
+        sys.exit(f"error: {' '.join(text.split())}")
     if "config" in flags.FLAGS and flags.FLAGS["config"].present:
         config = config_flags.get_config_filename(flags.FLAGS["config"])
         if not os.path.isfile(config):
@@ -87,6 +115,24 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     if len(rest) > 1:
         sys.exit(f"error: unknown argument {rest[1]!r}; --help lists the flags")
     return rest
+
+
+def _with_path_of_config(argv: Sequence[str]) -> list[str]:
+    """The arguments, with the file of the published config that `--config NAME` names."""
+    words = list(argv)
+    for i, word in enumerate(words):
+        flag, equals, name = word.partition("=")
+        if flag not in ("--config", "-config") or (not equals and i + 1 == len(words)):
+            continue
+        at, prefix = (i, f"{flag}=") if equals else (i + 1, "")
+        name = name if equals else words[at]
+        path = CONFIGS / f"{name}.py"
+        if name.isidentifier() or name[:1].isdigit():
+            if not path.is_file():
+                known = ", ".join(sorted(path.stem for path in CONFIGS.glob("[!_]*.py")))
+                sys.exit(f"error: --config {name}: neither a file nor one of {known}")
+            words[at] = f"{prefix}{path}"
+    return words
 
 
 def _guarded(main: Callable[[], None], several_processes: bool) -> None:

@@ -1,0 +1,48 @@
+"""mspn: one command with a subcommand for each thing to do."""
+
+import difflib
+import importlib
+import sys
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """Attributes:
+    module: in `mspn_jax.commands`; its `command` runs it.
+    does: a line for the list.
+    arguments: given before those of the command line.
+    """
+
+    module: str
+    does: str
+    arguments: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "train": Command("train", "train a network on COCO, or on keypoints of your own"),
+    "eval": Command("eval", "AP and AR of a checkpoint, results in COCO's format, a report"),
+    "predict": Command("predict", "find keypoints in pictures, folders, videos, a camera"),
+    "convert": Command("convert", "PyTorch checkpoints to ours, and ours to PyTorch"),
+    "export": Command("export", "StableHLO or ONNX files to deploy"),
+    "browse": Command("browse", "a page of training crops, with keypoints and targets"),
+    "check": Command("browse", "look for errors in a data set's annotations", ("--check",)),
+    "info": Command("info", "parameters, operations and the resolved config of a network"),
+    "compile": Command("compile", "compile a config for a TPU or GPU that is not there"),
+}
+USAGE = "mspn COMMAND [--flags]; mspn COMMAND --help lists the flags of one"
+
+
+def main() -> None:
+    """Runs `mspn COMMAND ...`; without a command it lists them."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(f"{USAGE}\n")
+        print("\n".join(f"  {name:8} {command.does}" for name, command in COMMANDS.items()))
+        return
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {close[0]}?" if close else "mspn lists them"
+        sys.exit(f"error: {name}: no such command; {hint}")
+    command = COMMANDS[name]
+    sys.argv = [f"mspn {name}", *command.arguments, *arguments]
+    importlib.import_module(f"mspn_jax.commands.{command.module}").command()

@@ -1,0 +1,162 @@
+"""Evaluates a checkpoint: python eval.py --config configs/X.py --checkpoint PATH [--output DIR]
+    [--report DIR]
+
+Prints COCO's ten figures; writes metrics.json and keypoints_results.json (COCO's submission
+format) to DIR. Where a split has no annotations, as test-dev, just the latter. --report writes a
+page of curves, kinds of error and cases, with a metrics.json that has all its figures.
+"""
+
+import contextlib
+import logging
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from tqdm import tqdm
+
+from mspn_jax import inference
+from mspn_jax.commands import configured, program
+from mspn_jax.data import evaluation_set
+from mspn_jax.data.evaluation_set import EvaluationSet
+from mspn_jax.data.records import decode_picture
+from mspn_jax.drawing import draw_people, grid, write_picture
+from mspn_jax.errors import UsageError
+from mspn_jax.evaluation.scoring import coco_metrics, evaluate, mean_pose_results
+from mspn_jax.folding import for_inference
+from mspn_jax.reports import evaluation
+from mspn_jax.skeletons import Skeleton
+from mspn_jax.storage.files import write_json
+from mspn_jax.storage.mirror import Mirror
+from mspn_jax.weights import checkpoints
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "a workdir (its best is taken), one step's folder, or convert.py's output; or such in gs://",
+    required=True,
+)
+_STAGES = flags.DEFINE_integer("stages", None, "stop after so many; by default the last")
+_MEAN_POSE = flags.DEFINE_bool(
+    "mean_pose", False, "score beside it the training split's mean pose, put into every box"
+)
+_PICTURES = flags.DEFINE_integer("pictures", 0, "draw people on so many pictures, into DIR")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "where to write, maybe gs://...; by default only figures are printed"
+)
+_REPORT = flags.DEFINE_string("report", None, "where to write evaluation.html and its metrics.json")
+flags.mark_flag_as_required("config")
+
+log = logging.getLogger("mspn_jax")
+
+
+def main() -> None:
+    config = _CONFIG.value
+    description, variables, step = checkpoints.load(_CHECKPOINT.value)
+    configured.check_described(description, config)
+    model = description.new_model(dtype=configured.dtype_named(config.dtype))
+    model, variables = for_inference(model, variables, _STAGES.value)
+    skeleton = description.new_skeleton()
+    dataset = evaluation_set.open_split(
+        config.data.root, config.data.val_split, skeleton, config.data.detections,
+        config.data.first_people, config.data.records_dir,
+    )  # fmt: skip
+    if _REPORT.value and not dataset.has_annotations:
+        raise UsageError(
+            f"--report: {config.data.val_split} has no annotations, so there is nothing to report"
+            " on; without it the results are written"
+        )
+    log.info(
+        "%s from %s: %d %s boxes in %d pictures of %s, %s flip test",
+        description.variant, step, len(dataset.boxes),
+        "detected" if config.data.detections else "ground-truth",
+        len(set(dataset.boxes.image_ids.tolist())), config.data.val_split,
+        "with" if config.eval.flip_test else "without",
+    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        # Where to write. That it can be is checked before the work.
+        output, page = (
+            stack.enter_context(Mirror(folder)) if folder and jax.process_index() == 0 else None
+            for folder in (_OUTPUT.value, _REPORT.value)
+        )
+        estimate = inference.estimate_on_devices(
+            model,
+            skeleton.flip_permutation,
+            config.eval.flip_test,
+            description.mean_rgb,
+            description.std_rgb,
+        )
+        with tqdm(total=len(dataset.boxes), unit="box", disable=jax.process_index() > 0) as bar:
+            results, figures, table = evaluate(
+                estimate, variables, dataset, skeleton, crop_hw=description.crop_hw,
+                batch_size=config.eval.batch_size, padding=description.padding,
+                oks_nms_threshold=config.eval.oks_nms_threshold or None,
+                num_threads=config.data.num_threads, progress=bar.update,
+            )  # fmt: skip
+        if jax.process_index() > 0:
+            return
+        if figures is None:
+            log.info("%s has no annotations: no figures, only results", config.data.val_split)
+        print(table, end="")
+        if _MEAN_POSE.value and figures is not None:
+            print_mean_pose(config, dataset, figures, skeleton)
+        if output is not None:
+            write_results(output, dataset, results, figures, skeleton)
+        if page is not None:
+            about = {
+                "model": description.variant,
+                "checkpoint": f"{_CHECKPOINT.value}, step {step.name}",
+                "split": config.data.val_split,
+                "boxes": config.data.detections or "ground truth",
+                "boxes in all": len(dataset.boxes),
+                "flip test": "yes" if config.eval.flip_test else "no",
+            }
+            evaluation.write(page.local, dataset, results, skeleton, about)
+            log.info("written: %s", page.folder / "report.html")
+
+
+def print_mean_pose(
+    config: ConfigDict, dataset: EvaluationSet, figures: dict[str, float], skeleton: Skeleton
+) -> None:
+    guesses = mean_pose_results(config.data.root, config.data.train_split, dataset, skeleton)
+    blind, _ = coco_metrics(
+        dataset.annotation_file, guesses, skeleton, dataset.annotation_ids, dataset.category_id
+    )
+    print(f"AP {figures['AP']:.3f}; of the mean pose put into every box {blind['AP']:.3f}")
+
+
+def write_results(
+    output: Mirror, dataset: EvaluationSet, results: list[dict[str, Any]],
+    figures: dict[str, float] | None, skeleton: Skeleton,
+) -> None:  # fmt: skip
+    """The files of --output."""
+    write_json(output.local / "keypoints_results.json", results)
+    if figures is not None:
+        write_json(output.local / "metrics.json", figures)
+    if _PICTURES.value:
+        write_picture(output.local / "pictures.jpg", picture_grid(dataset, results, skeleton))
+    written = sorted(path.name for path in output.local.iterdir())
+    log.info("written: %s", ", ".join(str(output.folder / name) for name in written))
+
+
+def picture_grid(
+    dataset: EvaluationSet, results: list[dict[str, Any]], skeleton: Skeleton
+) -> np.ndarray:
+    """The first pictures that have people, with everyone found in them."""
+    images = []
+    records = dict.fromkeys(dataset.boxes.record_indices.tolist())
+    for record_index in list(records)[: _PICTURES.value]:
+        record = dataset.records.source[record_index]
+        people = np.array(
+            [r["keypoints"] for r in results if r["image_id"] == record["image_id"]]
+        ).reshape(-1, skeleton.num_keypoints, 3)
+        image = decode_picture(record["image"])
+        images.append(draw_people(image, people[..., :2], people[..., 2], skeleton))
+    return grid(images)
+
+
+def command() -> None:
+    """What `mspn eval` runs."""
+    program.run(main, several_processes=True)

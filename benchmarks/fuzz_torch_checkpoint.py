@@ -40,7 +40,7 @@ INTEGERS = (b"K", b"M", b"J", b"\x8a")
 HOSTILE = [
     b"cos\nsystem\nX\x04\0\0\0true\x85R", b"cbuiltins\neval\n(X\x03\0\0\x001+1tR",
     b"cbuiltins\n__import__\n", b"csubprocess\nPopen\n)\x81}b", b"(X\x04\0\0\0trueios\nsystem\n",
-    b"cmspn_jax.torch_pickle\nTensor\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"cmspn_jax.weights.torch.unpickling\nTensor\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
     b"ctorch._utils\n_rebuild_tensor_v3\n", b"ctorch._utils\n_rebuild_parameter\n",
     b"ccollections\nOrderedDict\n]\x85R", b"ctorch\nFloatStorage\n", b"R", b"Q", b"P1\n", b"\x93",
     b"}b", b")\x81", b"h\0R", b"h\x01b",

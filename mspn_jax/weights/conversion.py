@@ -1,4 +1,4 @@
-"""PyTorch's state dicts <-> the Flax tree, by the table of `torch_names`.
+"""PyTorch's state dicts <-> the Flax tree, by the table of `torch.names`.
 
 Every tensor of a source and every leaf of the result is used exactly once, or the conversion fails
 and names what is left.

@@ -1,7 +1,7 @@
 """Reads PyTorch checkpoints into NumPy, without torch and without running anything in the file.
 
-What a caller sees, and the arrays. How the files are laid out is in `torch_layouts`, the pickle
-inside most of them in `torch_pickle`.
+What a caller sees, and the arrays. How the files are laid out is in `layouts`, the pickle
+inside most of them in `unpickling`.
 """
 
 import contextlib

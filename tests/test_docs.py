@@ -71,7 +71,15 @@ def test_every_command_is_of_a_kind_that_is_checked():
 
 
 def arguments_of(program: str) -> list[tuple[str, list[str]]]:
-    return [(page, w[2:]) for page, w in all_commands() if w[:2] == ["python", f"{program}.py"]]
+    """(page, arguments) of every `python PROGRAM.py ...` and `mspn PROGRAM ...`."""
+    begins = (["python", f"{program}.py"], ["python", "-m", "mspn_jax", program])
+    found = [
+        (page, words[len(begin) :])
+        for page, words in all_commands()
+        for begin in begins
+        if words[: len(begin)] == begin
+    ]
+    return [(page, arguments) for page, arguments in found if arguments not in ([], ["--help"])]
 
 
 # absl checks the flags and ml_collections the config's keys, in a process that ends before main.
@@ -89,7 +97,7 @@ for i, arguments in enumerate(commands):
 """
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", [*PROGRAMS, "compile", "info"])
 def test_flags_and_config_keys_are_the_programs_own(program):
     given = arguments_of(program)
     assert given, f"no page shows {program}.py"
@@ -110,7 +118,7 @@ def test_flags_of_modules_and_scripts_are_in_their_help():
             target = words[1 : 1 + length]
             rest = words[1 + len(target) :]
             flags[tuple(target)] |= {
-                w.partition("=")[0] for w in rest if re.match(r"--(?!config\.)", w)
+                w.partition("=")[0] for w in rest if re.match(r"--(?!config\.|help$)", w)
             }
     assert flags
     for target, used in flags.items():

@@ -29,10 +29,9 @@ from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
 from benchmarks.workload import Network, folded, new_network, predict_heatmaps
 from mspn_jax import geometry, heatmaps, inference
+from mspn_jax.crops import cut, decode_picture
 from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import EvaluationSet
-from mspn_jax.data.pipeline import cut
-from mspn_jax.data.records import decode_picture
 from mspn_jax.devices import REPLICATED, SHARDED, on_each_device, replicate, shard
 from mspn_jax.evaluation import scoring
 from mspn_jax.model import STRIDE
@@ -170,7 +169,7 @@ def one_pass(
     clock: Clock, crop_hw, dataset: EvaluationSet, batch_size: int, variables, maps_of, decode,
     scratch: pathlib.Path,
 ) -> None:  # fmt: skip
-    """`inference.estimate_boxes` and `scoring.evaluate`, with a clock at every part."""
+    """`estimation.estimate_boxes` and `scoring.evaluate`, with a clock at every part."""
     boxes = dataset.boxes
     center_xy, size_wh = geometry.crop_regions(boxes.boxes_xyxy, PADDING, crop_hw)
     crops = np.zeros((-(-len(boxes) // batch_size) * batch_size, *crop_hw, 3), np.uint8)

@@ -29,8 +29,9 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from mspn_jax import geometry
+from mspn_jax.crops import decode_picture
 from mspn_jax.data import augment, coco, evaluation_set, pipeline
-from mspn_jax.data.records import decode_picture, open_records
+from mspn_jax.data.records import open_records
 from mspn_jax.heatmaps import KERNEL_SIZES, PEAK
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import people

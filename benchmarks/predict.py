@@ -21,7 +21,7 @@ from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
 from benchmarks.workload import new_network
 from mspn_jax import Predictor
-from mspn_jax.data.records import decode_picture
+from mspn_jax.crops import decode_picture
 from mspn_jax.skeletons import COCO
 from mspn_jax.weights.checkpoints import Description
 

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from mspn_jax import geometry, heatmaps
+from mspn_jax.crops import cut
 from mspn_jax.data import augment
-from mspn_jax.data.pipeline import cut
 from mspn_jax.drawing import draw_people, grid, write_picture
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import people

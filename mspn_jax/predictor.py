@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mspn_jax import devices, geometry, inference
-from mspn_jax.data import pipeline
+from mspn_jax.crops import cut
 from mspn_jax.folding import for_inference
 from mspn_jax.weights import checkpoints
 from mspn_jax.weights.checkpoints import Description
@@ -128,7 +128,7 @@ class Predictor:
             size = next(size for size in BATCH_SIZES if size >= len(rows))
             crops = np.zeros((size, *crop_hw, 3), np.uint8)
             for crop, (image, image_to_crop) in zip(crops, rows):
-                pipeline.cut(image, image_to_crop, False, crop)
+                cut(image, image_to_crop, False, crop)
             batches.append((self._estimate(self._variables, crops), len(rows)))
         return regions, batches
 

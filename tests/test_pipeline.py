@@ -10,6 +10,7 @@ import pytest
 
 from conftest import golden_json, golden_npz
 from mspn_jax import geometry
+from mspn_jax.crops import cut
 from mspn_jax.data import augment, coco, evaluation_set, pipeline
 from mspn_jax.data.records import Records, decode_picture, open_records
 from mspn_jax.skeletons import COCO
@@ -57,9 +58,7 @@ def test_crops_of_annotated_boxes_equal_the_references(coco_sample):
         )
         np.testing.assert_array_equal(np.minimum(visibility, 1), golden["keypoints_visible"][row])
         crop = np.empty((*CROP_HW, 3), np.uint8)
-        pipeline.cut(
-            read_image(coco_sample / "val2017", picture.image_id), image_to_crop, False, crop
-        )
+        cut(read_image(coco_sample / "val2017", picture.image_id), image_to_crop, False, crop)
         assert sha256(crop) == golden["crop_rgb_sha256"][row]
 
 
@@ -71,7 +70,7 @@ def test_crops_of_detected_boxes_equal_the_references(coco_sample):
         image = read_image(coco_sample / "val2017", golden["img_id"][row])
         crop = np.empty((*CROP_HW, 3), np.uint8)
         image_to_crop = geometry.image_to_crop(center_xy[row], size_wh[row], 0.0, CROP_HW)
-        pipeline.cut(image, image_to_crop, False, crop)
+        cut(image, image_to_crop, False, crop)
         assert sha256(crop) == expected
 
 
@@ -106,7 +105,7 @@ def test_augmented_crops_and_keypoints_equal_the_references(coco_sample):
         np.testing.assert_array_equal(np.minimum(visibility, 1), golden["keypoints_visible"][row])
         crop = np.empty((*CROP_HW, 3), np.uint8)
         image = read_image(coco_sample / "val2017", picture.image_id)
-        pipeline.cut(image, image_to_crop, drawn.flip, crop)
+        cut(image, image_to_crop, drawn.flip, crop)
         assert sha256(crop) == golden["crop_rgb_sha256"][row], row
     assert len(kinds) >= 4  # with and without each
 
@@ -120,7 +119,7 @@ def test_a_mirrored_region_is_cut_as_from_the_mirrored_picture():
                 np.float32(center), np.float32([48, 64]), rotation, (64, 48)
             )
             crop = np.empty((64, 48, 3), np.uint8)
-            pipeline.cut(image, affine, True, crop)
+            cut(image, affine, True, crop)
             whole = cv2.warpAffine(cv2.flip(image, 1), affine, (48, 64), flags=cv2.INTER_LINEAR)
             np.testing.assert_array_equal(crop, whole)
 
@@ -186,7 +185,7 @@ def test_one_bright_pixel_at_a_keypoint_follows_it_through_every_map():
             CROP_HW, COCO.flip_permutation, 1.5,
         )  # fmt: skip
         crop = np.empty((*CROP_HW, 3), np.uint8)
-        pipeline.cut(image, image_to_crop, drawn.flip, crop)
+        cut(image, image_to_crop, drawn.flip, crop)
         if not ((keypoints_crop_xy[0] > 8) & (keypoints_crop_xy[0] < (184, 248))).all():
             continue
         weights = crop[..., 0].astype(float)
@@ -289,7 +288,7 @@ def test_evaluation_crops_all_boxes_in_order_and_pads_the_last_batch(records):
         image = decode_picture(records.source[int(indices[i])]["image"])
         expected = np.empty((64, 48, 3), np.uint8)
         affine = geometry.image_to_crop(center_xy[i], size_wh[i], 0.0, (64, 48))
-        pipeline.cut(image, affine, False, expected)
+        cut(image, affine, False, expected)
         np.testing.assert_array_equal(crops[i], expected)
 
 

@@ -15,7 +15,7 @@ from test_pictures import write_video
 from test_predictor import DESCRIPTION, VARIABLES
 
 from mspn_jax import drawing
-from mspn_jax.data.records import decode_picture
+from mspn_jax.crops import decode_picture
 from mspn_jax.predictor import Predictor
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import people

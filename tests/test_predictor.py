@@ -1,15 +1,21 @@
 """The predictor against evaluation's own path; how often it compiles; what it refuses."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
 from test_folding import trained_variables
 
 import mspn_jax
+from commands import HERE
 from mspn_jax import inference
+from mspn_jax.crops import decode_picture
 from mspn_jax.data import evaluation_set
-from mspn_jax.data.records import decode_picture
 from mspn_jax.errors import CheckpointError
+from mspn_jax.evaluation.estimation import estimate_boxes
 from mspn_jax.folding import for_inference
 from mspn_jax.predictor import BATCH_SIZES, Predictor
 from mspn_jax.skeletons import COCO
@@ -47,7 +53,7 @@ def test_it_finds_what_evaluation_finds(predictor, tmp_path):
     people.write_dataset(tmp_path, {"val2017": 6})
     dataset = evaluation_set.open_split(tmp_path, "val2017", COCO)
     model, variables = for_inference(DESCRIPTION.new_model(), VARIABLES)
-    expected_xy, expected_scores = inference.estimate_boxes(
+    expected_xy, expected_scores = estimate_boxes(
         inference.estimate_on_devices(model, COCO.flip_permutation), variables, dataset.records,
         dataset.boxes, crop_hw=DESCRIPTION.crop_hw, batch_size=5, padding=DESCRIPTION.padding,
     )  # fmt: skip
@@ -159,3 +165,20 @@ def test_it_loads_what_was_saved_and_needs_no_config(predictor, tmp_path):
         np.testing.assert_array_equal(mine, expected)
     with pytest.raises(CheckpointError, match="stages 3: the checkpoint has 2"):
         mspn_jax.Predictor.load(tmp_path / "saved", num_stages=3)
+
+
+def test_predicting_imports_no_library_for_data_sets():
+    program = """
+import sys
+import mspn_jax
+mspn_jax.Predictor
+print(*{name.partition(".")[0] for name in sys.modules})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+        check=True,
+    )
+    assert not {"tensorflow_datasets", "grain", "pycocotools"} & set(done.stdout.split())

@@ -13,6 +13,7 @@ import pytest
 from coco_files import SPLIT, edit, first_person, read
 
 from mspn_jax import geometry
+from mspn_jax.crops import decode_picture
 from mspn_jax.data import evaluation_set, records
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import COCO
@@ -97,10 +98,10 @@ def test_a_png_named_jpg_is_read(drawn_copy):
     import cv2
 
     path = sorted((drawn_copy / SPLIT).iterdir())[0]
-    image = records.decode_picture(path.read_bytes())
+    image = decode_picture(path.read_bytes())
     path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
     opened = records.open_records(drawn_copy, SPLIT, COCO)
-    np.testing.assert_array_equal(records.decode_picture(opened.source[0]["image"]), image)
+    np.testing.assert_array_equal(decode_picture(opened.source[0]["image"]), image)
 
 
 def test_a_root_that_cannot_be_written_keeps_its_records_in_the_users_cache(

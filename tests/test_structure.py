@@ -17,7 +17,8 @@ ROOMS = {
         "mspn_jax.upsampling", "mspn_jax.variables",
     },
     "what needs no JAX": {
-        "mspn_jax.allocator", "mspn_jax.errors", "mspn_jax.geometry", "mspn_jax.skeletons",
+        "mspn_jax.allocator", "mspn_jax.crops", "mspn_jax.errors", "mspn_jax.geometry",
+        "mspn_jax.skeletons",
     },
     "the steps": {"mspn_jax.inference", "mspn_jax.training"},
     "compiling": {"mspn_jax.compiled", "mspn_jax.cost", "mspn_jax.hardware"},

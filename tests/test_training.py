@@ -9,8 +9,8 @@ import pytest
 from conftest import golden_json, golden_npz
 from golden import recipe
 from mspn_jax import geometry, heatmaps, losses, training
-from mspn_jax.data import augment, coco, pipeline
-from mspn_jax.data.records import decode_picture
+from mspn_jax.crops import cut, decode_picture
+from mspn_jax.data import augment, coco
 from mspn_jax.devices import AXIS, replicate, shard
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
@@ -39,7 +39,7 @@ def reference_batch(coco_sample) -> dict[str, np.ndarray]:
                 picture.image_hw[1], CROP_HW, COCO.flip_permutation, 1.5,
             )  # fmt: skip
             crop = np.empty((*CROP_HW, 3), np.uint8)
-            pipeline.cut(decode_picture(path.read_bytes()), image_to_crop, False, crop)
+            cut(decode_picture(path.read_bytes()), image_to_crop, False, crop)
             rows[annotation_id] = (crop, keypoints_crop_xy, visibility)
     columns = zip(*(rows[annotation_id] for annotation_id in wanted))
     names = ("crops", "keypoints_crop_xy", "visibility")

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from mspn_jax import inference
 from mspn_jax.commands import configured, program
+from mspn_jax.crops import decode_picture
 from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import EvaluationSet
-from mspn_jax.data.records import decode_picture
 from mspn_jax.drawing import draw_people, grid, write_picture
 from mspn_jax.errors import UsageError
 from mspn_jax.evaluation.scoring import coco_metrics, evaluate, mean_pose_results

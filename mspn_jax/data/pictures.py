@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from mspn_jax.data.records import decode_picture
+from mspn_jax.crops import decode_picture
 from mspn_jax.errors import DataError
 
 PICTURE_ENDINGS = frozenset(

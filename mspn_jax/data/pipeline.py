@@ -1,4 +1,4 @@
-"""Records -> batches of crops for training; and the cutting, which evaluation shares.
+"""Records -> batches of crops for training, and for evaluation the chunks that it shares.
 
 People are read in chunks of several batches. A chunk is cut whole: each of its pictures is decoded
 once, by a pool of threads, and every person warped straight into the place in the batch that is
@@ -23,9 +23,10 @@ import grain.python as grain
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from mspn_jax import allocator, geometry
+from mspn_jax import allocator
+from mspn_jax.crops import cut, decode_picture
 from mspn_jax.data import augment
-from mspn_jax.data.records import Records, decode_picture
+from mspn_jax.data.records import Records
 from mspn_jax.skeletons import Skeleton
 
 Array = np.ndarray
@@ -33,7 +34,6 @@ Array = np.ndarray
 CHUNK_PEOPLE = 1024  # of these, the pictures cut by a chunk's edges are far below 1%
 _MIN_BATCHES_PER_CHUNK = 4  # so that the people of one picture go to different batches
 _CHUNKS_AHEAD = 2
-_BORDER = 2  # pixels around a region that bilinear sampling may touch, with one to spare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,40 +52,6 @@ class TrainingBatch:
 
 
 # ---------------------------------------------------------------------------------- cutting
-
-
-def cut(
-    image: UInt8[Array, "H W 3"],
-    image_to_crop: Float[Array, "2 3"],
-    mirrored: bool,
-    crop: UInt8[Array, "h w 3"],
-) -> None:
-    """Warps a region of a picture, or of its mirror image, into `crop`; zeros beyond the border.
-
-    Only the region is mirrored, but it stays at its place in a picture of the whole size: a map
-    shifted to a smaller picture, or one that mirrors by itself, rounds some pixels otherwise.
-    """
-    crop_h, crop_w = crop.shape[:2]
-    if mirrored:
-        image_h, image_w = image.shape[:2]
-        (a, b, x), (c, d, y) = geometry.invert(image_to_crop).tolist()
-        (left, right), (top, bottom) = (
-            _reach(x, (a * crop_w, b * crop_h), image_w),
-            _reach(y, (c * crop_w, d * crop_h), image_h),
-        )
-        whole = np.empty_like(image)
-        if left < right and top < bottom:
-            region = image[top:bottom, image_w - right : image_w - left]
-            whole[top:bottom, left:right] = cv2.flip(region, 1)
-        image = whole
-    cv2.warpAffine(image, image_to_crop, (crop_w, crop_h), dst=crop, flags=cv2.INTER_LINEAR)
-
-
-def _reach(start: float, steps: tuple[float, float], size: int) -> tuple[int, int]:
-    """The pixels of 0 to `size` that a parallelogram of these two sides lies over, and a border."""
-    low = math.floor(start + sum(min(step, 0) for step in steps)) - _BORDER
-    high = math.ceil(start + sum(max(step, 0) for step in steps)) + _BORDER
-    return max(low, 0), min(high, size)
 
 
 def num_cores() -> int:

@@ -19,7 +19,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
@@ -27,6 +26,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from mspn_jax import geometry
+from mspn_jax.crops import decode_picture
 from mspn_jax.data.coco import LAYOUT, Picture, annotation_file, read_pictures, some
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import Skeleton
@@ -158,21 +158,6 @@ def check_picture(path: str) -> tuple[int, int] | DataError:
         return error
     except OSError as error:
         return DataError(error.strerror)
-
-
-def decode_picture(data: bytes) -> np.ndarray:
-    """Encoded bytes -> (H, W, 3) uint8 RGB, turned as the file's EXIF says.
-
-    Raises:
-      DataError: not a picture, or a truncated one (which OpenCV before 4.11 let pass).
-    """
-    if not data:
-        raise DataError("empty file")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        is_jpeg = data.startswith(b"\xff\xd8")
-        raise DataError("truncated or damaged JPEG" if is_jpeg else "not a picture")
-    return image
 
 
 def open_records(

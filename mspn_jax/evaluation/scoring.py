@@ -16,8 +16,8 @@ from pycocotools.cocoeval import COCOeval
 from mspn_jax.data.coco import PERSON, load_json, read_pictures, some
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.errors import DataError
+from mspn_jax.evaluation.estimation import estimate_boxes
 from mspn_jax.geometry import crop_regions
-from mspn_jax.inference import estimate_boxes
 from mspn_jax.skeletons import Skeleton
 
 log = logging.getLogger(__name__)
@@ -272,7 +272,7 @@ def evaluate(
 
     Args:
       estimate_batch: from `inference.estimate_on_devices`.
-      others: as in `inference.estimate_boxes` and `coco_results`.
+      others: as in `estimation.estimate_boxes` and `coco_results`.
 
     Returns:
       The results, COCO's ten figures (None where there are no annotations), and its table of them.

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 
 from mspn_jax import geometry
+from mspn_jax.crops import cut, decode_picture
 from mspn_jax.data.evaluation_set import EvaluationSet
-from mspn_jax.data.pipeline import cut
-from mspn_jax.data.records import decode_picture
 from mspn_jax.drawing import draw_people
 from mspn_jax.evaluation.diagnosis import KINDS, NOBODY, Diagnosis, People
 from mspn_jax.evaluation.scoring import METRICS

@@ -233,6 +233,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 from mspn_jax.commands import program
+from mspn_jax.errors import UsageError
 
 DO = flags.DEFINE_enum("do", "nothing", ["nothing", "sigterm", "error"], "")
 

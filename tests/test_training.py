@@ -101,7 +101,7 @@ def test_a_whole_step_equals_the_references(reference_batch, reference_variables
                 relative = np.linalg.norm(flat - expected) / np.linalg.norm(expected)
                 assert relative < 0.02, (name, relative, distance)
         for ours, theirs in (("mean", "running_mean"), ("var", "running_var")):
-            name = f"{names.norm}.{theirs}"
+            name = f"{brick.norm}.{theirs}"
             if name in arrays:
                 np.testing.assert_allclose(
                     leaf(state.batch_stats, (*path, ours)), arrays[name], rtol=2e-5, atol=2e-6

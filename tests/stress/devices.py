@@ -1,6 +1,6 @@
 """Whether many devices are as one: loss curves of 1, 2, 4 and 8 of them, keypoints that 8 find.
 
-    python benchmarks/devices.py [--devices 1 2 4 8] [--steps 50] [--json FILE]
+    python tests/stress/devices.py [--devices 1 2 4 8] [--steps 50] [--json FILE]
 
 On virtual CPU devices, a tiny network, the same global batch of 8 crops every time. With
 synchronised batch norm the curves must agree; without it every device has statistics of its own,
@@ -15,7 +15,7 @@ import os
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 MOST_DEVICES = 8
 os.environ["JAX_ENABLE_X64"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"

@@ -1,6 +1,6 @@
 """What a training run survives: each fault is tried, and the run compared with an undisturbed one.
 
-    python benchmarks/faults.py [--kills 20] [--steps 60] [--workdir DIR]
+    python tests/stress/faults.py [--kills 20] [--steps 60] [--workdir DIR]
 
 A tiny network trains on drawn people, once in peace, then with each of the faults. "same" means
 that the parameters, statistics, optimiser state and metrics at the end are equal to the bit.
@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import jax

@@ -1,6 +1,6 @@
 """Whether a long run keeps to its memory, files and threads.
 
-    python benchmarks/soak.py [--steps 2000]
+    python tests/stress/soak.py [--steps 2000]
 
 Trains a tiny network on drawn people with evaluations and checkpoints all along, and looks twice
 a second at what the process holds. The first half of the time, in which it starts and compiles,
@@ -18,9 +18,8 @@ import time
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from faults import CONFIG
 

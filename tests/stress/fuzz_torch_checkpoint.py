@@ -1,6 +1,6 @@
 """Reads damaged and hostile checkpoints, and counts what becomes of them.
 
-    python benchmarks/fuzz_torch_checkpoint.py [--files 100000] [--seed 0] [--first 0]
+    python tests/stress/fuzz_torch_checkpoint.py [--files 100000] [--seed 0] [--first 0]
 
 Every file is one of tests/torch_fixtures, mutated by a generator of its own (seed and number), so
 that `--first N --files 1` makes file N again. Half of the mutations work on the pickle within, and
@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from mspn_jax.errors import TorchFileError

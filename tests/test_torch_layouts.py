@@ -28,7 +28,7 @@ from mspn_jax.errors import TorchFileError
 from mspn_jax.weights.torch import layouts
 from mspn_jax.weights.torch.checkpoint import read
 
-FUZZER = Path(__file__).parents[1] / "benchmarks" / "fuzz_torch_checkpoint.py"
+FUZZER = Path(__file__).parents[1] / "tests" / "stress" / "fuzz_torch_checkpoint.py"
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ sys.path.insert(0, str(ROOT))
 def write_random(path: pathlib.Path, num_stages: int) -> None:
     from mspn_jax.variables import initial_variables
     from mspn_jax.weights import conversion
-    from mspn_jax.weights.torch import checkpoint
+    from mspn_jax.weights.torch import state_dicts
     from mspn_jax.weights.torch.names import Architecture
 
     variables = initial_variables(Architecture(num_stages).new_model(), 0, (256, 192))
-    checkpoint.write_safetensors(path, conversion.to_torch(variables), {})
+    state_dicts.write_safetensors(path, conversion.to_torch(variables), {})
 
 
 def measured(*command: object) -> tuple[float, int]:

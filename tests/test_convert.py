@@ -25,7 +25,7 @@ from golden import recipe
 from mspn_jax.errors import ConversionError
 from mspn_jax.model import MSPN
 from mspn_jax.weights import checkpoints, conversion
-from mspn_jax.weights.torch import checkpoint
+from mspn_jax.weights.torch import state_dicts
 from mspn_jax.weights.torch.names import Architecture, architecture_of, kind_of
 
 SEED = golden_json("meta.json")["seed"]
@@ -266,7 +266,7 @@ def test_a_start_is_read_from_a_file_or_a_checkpoint(tmp_path):
     assert said == f"an MSPN of {TINY}"
     assert_same(started, tiny_variables())
 
-    checkpoint.write_safetensors(tmp_path / "r.safetensors", resnet_state_dict(), {})
+    state_dicts.write_safetensors(tmp_path / "r.safetensors", resnet_state_dict(), {})
     started, said = conversion.initial_from(tmp_path / "r.safetensors", initial)
     assert said.startswith("a ResNet in the stem")
 

@@ -15,7 +15,7 @@ from torch_files import write_pth
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic.animals import QUADRUPED
 from mspn_jax.weights import checkpoints
-from mspn_jax.weights.torch import checkpoint
+from mspn_jax.weights.torch import state_dicts
 
 HERE = pathlib.Path(__file__).parents[1]
 
@@ -76,7 +76,7 @@ def test_there_and_back_by_command_is_exact_to_the_bit(converted, tmp_path):
     names = sorted(path.name for path in (tmp_path / "back").iterdir())
     assert names == ["2xmspn_5keypoints_64x96.safetensors", "model.json", "source.json"]
     back = tmp_path / "back" / "2xmspn_5keypoints_64x96.safetensors"
-    assert_same(checkpoint.read(back), checkpoint.read(source))
+    assert_same(state_dicts.read(back), state_dicts.read(source))
 
     result = run("--source", back, "--output", tmp_path / "again", "--keypoints", "17")
     assert result.returncode == 0, result.stderr
@@ -109,12 +109,12 @@ def test_torch_writes_and_reads_the_same(converted, tmp_path):
     subprocess.run([sys.executable, "convert.py", *arguments], cwd=HERE, check=True)
     state_dict = torch.load(*(tmp_path / "back").glob("*.pth"))["state_dict"]
     arrays = {name: tensor.numpy() for name, tensor in state_dict.items()}
-    assert_same(arrays, checkpoint.read(source))
+    assert_same(arrays, state_dicts.read(source))
 
 
 def test_a_resnet_starts_a_network(tmp_path):
     resnet = resnet_state_dict((3, 4, 6, 3), stem_channels=64)
-    checkpoint.write_safetensors(tmp_path / "resnet50.safetensors", resnet, {})
+    state_dicts.write_safetensors(tmp_path / "resnet50.safetensors", resnet, {})
     result = run("--source", tmp_path / "resnet50.safetensors", "--output", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     assert "the ResNet's fc is not used (from seed 0)" in result.stdout

@@ -24,8 +24,8 @@ from torch_files import (
 )
 
 from mspn_jax.errors import TorchFileError
-from mspn_jax.weights.torch import checkpoint, layouts, unpickling
-from mspn_jax.weights.torch.checkpoint import metadata, read
+from mspn_jax.weights.torch import layouts, state_dicts, unpickling
+from mspn_jax.weights.torch.state_dicts import metadata, read
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_memory_and_time_stay_near_the_file_s_size(path):
 def test_writes_safetensors_of_every_dtype(tmp_path):
     path, arrays = tmp_path / "a.safetensors", EXPECTED["plain.safetensors"]
     arrays = arrays | {"transposed again": arrays["base"].T}
-    checkpoint.write_safetensors(path, arrays, {"format": "pt"})
+    state_dicts.write_safetensors(path, arrays, {"format": "pt"})
     assert metadata(path) == {"format": "pt"}
     (length,) = struct.unpack_from("<Q", path.read_bytes())
     assert length % 8 == 0, "the format wants the arrays aligned"

@@ -26,7 +26,7 @@ from torch_files import (
 
 from mspn_jax.errors import TorchFileError
 from mspn_jax.weights.torch import layouts
-from mspn_jax.weights.torch.checkpoint import read
+from mspn_jax.weights.torch.state_dicts import read
 
 FUZZER = Path(__file__).parents[1] / "tests" / "stress" / "fuzz_torch_checkpoint.py"
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mspn_jax.errors import TorchFileError
-from mspn_jax.weights.torch.checkpoint import read
+from mspn_jax.weights.torch.state_dicts import read
 
 FIXTURES = Path(__file__).parent / "torch_fixtures"
 

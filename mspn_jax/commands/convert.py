@@ -34,7 +34,7 @@ from mspn_jax.storage.mirror import Mirror, fetched
 from mspn_jax.variables import count_parameters, initial_variables
 from mspn_jax.weights import checkpoints, conversion
 from mspn_jax.weights.checkpoints import Description
-from mspn_jax.weights.torch import checkpoint
+from mspn_jax.weights.torch import state_dicts
 from mspn_jax.weights.torch.names import Architecture, StateDict, architecture_of, kind_of
 
 _SOURCE = flags.DEFINE_string("source", None, "a .pth, a .safetensors, or our own checkpoint")
@@ -131,11 +131,11 @@ def from_checkpoint(source: paths.Path) -> tuple[Description, Any, Origin]:
 
 def from_file(source: pathlib.Path) -> tuple[Description, Any, Origin]:
     """A file in one of torch's layouts, of any kind that `convert` knows."""
-    state_dict = checkpoint.read(source, copy=_TO.value == "torch")  # which must own them
+    state_dict = state_dicts.read(source, copy=_TO.value == "torch")  # which must own them
     with open(source, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     print(f"{source.name}: {source.stat().st_size:,} bytes, sha256 {sha256}")
-    notes = checkpoint.metadata(source)
+    notes = state_dicts.metadata(source)
     if str(notes.get("writer")).startswith("mspn_jax "):
         print(f"our own, {notes['writer']}: {notes.get('variant')}, from {notes.get('source')}")
     published = PUBLISHED.get(source.name)
@@ -261,7 +261,7 @@ def write_torch(
         "source": description.source,
     }
     path = folder / f"{description.variant}.safetensors"
-    checkpoint.write_safetensors(path, state_dict, notes)
+    state_dicts.write_safetensors(path, state_dict, notes)
     try:
         import torch
     except ImportError:

@@ -20,7 +20,7 @@ from mspn_jax.errors import ConversionError
 from mspn_jax.storage import files, mirror, paths
 from mspn_jax.variables import variable_shapes
 from mspn_jax.weights import checkpoints
-from mspn_jax.weights.torch import checkpoint
+from mspn_jax.weights.torch import state_dicts
 from mspn_jax.weights.torch.names import (
     Architecture,
     Brick,
@@ -225,7 +225,7 @@ def initial_from(
     try:
         if paths.is_folder(paths.path(path)):
             return start_from(checkpoints.load(path)[1], variables, new_heads)
-        state_dict = checkpoint.read(mirror.fetched(path))
+        state_dict = state_dicts.read(mirror.fetched(path))
         if kind_of(state_dict) == "torchvision":
             return start_from_resnet(state_dict, variables)
         return start_from(from_torch(state_dict), variables, new_heads)

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from mspn_jax.errors import TorchFileError
-from mspn_jax.weights.torch import checkpoint, layouts
+from mspn_jax.weights.torch import layouts, state_dicts
 
 MEMORY_BYTES = 256 << 20
 NUMBERS = [0, 1, 2, 127, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62 - 1,
@@ -200,7 +200,7 @@ def main() -> int:
         for name in SOURCES:  # first reads import what they need
             FILE.write_bytes(SOURCES[name])
             try:
-                checkpoint.read(FILE)
+                state_dicts.read(FILE)
             except TorchFileError:
                 assert name.startswith("refused"), name
         "".encode("raw-unicode-escape")  # which pickletools needs, and Python imports when needed
@@ -214,7 +214,7 @@ def main() -> int:
             started = time.perf_counter()
             try:
                 armed = True
-                arrays = checkpoint.read(FILE)
+                arrays = state_dicts.read(FILE)
                 armed = False
                 outcome = "read"
                 if sum(array.nbytes for array in arrays.values()) > 1 << 21:

@@ -2,7 +2,7 @@
 that ("legacy"; the published MSPN files are of this kind), and safetensors.
 
 `parse` says which one a file has, and where the bytes of its tensors lie. The pickle inside the
-first two is read by `unpickling`, the tensors by `checkpoint`.
+first two is read by `unpickling`, the tensors by `state_dicts`.
 """
 
 import io

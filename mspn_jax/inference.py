@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from mspn_jax import heatmaps
 from mspn_jax.devices import REPLICATED, SHARDED, Devices, on_each_device
-from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, STRIDE, normalise
+from mspn_jax.model import MSPN, STRIDE, normalise
 
 Variables = Any
 
@@ -24,8 +24,6 @@ def predict_heatmaps(
     crops: UInt8[Array, "B H W 3"],
     flip_permutation: Int[np.ndarray, "K"],
     flip_test: bool = True,
-    mean_rgb: tuple[float, float, float] = MEAN_RGB,
-    std_rgb: tuple[float, float, float] = STD_RGB,
 ) -> Float[Array, "B h w K"]:
     """The last stage's finest heatmaps, on the 0..255 scale, h = H / 4 and w = W / 4.
 
@@ -37,7 +35,7 @@ def predict_heatmaps(
     batch = crops.shape[0]
     if flip_test:
         crops = jnp.concatenate([crops, crops[:, :, ::-1]])
-    maps: Any = model.apply(variables, normalise(crops, mean_rgb, std_rgb), method="predict")
+    maps: Any = model.apply(variables, normalise(crops), method="predict")
     if flip_test:
         maps = heatmaps.merge_flipped(maps[:batch], maps[batch:], flip_permutation)
     return maps
@@ -49,15 +47,13 @@ def estimate(
     crops: UInt8[Array, "B H W 3"],
     flip_permutation: Int[np.ndarray, "K"],
     flip_test: bool = True,
-    mean_rgb: tuple[float, float, float] = MEAN_RGB,
-    std_rgb: tuple[float, float, float] = STD_RGB,
 ) -> tuple[Float[Array, "B K 2"], Float[Array, "B K"]]:
     """Keypoints of the person in the middle of each crop; args as in `predict_heatmaps`.
 
     Returns:
       keypoints_crop_xy and keypoint_scores, as from `heatmaps.decode`.
     """
-    maps = predict_heatmaps(model, variables, crops, flip_permutation, flip_test, mean_rgb, std_rgb)
+    maps = predict_heatmaps(model, variables, crops, flip_permutation, flip_test)
     return heatmaps.decode(maps, STRIDE)
 
 
@@ -65,8 +61,6 @@ def estimate_on_devices(
     model: MSPN,
     flip_permutation: Int[np.ndarray, "K"],
     flip_test: bool = True,
-    mean_rgb: tuple[float, float, float] = MEAN_RGB,
-    std_rgb: tuple[float, float, float] = STD_RGB,
     devices: Devices = None,
 ) -> Callable[..., tuple[Array, Array]]:
     """`estimate` with variables replicated on, and crops sharded among, devices.
@@ -78,7 +72,7 @@ def estimate_on_devices(
     """
 
     def on_one(variables, crops):
-        return estimate(model, variables, crops, flip_permutation, flip_test, mean_rgb, std_rgb)
+        return estimate(model, variables, crops, flip_permutation, flip_test)
 
     devices = jax.local_devices() if devices is None else devices
     return on_each_device(on_one, (REPLICATED, SHARDED), SHARDED, devices)

@@ -287,10 +287,6 @@ class Stage(nn.Module):
         return features, next_x, next_skips[::-1]
 
 
-def normalise(
-    crops: UInt8[Array, "B H W 3"],
-    mean_rgb: tuple[float, float, float] = MEAN_RGB,
-    std_rgb: tuple[float, float, float] = STD_RGB,
-) -> Float[Array, "B H W 3"]:
-    """Crops of bytes -> what the network takes."""
-    return (crops.astype(jnp.float32) - jnp.array(mean_rgb)) / jnp.array(std_rgb)
+def normalise(crops: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+    """The network's input: RGB crops minus `MEAN_RGB`, divided by `STD_RGB`."""
+    return (crops.astype(jnp.float32) - jnp.array(MEAN_RGB)) / jnp.array(STD_RGB)

@@ -47,9 +47,8 @@ class Predictor:
 
         def estimate(variables, crops):
             return inference.estimate(
-                model, variables, crops, self.skeleton.flip_permutation, flip_test,
-                description.mean_rgb, description.std_rgb,
-            )  # fmt: skip
+                model, variables, crops, self.skeleton.flip_permutation, flip_test
+            )
 
         self._estimate = devices.jit(estimate)
 

@@ -14,7 +14,7 @@ from mspn_jax import heatmaps
 from mspn_jax.data.pipeline import TrainingBatch
 from mspn_jax.devices import AXIS, REPLICATED, SHARDED, Devices, jit_step, map_over
 from mspn_jax.losses import mspn_loss
-from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, STRIDE, normalise
+from mspn_jax.model import MSPN, STRIDE, normalise
 
 Metrics = dict[str, Any]
 
@@ -84,8 +84,6 @@ def train_step(
     model: MSPN,
     optimizer: optax.GradientTransformation,
     num_hard_keypoints: int = 8,
-    mean_rgb: tuple[float, float, float] = MEAN_RGB,
-    std_rgb: tuple[float, float, float] = STD_RGB,
     *,
     num_parts: int = 1,
     ema_decay: float = 0.0,
@@ -113,7 +111,7 @@ def train_step(
     def gradients_of(params, batch_stats, crops, keypoints_crop_xy, visibility):
         crop_hw = crops.shape[1:3]
         heatmap_hw = (crop_hw[0] // STRIDE, crop_hw[1] // STRIDE)
-        images = normalise(crops, mean_rgb, std_rgb)
+        images = normalise(crops)
         targets, keypoint_weights = heatmaps.encode(
             keypoints_crop_xy, visibility, crop_hw, heatmap_hw
         )

@@ -17,7 +17,7 @@ import pytest
 from mspn_jax import training
 from mspn_jax.commands import configured
 from mspn_jax.errors import CheckpointError, UsageError
-from mspn_jax.model import MSPN
+from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB
 from mspn_jax.optimizer import adam
 from mspn_jax.skeletons import COCO, Skeleton
 from mspn_jax.variables import initial_variables
@@ -68,6 +68,19 @@ def test_a_description_of_old_names_its_skeleton(tmp_path, name, expected):
     path = tmp_path / checkpoints.DESCRIPTION
     path.write_text(json.dumps(json.loads(path.read_text()) | {"skeleton": name}))
     assert Description.read(tmp_path) == dataclasses.replace(DESCRIPTION, skeleton=expected)
+
+
+def test_a_description_with_the_constants_of_normalisation_still_loads(tmp_path):
+    DESCRIPTION.write(tmp_path)
+    path = tmp_path / checkpoints.DESCRIPTION
+    fields = json.loads(path.read_text())
+    assert "mean_rgb" not in fields
+    path.write_text(json.dumps(fields | {"mean_rgb": MEAN_RGB, "std_rgb": STD_RGB}))
+    assert Description.read(tmp_path) == DESCRIPTION
+    for key in ("mean_rgb", "std_rgb"):
+        path.write_text(json.dumps(fields | {key: [1.0, 2.0, 3.0]}))
+        with pytest.raises(CheckpointError, match=rf"model.json: .*{key} \(1.0, 2.0, 3.0\)"):
+            Description.read(tmp_path)
 
 
 def test_a_run_does_not_go_on_with_other_keypoints():

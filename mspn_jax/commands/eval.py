@@ -82,11 +82,7 @@ def main() -> None:
             for folder in (_OUTPUT.value, _REPORT.value)
         )
         estimate = inference.estimate_on_devices(
-            model,
-            skeleton.flip_permutation,
-            config.eval.flip_test,
-            description.mean_rgb,
-            description.std_rgb,
+            model, skeleton.flip_permutation, config.eval.flip_test
         )
         with tqdm(total=len(dataset.boxes), unit="box", disable=jax.process_index() > 0) as bar:
             results, figures, table = evaluate(

@@ -22,7 +22,7 @@ import mspn_jax
 from mspn_jax import heatmaps, inference
 from mspn_jax.errors import ExportError
 from mspn_jax.folding import for_inference
-from mspn_jax.model import STRIDE
+from mspn_jax.model import MEAN_RGB, STD_RGB, STRIDE
 from mspn_jax.synthetic import people
 from mspn_jax.weights.checkpoints import Description
 
@@ -75,9 +75,8 @@ class Deployment:
 
         def run(crops):
             maps = inference.predict_heatmaps(
-                model, variables, crops, flip_permutation, self.flip_test,
-                self.description.mean_rgb, self.description.std_rgb,
-            )  # fmt: skip
+                model, variables, crops, flip_permutation, self.flip_test
+            )
             return heatmaps.decode(maps, STRIDE) if self.with_decode else (maps,)
 
         return jax.jit(run)
@@ -110,8 +109,8 @@ def to_onnx(deployment: Deployment) -> bytes:
     model, variables = deployment.network()
     skeleton = description.new_skeleton()
     return onnx_model(
-        model, variables["params"], crop_hw=description.crop_hw, mean_rgb=description.mean_rgb,
-        std_rgb=description.std_rgb, with_decode=deployment.with_decode,
+        model, variables["params"], crop_hw=description.crop_hw,
+        with_decode=deployment.with_decode,
         flip_permutation=skeleton.flip_permutation if deployment.flip_test else None,
         batch_size=deployment.batch_size,
         properties={"variant": description.variant, "skeleton": skeleton.name},
@@ -234,8 +233,8 @@ def card(
         },
         "compute_dtype": jnp.dtype(deployment.dtype).name,
         "flip_test": deployment.flip_test,
-        "mean_rgb": description.mean_rgb,  # applied inside, as the std
-        "std_rgb": description.std_rgb,
+        "mean_rgb": MEAN_RGB,  # applied inside, as the std
+        "std_rgb": STD_RGB,
         "crop_hw": description.crop_hw,
         "padding": description.padding,
         "stride": STRIDE,

@@ -12,7 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from mspn_jax import heatmaps
-from mspn_jax.model import MSPN, NUM_UNITS, STRIDE
+from mspn_jax.model import MEAN_RGB, MSPN, NUM_UNITS, STD_RGB, STRIDE
 
 OPSET = 18  # the first whose Resize takes some axes alone
 IR_VERSION = 8  # of opset 18; newer ones are refused by older runtimes
@@ -69,8 +69,6 @@ def onnx_model(
     params: Any,
     *,
     crop_hw: tuple[int, int],
-    mean_rgb: tuple[float, float, float],
-    std_rgb: tuple[float, float, float],
     flip_permutation: np.ndarray | None,
     with_decode: bool,
     batch_size: int | None,
@@ -88,8 +86,8 @@ def onnx_model(
     """
     graph = Graph()
     x = graph.add("Cast", "crops", to=onnx.TensorProto.FLOAT)
-    x = graph.add("Sub", x, graph.constant(mean_rgb))
-    x = graph.add("Div", x, graph.constant(std_rgb))
+    x = graph.add("Sub", x, graph.constant(MEAN_RGB))
+    x = graph.add("Div", x, graph.constant(STD_RGB))
     x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
     if flip_permutation is not None:
         x = graph.add("Concat", x, graph.mirror(x), axis=0)

@@ -51,7 +51,6 @@ class Description:
       skeleton: whole, so that a checkpoint is enough to use it; None where nobody knows it.
       crop_hw: the network's input, in pixels.
       padding: of the crop region, over the box's size.
-      mean_rgb, std_rgb: in grey levels.
       source: where the weights come from.
     """
 
@@ -60,8 +59,6 @@ class Description:
     skeleton: Skeleton | None = COCO
     crop_hw: tuple[int, int] = (256, 192)
     padding: float = 1.25
-    mean_rgb: tuple[float, float, float] = MEAN_RGB
-    std_rgb: tuple[float, float, float] = STD_RGB
     source: str = ""
 
     def new_model(self, **arguments) -> MSPN:
@@ -92,6 +89,9 @@ class Description:
             fields = json.loads(files.read_text(path))
             for entries in (fields, fields["model"]):  # json has no tuples
                 entries |= {k: tuple(v) for k, v in entries.items() if isinstance(v, list)}
+            for key, constant in (("mean_rgb", MEAN_RGB), ("std_rgb", STD_RGB)):
+                if (value := fields.pop(key, constant)) != constant:  # older versions wrote them
+                    raise ValueError(f"{key} {value}, where the network takes {constant}")
             skeleton = fields.get("skeleton", COCO.name)
             if isinstance(skeleton, str):  # before skeletons could be files, just a name
                 skeleton = SKELETONS.get(skeleton)

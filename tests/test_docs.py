@@ -23,6 +23,11 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 import pytest
+from test_structure import FOLDERS, ROOMS
+
+from mspn_jax.heatmaps import KERNEL_SIZES, target_levels
+from mspn_jax.model import MSPN, NUM_UNITS
+from mspn_jax.variables import variable_shapes
 
 HERE = pathlib.Path(__file__).parents[1]
 PAGES = [HERE / "README.md", *sorted((HERE / "docs").glob("*.md"))]
@@ -154,6 +159,59 @@ def test_the_marked_commands_of_a_page_run_in_their_order(page, tmp_path):
                 env=os.environ | {"PYTHONPATH": str(HERE)},
             )  # fmt: skip
             assert done.returncode == 0, f"{arguments}: {done.stderr[-2000:]}"
+
+
+WALKS = (HERE / "docs" / "how_it_works.md").read_text()
+FILE = re.compile(r"`((?:\w+/)*\w+\.py)`")
+
+
+def is_of(room: str, file: str) -> bool:
+    """Whether a file below mspn_jax/ is in a folder, or in a room of test_structure.py."""
+    if room in FOLDERS:
+        return file.startswith(f"{room}/")
+    return f"mspn_jax.{file.removesuffix('.py')}" in ROOMS[room]
+
+
+def test_every_file_of_the_walks_exists():
+    files = set(FILE.findall(WALKS))
+    places = (HERE / "mspn_jax", HERE)
+    assert {f for f in files if not any((place / f).is_file() for place in places)} == set()
+
+
+def test_the_walks_name_every_file_of_data_and_of_the_method():
+    package = HERE / "mspn_jax"
+    modules = {p.relative_to(package).as_posix() for p in package.rglob("*.py")}
+    wanted = {m for m in modules if is_of("data", m) or is_of("the method", m)}
+    assert wanted - {"data/__init__.py"} - set(FILE.findall(WALKS)) == set()
+
+
+def test_a_walk_enters_each_room_once():
+    walks = re.findall(r"^### From .*?(?=^##)", WALKS, re.DOTALL | re.MULTILINE)
+    assert len(walks) == 3
+    for walk in walks:
+        rows = [row.split("|")[1:3] for row in walk.splitlines() if FILE.search(row) and "|" in row]
+        rooms = [room.strip(" `") for room, _ in rows]
+        assert len(rooms) == len(set(rooms)) > 2
+        for room, (_, files) in zip(rooms, rows):
+            assert [f for f in FILE.findall(files) if not is_of(room, f)] == []
+
+
+def test_the_figure_of_the_network_is_the_networks():
+    svg = (HERE / "docs" / "mspn.svg").read_text().replace("\N{MULTIPLICATION SIGN}", "x")
+    said = collections.Counter(re.findall(r">([^<>]+)</text>", svg))
+    model, heatmap_hw = MSPN(2), (64, 48)
+    params = variable_shapes(model, (256, 192))["params"]
+    for layer, blocks in enumerate(model.blocks_per_unit):
+        channels = params["stage0"][f"layer{layer + 1}_block{blocks - 1}"]["conv3"]["bias"].shape[0]
+        size = "x".join(str(side // 2**layer) for side in heatmap_hw)
+        unit = params["stage0"][f"unit{layer}_lateral"]["bias"].shape[0]
+        assert said[f"layer {layer + 1}: {blocks} blocks"] == said[f"unit {layer}"] == 2
+        assert said[f"{channels} x {size}"] >= 2 and said[f"{unit} x {size}"] >= 2
+    levels = target_levels(2, NUM_UNITS, len(KERNEL_SIZES))
+    expected = collections.Counter(f"level {level}" for stage in levels for level in stage)
+    assert {name: n for name, n in said.items() if name.startswith("level")} == expected
+    next_input = params["stage0"]["next_stage_input"]["bias"].shape[0]
+    assert f"1x1 to {next_input} channels" in said
 
 
 def test_the_figures_are_what_the_code_draws(tmp_path):

@@ -1,4 +1,4 @@
-"""What a training run tells: a progress bar, `metrics.jsonl`, and TensorBoard's events."""
+"""The log of a training run: a progress bar, `metrics.jsonl`, and TensorBoard's events."""
 
 import contextlib
 import json
@@ -12,12 +12,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
-from tensorboardX.proto.summary_pb2 import Summary
+from jaxtyping import UInt8
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mspn_jax.drawing import encode_picture
+from mspn_jax.reports.events import EventLog
 from mspn_jax.storage import files, mirror, paths
 
 log = logging.getLogger(__name__)
@@ -26,28 +25,36 @@ _STEPS_BEFORE_TRACE, _STEPS_OF_TRACE = 5, 5
 
 
 class TrainingReport:
-    """Use as a context; once a step: `waiting_for_data` around the wait, then `step`.
+    """A context. Once a step: `waiting_for_data` around the wait, then `step`.
 
     On a terminal it shows a bar, elsewhere a line every `every_steps`. Only the first process
-    writes.
+    writes files. A file that cannot be written stops nothing.
     """
 
     def __init__(
-        self, workdir: str | os.PathLike, *, first_step: int, num_steps: int,
-        steps_per_epoch: int, batch_size: int, every_steps: int, profile: bool = False,
+        self,
+        workdir: str | os.PathLike,
+        *,
+        first_step: int,
+        num_steps: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        every_steps: int,
+        profile: bool = False,
         check: Callable[[], None] = lambda: None,
-    ):  # fmt: skip
+    ):
         """`check` is called before files are copied to a workdir in a bucket, and may raise."""
         self.num_steps = num_steps
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = batch_size
         self.every_steps = every_steps
         self.bar = None
-        self.file = self.events = None
+        self.lines: files.Log | None = None
+        self.events: EventLog | None = None
         self._in_flight: Any = {}
         self._trace_from = first_step + _STEPS_BEFORE_TRACE if profile else None
         self._workdir = os.fspath(workdir)
-        # The first process's is copied to a bucket; the others write only to a disk.
+        # In a bucket only the first process has a folder that is copied there.
         self._trace_folder = None if paths.in_bucket(workdir) else self._workdir
         self._mirror: mirror.Mirror | None = None
         self._stack = contextlib.ExitStack()
@@ -58,10 +65,8 @@ class TrainingReport:
             path = self._mirror.local / "metrics.jsonl"
             self._trace_folder = str(self._mirror.local)
             _forget_after(path, first_step)
-            self.file = self._stack.enter_context(path.open("a"))
-            self.events = self._stack.enter_context(
-                tensorboardX.SummaryWriter(str(path.parent), purge_step=first_step + 1)
-            )
+            self.lines = files.Log(path)
+            self.events = EventLog(path.parent, first_step + 1)
             if sys.stderr.isatty():
                 self.bar = self._stack.enter_context(
                     tqdm(initial=first_step, total=num_steps, unit="step", dynamic_ncols=True)
@@ -73,10 +78,12 @@ class TrainingReport:
         return self
 
     def __exit__(self, *exception) -> None:
+        if self.lines is not None:
+            self.lines.append(b"")  # once more what could not be written
         self._stack.__exit__(*exception)
 
     def sync(self) -> None:
-        """Copies to a workdir in a bucket what was written: before the checkpoint that follows it.
+        """Copies what was written to a workdir in a bucket. Call it before saving a checkpoint.
 
         Raises:
           StorageError: the bucket refuses or does not answer.
@@ -95,7 +102,7 @@ class TrainingReport:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Around what is no part of a step (evaluating, saving): it is left out of the speed."""
+        """Leaves what is inside (an evaluation, a save) out of the speed."""
         start = time.perf_counter()
         yield
         self._since += time.perf_counter() - start
@@ -105,26 +112,25 @@ class TrainingReport:
     ) -> dict[str, float]:
         """Takes the metrics of the step that was just started.
 
-        Waits until the step before is finished: the devices have always one more to go on with,
-        and the host is never further ahead.
+        Blocks on the previous step, so that one step stays in flight.
 
         Args:
           step: how many steps are done with this one.
           metrics: of `training.train_step`, still on the devices.
-          learning_rate: the schedule, of the number of updates.
+          learning_rate: the schedule, a function of the number of updates.
 
         Returns:
-          The metrics of the step before; none of the first.
+          The metrics of the previous step; an empty dict after the first step.
         """
         self._steps += 1
         finished, self._in_flight = _on_host(self._in_flight), metrics
         self._trace(step)
         if step % self.every_steps == 0 or step == self.num_steps:
-            self._tell(step, learning_rate)
+            self._log_step(step, learning_rate)
         return finished
 
-    def _tell(self, step: int, learning_rate: Callable[[int], Any]) -> None:
-        # Of this step alone: a mean since the last line would depend on where a run was resumed.
+    def _log_step(self, step: int, learning_rate: Callable[[int], Any]) -> None:
+        # The metrics of this step alone: a mean would depend on where the run was resumed.
         now = _on_host(self._in_flight)
         now.pop("stop", None)
         updates = step - int(now["skipped"])
@@ -151,74 +157,74 @@ class TrainingReport:
             log.info("step %d/%d, epoch %.1f: %s", step, self.num_steps, epoch, brief)
 
     def _trace(self, step: int) -> None:
-        """Begins and ends the trace that --profile asks for."""
+        """Starts and stops the trace that --profile asks for."""
         if self._trace_from is None or self._trace_folder is None:
             return
-        last = min(self._trace_from + _STEPS_OF_TRACE, self.num_steps)
-        if step == self._trace_from:
+        first, last = self._trace_from, min(self._trace_from + _STEPS_OF_TRACE, self.num_steps)
+        if step == first:
             jax.block_until_ready(self._in_flight)
             jax.profiler.start_trace(self._trace_folder)
-        elif step == last and step > self._trace_from:
+        elif step == last and step > first:
             jax.block_until_ready(self._in_flight)
-            jax.profiler.stop_trace()
-            log.info(
-                "the trace of steps %d to %d is in %s/plugins/profile",
-                self._trace_from + 1, step, self._workdir,
-            )  # fmt: skip
+            folder = f"{self._workdir}/plugins/profile"
+            try:
+                jax.profiler.stop_trace()
+            except Exception as error:  # the profiler's own errors, as of a full disk
+                log.warning("%s: the trace cannot be written (%s)", folder, error)
+            else:
+                log.info("the trace of steps %d to %d is in %s", first + 1, step, folder)
 
-    def evaluation(self, step: int, figures: dict[str, float]) -> None:
-        """COCO's figures at a step."""
-        self.write(step, figures)
-        brief = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Logs COCO's ten metrics of a step."""
+        self.write(step, metrics)
+        brief = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         log.info("step %d: %s", step, brief)
 
-    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Puts an RGB picture into TensorBoard."""
-        if self.events is None:
-            return
-        with self.pause():
-            height, width, colors = pixels.shape
-            # SummaryWriter.add_image would encode it with Pillow, which nothing else here needs.
-            entry = Summary.Image(
-                height=height, width=width, colorspace=colors,
-                encoded_image_string=encode_picture(pixels, ".png"),
-            )  # fmt: skip
-            summary = Summary(value=[Summary.Value(tag=name, image=entry)])
-            self.events.file_writer.add_summary(summary, step)
+    def picture(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Puts an RGB picture into TensorBoard's events."""
+        if self.events is not None:
+            with self.pause():
+                self.events.picture(step, name, pixels)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Appends a line to `metrics.jsonl`, and the same numbers to TensorBoard."""
-        if self.file is None or self.events is None:
+        """Appends a line to `metrics.jsonl`, and the same numbers to TensorBoard's events."""
+        if self.lines is None or self.events is None:
             return
         line = {"step": step, "epoch": round(step / self.steps_per_epoch, 4), **values}
-        try:
-            self.file.write(json.dumps(line) + "\n")
-            self.file.flush()
-        except OSError as error:  # which does not know the file: the disk is full, say
-            raise OSError(error.errno, error.strerror, self.file.name) from None
-        for name, value in values.items():
-            self.events.add_scalar(name, value, step)
-        self.events.flush()
+        self.lines.append(f"{json.dumps(line)}\n".encode())
+        self.events.scalars(step, values)
 
 
 def _on_host(metrics: dict[str, Any]) -> dict[str, float]:
-    """What a step gave, once it is finished."""
+    """The metrics of a step, once it is finished."""
     return {name: float(value) for name, value in jax.device_get(metrics).items()}
 
 
 def _forget_after(path: pathlib.Path, step: int) -> None:
-    """Takes away the lines of steps that a resumed run will do again.
+    """Removes the lines of the steps that a resumed run repeats, and damaged lines.
 
-    And the evaluation of the step it begins at, which it will tell once more.
+    The evaluation of `step` itself is removed too: the run logs it again.
     """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            entry = json.loads(line)
-            if entry["step"] < step or (entry["step"] == step and "AP" not in entry):
-                kept.append(line)
-        except (ValueError, KeyError):
-            continue  # a line that was cut off when the run was killed
-    files.write_text(path, "".join(f"{line}\n" for line in kept))
+    lines = path.read_bytes().splitlines()
+    entries = [_entry(line) for line in lines]
+    damaged = [number for number, entry in enumerate(entries, start=1) if entry is None]
+    if set(damaged) - {len(lines)}:  # a run that was killed leaves half a line at the end
+        log.warning("%s: removed %d damaged lines, first line %d", path, len(damaged), damaged[0])
+    kept = [
+        line
+        for line, entry in zip(lines, entries, strict=True)
+        if entry is not None
+        and (entry["step"] < step or (entry["step"] == step and "AP" not in entry))
+    ]
+    files.write_bytes(path, b"".join(line + b"\n" for line in kept))
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """A line of `metrics.jsonl`; None if it is damaged."""
+    with contextlib.suppress(ValueError):
+        entry = json.loads(line)
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+            return entry
+    return None

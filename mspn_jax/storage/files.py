@@ -1,65 +1,136 @@
-"""Files that are written whole or not at all, whenever the program is killed, on a disk or in a
-bucket; and files too large to be in memory."""
+"""The one way to write a file: atomically, with its name in the error; and files that grow."""
 
+import contextlib
+import errno
 import json
+import logging
 import mmap
 import os
 import pathlib
-import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from mspn_jax.storage import paths
 
+log = logging.getLogger(__name__)
+
 
 def read_text(path: str | os.PathLike) -> str:
-    """A file's text; raises OSError (FileNotFoundError) and, of a bucket, StorageError."""
+    """The text of a file.
+
+    Raises:
+      OSError: the file is missing (FileNotFoundError) or cannot be read.
+      StorageError: the bucket refuses or does not answer.
+    """
     return paths.read_bytes(paths.path(path)).decode()
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Replaces a file by one with `text` in it; if it raises, the old one stands.
+@contextlib.contextmanager
+def replaced(path: str | os.PathLike, *, sync: bool = True) -> Iterator[pathlib.Path]:
+    """Gives a temporary file beside `path`, which replaces `path` when the context ends.
+
+    If the context raises, the temporary file is deleted and the old file stays.
+
+    Args:
+      path: a file on a disk.
+      sync: wait until the data are on the disk, so that a power cut leaves the old or the new
+        file. Many small files are written faster without.
 
     Raises:
-      OSError: of a disk.
-      StorageError: of a bucket.
+      OSError: with the name of `path`. The same holds for an OSError from within the context.
+    """
+    path = pathlib.Path(path)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")  # libraries look at the suffix
+    try:
+        with named(path):
+            yield partial
+            if sync:
+                with open(partial, "rb") as file:
+                    os.fsync(file.fileno())
+            os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def named(path: str | os.PathLike) -> Iterator[None]:
+    """Puts the file's name into an OSError: libraries, and full disks, leave it out."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or f"cannot be written ({error})"
+        raise OSError(error.errno or errno.EIO, reason, os.fspath(path)) from None
+
+
+def write_bytes(path: str | os.PathLike, data: bytes, *, sync: bool = True) -> None:
+    """Replaces a file atomically.
+
+    Raises:
+      OSError: the disk is full or refuses. The old file stays.
+      StorageError: the bucket does not exist, refuses or does not answer.
     """
     path = paths.path(path)
-    if not isinstance(path, pathlib.Path):
-        paths.upload(path, text.encode())
-        return
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    if isinstance(path, pathlib.Path):
+        with replaced(path, sync=sync) as partial:
+            partial.write_bytes(data)
+    else:
+        paths.upload(path, data)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """`write_bytes` of text in UTF-8."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | os.PathLike, content: Any, indent: int | None = None) -> None:
-    """Likewise with json; TypeError for what it cannot hold."""
+    """`write_text` of json. Raises TypeError for what json cannot hold."""
     write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
-def release(array: np.ndarray) -> None:
-    """Gives back the memory of a file that a large array is a window into, and the array stays.
+class Log:
+    """A file that grows. Losing it stops nothing.
 
-    The system still has what was read, but it no longer counts as this process's memory. Any other
-    array, also a window that can be written to, is left alone.
+    What cannot be written is kept in memory and written with the next part. The first failure is
+    logged as a warning.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self._waiting = b""
+        self._has_warned = False
+
+    def append(self, data: bytes) -> None:
+        self._waiting += data
+        try:
+            with open(self.path, "ab", buffering=0) as file:
+                while self._waiting:
+                    self._waiting = self._waiting[file.write(self._waiting) :]
+        except OSError as error:
+            if not self._has_warned:
+                log.warning(
+                    "%s: cannot be written (%s); continuing without it, and trying again with the"
+                    " next entry",
+                    self.path,
+                    error.strerror,
+                )
+            self._has_warned = True
+
+
+def release(array: np.ndarray) -> None:
+    """Drops the pages of a memory-mapped array from this process's memory. The array stays usable.
+
+    The system's cache keeps them. Arrays that are small, writable or not memory-mapped are left
+    alone.
     """
     owner: Any = array
     while isinstance(owner, np.ndarray):
         owner = owner.base
     if (
         isinstance(owner, mmap.mmap)
-        and array.nbytes >= 1 << 20  # small ones would cost a system call each
+        and array.nbytes >= 1 << 20  # a system call costs more than small arrays take
         and memoryview(owner).readonly
         and hasattr(mmap, "MADV_DONTNEED")
     ):

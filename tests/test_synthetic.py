@@ -11,7 +11,7 @@ from pycocotools.coco import COCO as CocoFile
 from pycocotools.cocoeval import COCOeval
 
 from mspn_jax.skeletons import COCO
-from mspn_jax.synthetic import figures, people
+from mspn_jax.synthetic import human, people
 
 PICTURES = {"train2017": 60, "val2017": 60}
 HEIGHT, WIDTH = 240, 320
@@ -48,12 +48,12 @@ def files_of(root) -> dict[str, bytes]:
     }
 
 
-def upright_figure(seed: int, **changes) -> figures.Figure:
+def upright_figure(seed: int, **changes) -> human.Figure:
     """A standing figure in the middle of a picture, with changes to its pose."""
     rng = np.random.default_rng(seed)
     arms, legs = np.radians([[0, 40, 0, 0]] * 2), np.radians([[0, 8, 0]] * 2)
-    pose = figures.Pose(arms, legs, lean=0, head=(0, 0), view=0, pitch=0, roll=0)
-    figure = figures.sample_figure(rng, pose._replace(**changes), stature=150)
+    pose = human.Pose(arms, legs, lean=0, head=(0, 0), view=0, pitch=0, roll=0)
+    figure = human.sample_figure(rng, pose._replace(**changes), stature=150)
     return figure._replace(origin_xy=np.array([WIDTH / 2, HEIGHT / 2]))
 
 
@@ -266,7 +266,7 @@ def test_left_is_on_the_right_of_the_picture_from_the_front_only(view, sign):
 def test_only_the_front_shows_a_face():
     for seed in range(5):
         front, back = (upright_figure(seed, view=view) for view in (0, np.pi))
-        assert front.seen_face == set(figures.FACE_LIMITS)
+        assert front.seen_face == set(human.FACE_LIMITS)
         assert back.seen_face == {"left_ear", "right_ear"}
         for figure, darkness in ((front, True), (back, False)):
             image = draw_alone(figure).image.astype(int)

@@ -1,6 +1,6 @@
 """Drawn four-legged animals with 11 keypoints: a data set that is not of people, to try one's own.
 
-An animal is a set of named 3-D points like a person (`figures`), seen from its side: the limbs on
+An animal is a set of named 3-D points like a person (`human`), seen from its side: the limbs on
 the viewer's side are in front of its trunk and lit, the others behind it and darker. Which of them
 are its left ones follows from the way it faces.
 """
@@ -13,7 +13,7 @@ from mspn_jax.skeletons import Skeleton
 from mspn_jax.synthetic import coco_files
 from mspn_jax.synthetic.canvas import Rng, draw_background, expose, is_inside, sample_color
 from mspn_jax.synthetic.coco_files import Subject, annotation
-from mspn_jax.synthetic.figures import Blob, Figure, Part, Points
+from mspn_jax.synthetic.human import Blob, Figure, Part, Points
 from mspn_jax.synthetic.people import draw_figure, find_place
 
 LEGS = tuple(f"{side}_{end}" for end in ("front", "hind") for side in ("left", "right"))

@@ -20,7 +20,7 @@ from mspn_jax.synthetic.canvas import (
     is_inside,
 )
 from mspn_jax.synthetic.coco_files import Subject, annotation
-from mspn_jax.synthetic.figures import FACE_LIMITS, Figure, Part, sample_figure, sample_pose
+from mspn_jax.synthetic.human import FACE_LIMITS, Figure, Part, sample_figure, sample_pose
 
 CATEGORY = coco_files.category(1, "person", COCO)
 

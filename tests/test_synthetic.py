@@ -1,4 +1,4 @@
-"""Drawn people: COCO's layout, truthful annotations, left and right, enough variety."""
+"""Drawn people: COCO's layout, correct annotations, left and right, enough variety."""
 
 import contextlib
 import io
@@ -11,7 +11,9 @@ from pycocotools.coco import COCO as CocoFile
 from pycocotools.cocoeval import COCOeval
 
 from mspn_jax.skeletons import COCO
-from mspn_jax.synthetic import human, people
+from mspn_jax.synthetic import bodies, coco_files, human, people
+from mspn_jax.synthetic.bodies import Body
+from mspn_jax.synthetic.canvas import Canvas
 
 PICTURES = {"train2017": 60, "val2017": 60}
 HEIGHT, WIDTH = 240, 320
@@ -48,13 +50,13 @@ def files_of(root) -> dict[str, bytes]:
     }
 
 
-def upright_figure(seed: int, **changes) -> human.Figure:
-    """A standing figure in the middle of a picture, with changes to its pose."""
+def upright_person(seed: int, **changes) -> Body:
+    """A standing person in the middle of a picture, with changes to the pose."""
     rng = np.random.default_rng(seed)
     arms, legs = np.radians([[0, 40, 0, 0]] * 2), np.radians([[0, 8, 0]] * 2)
-    pose = human.Pose(arms, legs, lean=0, head=(0, 0), view=0, pitch=0, roll=0)
-    figure = human.sample_figure(rng, pose._replace(**changes), stature=150)
-    return figure._replace(origin_xy=np.array([WIDTH / 2, HEIGHT / 2]))
+    pose = human.Pose(arms, legs, lean=0.0, head=(0.0, 0.0), view=0.0, pitch=0.0, roll=0.0)
+    person = human.sample_person(rng, pose._replace(**changes), stature=150.0)
+    return person._replace(origin_xy=np.array([WIDTH / 2, HEIGHT / 2]))
 
 
 # --- the data set -----------------------------------------------------------------------------
@@ -97,19 +99,17 @@ def test_complete_set_is_left_alone(root):
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_stopped_run_is_made_up_for(root, tmp_path, monkeypatch):
+def test_an_interrupted_run_can_be_repeated(root, tmp_path):
     drawn = []
 
     def stop_at_third(*args):
         drawn.append(args)
         if len(drawn) == 3:
             raise KeyboardInterrupt
-        return draw_picture(*args)
+        return people.draw_picture(*args)
 
-    draw_picture = people.draw_picture
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(people, "draw_picture", stop_at_third)
-        people.write_dataset(tmp_path, PICTURES)
+    with pytest.raises(KeyboardInterrupt):
+        coco_files.write(tmp_path, PICTURES, people.PEOPLE._replace(draw_picture=stop_at_third))
     assert not list(tmp_path.rglob("*.json")) and not (tmp_path / "train2017").exists()
     people.write_dataset(tmp_path, PICTURES)
     assert files_of(tmp_path) == files_of(root)
@@ -191,15 +191,15 @@ def test_everything_that_coco_has_is_met(annotations):
 # --- the visual truth -------------------------------------------------------------------------
 
 
-def draw_alone(figure) -> people.Canvas:
-    canvas = people.Canvas(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-    people.draw_figure(canvas, 0, figure)
+def draw_alone(person: Body) -> Canvas:
+    canvas = Canvas(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    bodies.draw_body(canvas, 0, person)
     return canvas
 
 
 def test_blobs_are_drawn_where_their_centers_are():
     for center_xy in ((100.0, 80.0), (100.3, 80.7), (99.5, 80.5)):
-        canvas = people.Canvas(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+        canvas = Canvas(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
         canvas.add_part(0, ())
         ends_xy = center_xy + np.array([[-30, -20], [30, 20]])
         canvas.fill(ends_xy, np.array([6.0, 6.0]), np.full(3, 200.0), edge=1.0)
@@ -216,7 +216,7 @@ def test_seen_keypoints_lie_on_the_person(monkeypatch):
     background = np.array([255, 0, 255])
 
     def flat(rng, picture_hw):
-        return people.Canvas(np.full((*picture_hw, 3), background, np.uint8))
+        return Canvas(np.full((*picture_hw, 3), background, np.uint8))
 
     monkeypatch.setattr(people, "draw_background", flat)
     monkeypatch.setattr(people, "expose", lambda rng, image: image)
@@ -229,9 +229,9 @@ def test_seen_keypoints_lie_on_the_person(monkeypatch):
 
 
 def test_what_stands_in_front_hides_a_keypoint():
-    figure = upright_figure(0)
-    canvas = draw_alone(figure)
-    wrist, elbow = figure.xy(["left_wrist", "left_elbow"])
+    person = upright_person(0)
+    canvas = draw_alone(person)
+    wrist, elbow = person.xy(["left_wrist", "left_elbow"])
     assert canvas.is_shown(0, "left_wrist", wrist)
     assert not canvas.is_shown(1, "left_wrist", wrist)
     canvas.add_part(1, ("left_wrist",))
@@ -243,34 +243,34 @@ def test_what_stands_in_front_hides_a_keypoint():
 @pytest.mark.parametrize(("view", "near", "far"), [(90, "right", "left"), (-90, "left", "right")])
 def test_in_profile_the_near_side_hides_the_far_one(view, near, far):
     for seed in range(5):
-        figure = upright_figure(seed, view=np.radians(view), arms=np.zeros((2, 4)))
-        canvas = draw_alone(figure)
+        person = upright_person(seed, view=np.radians(view), arms=np.zeros((2, 4)))
+        canvas = draw_alone(person)
         for joint in ("shoulder", "elbow", "wrist"):
-            near_xy, far_xy = figure.xy([f"{near}_{joint}", f"{far}_{joint}"])
+            near_xy, far_xy = person.xy([f"{near}_{joint}", f"{far}_{joint}"])
             assert canvas.is_shown(0, f"{near}_{joint}", near_xy)
             assert not canvas.is_shown(0, f"{far}_{joint}", far_xy)
-        assert f"{near}_eye" in figure.seen_face and f"{far}_eye" not in figure.seen_face
+        assert f"{far}_eye" in person.turned_away and f"{near}_eye" not in person.turned_away
         # The face looks the way the body does: a quarter turn takes forward to the right.
-        assert np.sign(figure.xy(["nose"]) - figure.xy(["head"]))[0, 0] == np.sign(view)
+        assert np.sign(person.xy(["nose"]) - person.xy(["head"]))[0, 0] == np.sign(view)
 
 
 @pytest.mark.parametrize(("view", "sign"), [(0, 1), (180, -1)])
 def test_left_is_on_the_right_of_the_picture_from_the_front_only(view, sign):
     for seed in range(5):
-        figure = upright_figure(seed, view=np.radians(view))
+        person = upright_person(seed, view=np.radians(view))
         for joint in ("shoulder", "elbow", "hip", "knee", "ankle", "ear"):
-            left, right = figure.xy([f"left_{joint}", f"right_{joint}"])
+            left, right = person.xy([f"left_{joint}", f"right_{joint}"])
             assert sign * (left[0] - right[0]) > 3
 
 
 def test_only_the_front_shows_a_face():
     for seed in range(5):
-        front, back = (upright_figure(seed, view=view) for view in (0, np.pi))
-        assert front.seen_face == set(human.FACE_LIMITS)
-        assert back.seen_face == {"left_ear", "right_ear"}
-        for figure, darkness in ((front, True), (back, False)):
-            image = draw_alone(figure).image.astype(int)
-            for x, y in np.rint(figure.xy(["left_eye", "right_eye"])).astype(int):
+        front, back = (upright_person(seed, view=view) for view in (0.0, np.pi))
+        assert not front.turned_away
+        assert back.turned_away == human.FACE_LIMITS.keys() - {"left_ear", "right_ear"}
+        for person, darkness in ((front, True), (back, False)):
+            image = draw_alone(person).image.astype(int)
+            for x, y in np.rint(person.xy(["left_eye", "right_eye"])).astype(int):
                 near = image[y - 4 : y + 5, x - 4 : x + 5].sum(axis=-1)
                 has_eye = image[y, x].sum() < 150 and near.max() > 550
                 assert has_eye == darkness
@@ -278,8 +278,8 @@ def test_only_the_front_shows_a_face():
 
 def test_a_leaning_person_bows_and_a_bent_knee_goes_back():
     right_profile = {"view": np.radians(90), "legs": np.radians([[0, 0, 60]] * 2)}
-    figure = upright_figure(0, lean=np.radians(45), **right_profile)
-    (nose, hip, knee, ankle) = figure.xy(["nose", "right_hip", "right_knee", "right_ankle"])
+    person = upright_person(0, lean=np.radians(45), **right_profile)
+    (nose, hip, knee, ankle) = person.xy(["nose", "right_hip", "right_knee", "right_ankle"])
     assert nose[0] > hip[0] + 20 and nose[1] < hip[1]
     assert knee[1] > hip[1] + 20 and ankle[0] < knee[0] - 10
 
@@ -289,10 +289,11 @@ def test_a_leaning_person_bows_and_a_bent_knee_goes_back():
 
 def average_precision(truth: CocoFile, keypoints_of_person) -> float:
     results = [
-        {"image_id": a["image_id"], "category_id": 1, "score": 1.0,
-         "keypoints": np.ravel(keypoints_of_person(a)).tolist()}
-        for a in truth.anns.values() if a["num_keypoints"]
-    ]  # fmt: skip
+        {"category_id": 1, "score": 1.0}
+        | {"image_id": a["image_id"], "keypoints": np.ravel(keypoints_of_person(a)).tolist()}
+        for a in truth.anns.values()
+        if a["num_keypoints"]
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(truth, truth.loadRes(results), "keypoints")
         evaluation.evaluate()

@@ -1,54 +1,53 @@
-"""Drawn four-legged animals with 11 keypoints: a data set that is not of people, to try one's own.
+"""Drawn four-legged animals with 11 keypoints: a data set that shows how to use your own.
 
-An animal is a set of named 3-D points like a person (`human`), seen from its side: the limbs on
-the viewer's side are in front of its trunk and lit, the others behind it and darker. Which of them
-are its left ones follows from the way it faces.
+An animal is seen from its side. The limbs on the viewer's side are in front of its trunk and lit,
+the others are behind it and darker. The way it faces tells which of them are its left ones.
 """
 
 import json
+from functools import partial
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from mspn_jax.skeletons import Skeleton
-from mspn_jax.synthetic import coco_files
-from mspn_jax.synthetic.canvas import Rng, draw_background, expose, is_inside, sample_color
+from mspn_jax.synthetic import bodies, coco_files
+from mspn_jax.synthetic.bodies import Body, Part, Points, Rotation
+from mspn_jax.synthetic.canvas import Rng, draw_background, expose, sample_color
 from mspn_jax.synthetic.coco_files import Subject, annotation
-from mspn_jax.synthetic.human import Blob, Figure, Part, Points
-from mspn_jax.synthetic.people import draw_figure, find_place
 
-LEGS = tuple(f"{side}_{end}" for end in ("front", "hind") for side in ("left", "right"))
+LEGS = ("left_front", "right_front", "left_hind", "right_hind")
+LEG_JOINTS = tuple(f"{leg}_{joint}" for leg in LEGS for joint in ("knee", "paw"))
 QUADRUPED = Skeleton(
     name="quadruped",
-    keypoint_names=(
-        "nose", "withers", "tail_base",
-        *(f"{leg}_{joint}" for leg in LEGS for joint in ("knee", "paw")),
-    ),
+    keypoint_names=("nose", "withers", "tail_base", *LEG_JOINTS),
     limbs=((0, 1), (1, 2), (1, 3), (3, 4), (1, 5), (5, 6), (2, 7), (7, 8), (2, 9), (9, 10)),
     oks_sigmas=(0.03, 0.07, 0.06, *(0.06, 0.05) * 4),
-    upper_body=("nose", "withers", *(f"{leg}_{j}" for leg in LEGS[:2] for j in ("knee", "paw"))),
-)  # fmt: skip
+    upper_body=("nose", "withers", *LEG_JOINTS[:4]),
+)
 CATEGORY = coco_files.category(7, "quadruped", QUADRUPED)
 
 
-def sample_animal(rng: Rng, length: float) -> Figure:
-    """An animal of some `length` pixels from chest to tail, at the origin."""
+def sample_animal(rng: Rng, length: float) -> Body:
+    """An animal at the origin, `length` pixels long from chest to tail."""
     rotation = _rotation(rng)
     points = {name: rotation @ xyz for name, xyz in _points(rng).items()}
-    return Figure(
-        points, _parts(rng, points), frozenset(), length, keypoint_names=QUADRUPED.keypoint_names
-    )
+    return Body(points, _parts(rng, points), length, keypoint_names=QUADRUPED.keypoint_names)
 
 
 def _points(rng: Rng) -> Points:
     """Facing along x, its left side at negative z; y is down, the unit the trunk's length."""
     width, upper, lower = rng.uniform((0.09, 0.17, 0.18), (0.12, 0.28, 0.3))
     points = {
-        "withers": np.array([0.5, -0.1, 0]), "chest": np.array([0.42, 0.07, 0]),
-        "tail_base": np.array([-0.5, -0.1, 0]), "rump": np.array([-0.4, 0.04, 0]),
-    }  # fmt: skip
+        "withers": np.array([0.5, -0.1, 0]),
+        "chest": np.array([0.42, 0.07, 0]),
+        "tail_base": np.array([-0.5, -0.1, 0]),
+        "rump": np.array([-0.4, 0.04, 0]),
+    }
 
-    def to(start: str, angle_deg: float, length: float) -> np.ndarray:
-        """From a point on, 0 being down and 90 forward."""
+    def to(start: str, angle_deg: float, length: float) -> Float[np.ndarray, "3"]:
+        """The point at this distance; 0 is down and 90 forward."""
         angle = np.radians(angle_deg)
         return points[start] + length * np.array([np.sin(angle), np.cos(angle), 0])
 
@@ -71,35 +70,32 @@ def _points(rng: Rng) -> Points:
     return points
 
 
-def _rotation(rng: Rng) -> np.ndarray:
+def _rotation(rng: Rng) -> Rotation:
     """Faces left or right, a little toward the viewer or away; seen from a little above."""
     yaw = np.radians(rng.choice((0, 180)) + rng.normal(0, 14))
     pitch, roll = np.radians((rng.uniform(0, 14), rng.normal(0, 5)))
-    turn = [[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]]
-    tilt = [[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]]
-    lean = [[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]]
-    return np.array(lean) @ tilt @ turn
+    return bodies.roll(roll) @ bodies.bow(pitch) @ bodies.turn(yaw)
 
 
 def _parts(rng: Rng, points: Points) -> list[Part]:
     coat, mane, socks = sample_color(rng), sample_color(rng), sample_color(rng)
-    stoutness = rng.uniform(0.8, 1.3)
+    blob = partial(bodies.blob, unit=rng.uniform(0.8, 1.3))
 
-    def blob(names: str, radii: tuple[float, ...], color: np.ndarray) -> Blob:
-        return Blob(names.split(), stoutness * np.array(radii), color)
-
+    trunk = [blob("withers chest rump tail_base", (0.1, 0.14, 0.13, 0.09), coat)]
+    if rng.random() < 0.5:
+        trunk.append(blob("withers tail_base", (0.05, 0.05), mane))
+    head = [
+        blob("poll nose", (0.075, 0.04), coat),
+        blob("nose", (0.035,), 0.4 * coat),
+        blob("eye", (0.02,), np.full(3, 15.0)),
+    ]
     parts = [
-        Part(
-            [blob("withers chest rump tail_base", (0.1, 0.14, 0.13, 0.09), coat),
-             *[blob("withers tail_base", (0.05, 0.05), mane)] * int(rng.random() < 0.5)],
-            ("withers", "tail_base"),
-        ),
+        Part(trunk, ("withers", "tail_base")),
         Part([blob("withers poll", (0.1, 0.065), coat)], ("withers",), 0.01),
-        Part([blob("poll nose", (0.075, 0.04), coat), blob("nose", (0.035,), 0.4 * coat),
-              blob("eye", (0.02,), np.full(3, 15.0))], ("nose",), 0.02),
+        Part(head, ("nose",), 0.02),
         Part([blob("poll ear", (0.035, 0.02), mane)], (), 0.03),
         Part([blob("tail_base tail", (0.035, 0.02), mane)], ("tail_base",), -0.01),
-    ]  # fmt: skip
+    ]
     for leg in LEGS:
         root, knee, paw = (f"{leg}_{joint}" for joint in ("root", "knee", "paw"))
         lit = 1.0 if points[root][2] > 0 else 0.55
@@ -110,27 +106,22 @@ def _parts(rng: Rng, points: Points) -> list[Part]:
     return parts
 
 
-def draw_picture(rng: Rng, picture_hw: tuple[int, int]) -> tuple[np.ndarray, list[dict]]:
-    """Draws a picture of one to three animals, and annotates it as COCO does people.
-
-    Keypoints outside the picture, and now and then one that the annotator missed, are not labelled.
-    """
+def draw_picture(
+    rng: Rng, picture_hw: tuple[int, int]
+) -> tuple[UInt8[np.ndarray, "H W 3"], list[dict[str, Any]]]:
+    """Draws a picture of one to three animals, and annotates it as COCO does people."""
     canvas = draw_background(rng, picture_hw)
-    animals: list[Figure] = []
+    animals: list[Body] = []
     lengths = np.exp(rng.uniform(*np.log((0.2, 0.5)), rng.choice((1, 2, 3), p=(0.5, 0.35, 0.15))))
     for length in np.sort(lengths) * picture_hw[1]:  # the larger ones are nearer
-        animal = find_place(rng, sample_animal(rng, length), animals, picture_hw)
+        animal = bodies.find_place(rng, sample_animal(rng, length), animals, picture_hw)
         if animal is not None:
             animals.append(animal)
-    silhouettes = [draw_figure(canvas, i, animal) for i, animal in enumerate(animals)]
+    silhouettes = [bodies.draw_body(canvas, i, animal) for i, animal in enumerate(animals)]
     annotations = []
-    for i, (animal, silhouette) in enumerate(zip(animals, silhouettes)):
-        keypoints = np.zeros((QUADRUPED.num_keypoints, 3))
-        labelled = is_inside(animal.xy(), picture_hw) & (rng.random(len(keypoints)) > 0.03)
-        for k in np.flatnonzero(labelled):
-            xy = animal.xy()[k]
-            shown = canvas.is_shown(i, QUADRUPED.keypoint_names[k], xy)
-            keypoints[k] = (*xy.round(1), 1 + shown)
+    for i, (animal, silhouette) in enumerate(zip(animals, silhouettes, strict=True)):
+        labelled = bodies.sample_labelled(rng, animal, picture_hw)
+        keypoints = bodies.annotate(canvas, i, animal, labelled)
         annotations.append(annotation(CATEGORY["id"], silhouette, keypoints))
     return expose(rng, canvas.image), annotations
 

@@ -1,4 +1,4 @@
-"""Drawn pictures and their annotations, written as a data set in COCO's layout."""
+"""Writes drawn pictures and their annotations as a data set in COCO's layout."""
 
 import argparse
 import json
@@ -11,25 +11,28 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from mspn_jax.skeletons import Skeleton
+from mspn_jax.synthetic.canvas import Rng
 
 
 class Subject(NamedTuple):
-    """What a data set is of.
+    """What a data set shows.
 
     Attributes:
       description: for the json.
-      version: of the drawing: raise it when the same seed gives other pictures.
-      category: for the json, as `category` makes it.
-      draw_picture: (random generator, picture_hw) -> (H, W, 3) uint8 RGB picture, and a dictionary
-        for each annotation, as `annotation` makes it.
+      version: of the drawing; raise it when a seed gives other pictures than before.
+      category: for the json, from `category`.
+      draw_picture: (random generator, picture_hw) -> (RGB picture, annotations from `annotation`).
     """
 
     description: str
     version: str
     category: dict[str, Any]
-    draw_picture: Callable[..., tuple[np.ndarray, list[dict]]]
+    draw_picture: Callable[
+        [Rng, tuple[int, int]], tuple[UInt8[np.ndarray, "H W 3"], list[dict[str, Any]]]
+    ]
 
 
 def category(category_id: int, name: str, skeleton: Skeleton) -> dict[str, Any]:
@@ -43,8 +46,10 @@ def category(category_id: int, name: str, skeleton: Skeleton) -> dict[str, Any]:
     }
 
 
-def annotation(category_id: int, silhouette: np.ndarray, keypoints: np.ndarray) -> dict[str, Any]:
-    """COCO's annotation of a (H, W) uint8 silhouette and (K, 3) keypoints, but for its ids."""
+def annotation(
+    category_id: int, silhouette: UInt8[np.ndarray, "H W"], keypoints: Float[np.ndarray, "K 3"]
+) -> dict[str, Any]:
+    """COCO's entry for one body, without `id` and `image_id`."""
     return {
         "category_id": category_id,
         "iscrowd": 0,
@@ -59,20 +64,22 @@ def write(
     root: str | os.PathLike,
     pictures: Mapping[str, int],
     subject: Subject,
+    *,
     seed: int = 0,
     picture_hw: tuple[int, int] = (240, 320),
 ) -> None:
-    """Writes a data set in COCO's layout; returns at once where this very set is already there.
+    """Writes a data set in COCO's layout, unless the same set is already there.
 
-    Picture i of a split depends on (seed, split, i) alone: a longer set begins with the shorter.
-    The annotations of a split are the last file to appear, and appear whole.
+    Picture i of a split depends on (seed, split, i) only, so a longer set begins with a shorter
+    one. The annotations of a split are written last, atomically.
 
     Args:
       root: gets `annotations/person_keypoints_<split>.json` and `<split>/<12 digits>.jpg`.
-      pictures: for each split, its number of pictures.
+      pictures: split -> number of pictures.
+      picture_hw: size of the pictures in pixels.
 
     Raises:
-      FileExistsError: the root holds something else under these names. Nothing is overwritten.
+      FileExistsError: the root holds other files under these names. Nothing is overwritten.
     """
     root = Path(root)
     missing = []
@@ -87,7 +94,7 @@ def write(
             missing.append((annotation_file, split, info))
         elif not annotation_file.exists() or _info(annotation_file) != info:
             raise FileExistsError(
-                f"{root} already holds a {split} that is not the set asked for, {info};"
+                f"{root} already holds another {split} than the one asked for, {info}:"
                 " choose another root, or delete it if it was drawn"
             )
     for annotation_file, split, info in missing:
@@ -99,35 +106,33 @@ def _info(annotation_file: Path) -> dict | None:
 
 
 def _write_split(annotation_file: Path, folder: Path, info: dict, subject: Subject) -> None:
-    # Split names are hashed by crc32, as Python's own hash differs from run to run. Ids differ
-    # between splits, as in COCO, so that results scored against the wrong split are refused.
+    # Python's own hash of a string differs from run to run. Ids differ between splits, as in COCO,
+    # so that scoring results against the wrong split fails.
     split_key = zlib.crc32(folder.name.encode())
-    count, seed, picture_hw = (info["arguments"][k] for k in ("pictures", "seed", "picture_hw"))
+    count, seed, (height, width) = (
+        info["arguments"][name] for name in ("pictures", "seed", "picture_hw")
+    )
     partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was stopped
+    shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run
     partial.mkdir(parents=True)
     annotation_file.parent.mkdir(exist_ok=True)
 
     images, annotations = [], []
     for i in range(count):
         rng = np.random.default_rng((seed, split_key, i))
-        image_rgb, people = subject.draw_picture(rng, picture_hw)
+        image_rgb, drawn = subject.draw_picture(rng, (height, width))
         image_id = split_key % 1000 * 1_000_000 + i + 1
         file_name = f"{image_id:012d}.jpg"
         quality = (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 96)))
-        # Not imwrite: on a full disk it just returns False.
+        # imwrite does not raise on a full disk.
         (partial / file_name).write_bytes(cv2.imencode(".jpg", image_rgb[..., ::-1], quality)[1])
-        images.append({"id": image_id, "file_name": file_name,
-                       "width": picture_hw[1], "height": picture_hw[0]})  # fmt: skip
+        images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         annotations += [
-            {"id": 10 * image_id + n, "image_id": image_id} | person
-            for n, person in enumerate(people)
+            {"id": 10 * image_id + n, "image_id": image_id} | each for n, each in enumerate(drawn)
         ]
 
-    content = {
-        "info": info, "images": images, "annotations": annotations,
-        "categories": [subject.category],
-    }  # fmt: skip
+    content = {"info": info, "images": images, "annotations": annotations}
+    content["categories"] = [subject.category]
     partial_json = annotation_file.with_suffix(".partial")
     partial_json.write_text(json.dumps(content))
     partial.rename(folder)
@@ -135,7 +140,7 @@ def _write_split(annotation_file: Path, folder: Path, info: dict, subject: Subje
 
 
 def command(subject: Subject, root: str, train: int, val: int) -> Path:
-    """Runs a program that draws; returns the root it has written to."""
+    """Parses the command line, writes the data set, and returns its root."""
     parser = argparse.ArgumentParser(description=f"{subject.description}, in COCO's own layout.")
     parser.add_argument("--root", default=root)
     parser.add_argument("--train", type=int, default=train, help="pictures in train2017")
@@ -143,7 +148,7 @@ def command(subject: Subject, root: str, train: int, val: int) -> Path:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
-        write(args.root, {"train2017": args.train, "val2017": args.val}, subject, args.seed)
+        write(args.root, {"train2017": args.train, "val2017": args.val}, subject, seed=args.seed)
     except OSError as error:
         raise SystemExit(f"error: {error}") from None
     print(f"{args.root}: {args.train} pictures in train2017, {args.val} in val2017")

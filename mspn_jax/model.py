@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
@@ -28,7 +29,29 @@ COARSEST_STRIDE = STRIDE * 2 ** (NUM_UNITS - 1)
 MEAN_RGB = (123.675, 116.28, 103.53)  # ImageNet's, in grey levels
 STD_RGB = (58.395, 57.12, 57.375)
 
-kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+def initial_value(name: str, shape: tuple[int, ...], normal: Callable[..., Any]) -> Any:
+    """A variable before training: float32, by the variable's name.
+
+    Kernels are kaiming normal (fan out), scales and variances 1, biases and means 0.
+
+    Args:
+      normal: shape -> standard normal values, by NumPy or JAX.
+    """
+    if name == "kernel":
+        height, width, _, out_channels = shape
+        return normal(shape) * np.float32(np.sqrt(2 / (height * width * out_channels)))
+    return np.full(shape, {"scale": 1, "bias": 0, "mean": 0, "var": 1}[name], np.float32)
+
+
+def _initialiser(name: str) -> Callable[[Any, tuple[int, ...]], Array]:
+    """`initial_value` in Flax's form."""
+
+    def initialise(key: Any, shape: tuple[int, ...]) -> Array:
+        normal = functools.partial(jax.random.normal, key, dtype=jnp.float32)
+        return jnp.asarray(initial_value(name, shape, normal))
+
+    return initialise
 
 
 class ConvNorm(nn.Module):
@@ -51,11 +74,13 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
         kernel_shape = (self.size, self.size, x.shape[-1], self.channels)
-        kernel = self.param("kernel", kaiming_normal, kernel_shape).astype(self.dtype)
-        scale = self.param("scale", nn.initializers.ones, (self.channels,))
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (self.channels,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (self.channels,))
+        kernel = self.param("kernel", _initialiser("kernel"), kernel_shape).astype(self.dtype)
+        scale = self.param("scale", _initialiser("scale"), (self.channels,))
+        bias = self.param("bias", _initialiser("bias"), (self.channels,))
+        running_mean, running_var = (
+            self.variable("batch_stats", name, _initialiser(name), None, (self.channels,))
+            for name in ("mean", "var")
+        )
 
         x = upsample(convolve(x, kernel, self.stride), self.upsampling)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -87,8 +112,8 @@ class ConvBias(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
         kernel_shape = (self.size, self.size, x.shape[-1], self.channels)
-        kernel = self.param("kernel", kaiming_normal, kernel_shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        kernel = self.param("kernel", _initialiser("kernel"), kernel_shape).astype(self.dtype)
+        bias = self.param("bias", _initialiser("bias"), (self.channels,))
         x = upsample(convolve(x, kernel, self.stride), self.upsampling)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32)) + bias
         return (nn.relu(x) if self.relu else x).astype(self.dtype)

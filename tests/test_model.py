@@ -63,14 +63,32 @@ def test_predict_is_the_last_heatmap_without_the_other_heads():
     assert flops[0] < 0.9 * flops[1]
 
 
-def test_initial_variables_have_the_shapes_of_init_and_kaiming_fan_out():
+def test_initial_variables_are_those_of_init_but_for_the_random_numbers(monkeypatch):
+    """With 1 for every random number, each leaf is equal."""
+    model = MSPN(2, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16)
+
+    class Ones:
+        def standard_normal(self, shape, dtype):
+            return np.ones(shape, dtype)
+
+    monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.ones(shape, dtype))
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Ones())
+    ours = initial_variables(model, seed=3, crop_hw=(64, 64))
+    flax = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    assert jax.tree.structure(ours) == jax.tree.structure(flax)
+    for mine, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(flax), strict=True):
+        assert mine.dtype == expected.dtype == np.float32
+        np.testing.assert_array_equal(mine, expected)
+
+
+def test_initial_kernels_are_kaiming_normal_by_the_fan_out():
     model = MSPN(2, blocks_per_unit=(1, 1, 1, 1), stem_channels=16, unit_channels=32)
     variables = initial_variables(model, seed=3, crop_hw=(64, 64))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
     layer = variables["params"]["stage0"]["layer4_block0"]["conv2"]
     assert layer["kernel"].std() == pytest.approx(np.sqrt(2 / (9 * 128)), rel=0.02)
     assert (layer["scale"] == 1).all() and (layer["bias"] == 0).all()
+    running = variables["batch_stats"]["stage0"]["layer4_block0"]["conv2"]
+    assert (running["mean"] == 0).all() and (running["var"] == 1).all()
     again = initial_variables(model, seed=3, crop_hw=(64, 64))
     jax.tree.map(np.testing.assert_array_equal, variables, again)
 

@@ -1,4 +1,4 @@
-"""Files that are damaged, or are no checkpoints, are refused in one line that says why."""
+"""Damaged files, and files that are not checkpoints, are refused in one line that says why."""
 
 import io
 import json
@@ -146,7 +146,7 @@ def entry(start=0, stop=8, shape=(2,), dtype="F32") -> dict:
         ({"a": entry(shape=(10**4000,) * 30)}, "impossible shape"),
         ({"a": entry(shape=(1,) * 40)}, "impossible shape"),
         ({"a": entry(shape=(True, 2))}, "impossible shape"),
-        ({"a": entry(dtype="F8_E4M3", shape=(8,))}, "which cannot be read"),
+        ({"a": entry(dtype="F8_E4M3", shape=(8,))}, "which is not supported"),
         ({"a": entry(dtype=[])}, "is damaged"),
         ({"a": entry(stop=8.0)}, "is damaged"),
         ({"a": {}}, "is damaged"),
@@ -185,11 +185,11 @@ def test_refuses_a_safetensors_header_longer_than_the_file(path):
         ),
         (b"<!DOCTYPE html><html></html>", "web page"),
         (b"\n  <html>", "web page"),
-        (b"hello", "is no checkpoint"),
-        (b"\x89PNG\r\n", "is no checkpoint"),
+        (b"hello", "is not a checkpoint"),
+        (b"\x89PNG\r\n", "is not a checkpoint"),
         (pickle.dumps({"a": np.zeros(3)}), "not torch's"),
         (b"\x80", "is damaged"),
-        (b"PK\3\4", "cut short"),
+        (b"PK\3\4", "truncated zip"),
     ],
 )
 def test_names_what_is_no_checkpoint(path, data, reason):

@@ -1,8 +1,11 @@
-"""The layouts of a PyTorch checkpoint: the zip of torch 1.6 and later, the stream of torch before
-that ("legacy"; the published MSPN files are of this kind), and safetensors.
+"""The three layouts of a checkpoint file, and where in it the bytes of each tensor are.
 
-`parse` says which one a file has, and where the bytes of its tensors lie. The pickle inside the
-first two is read by `unpickling`, the tensors by `state_dicts`.
+- zip: `torch.save` since 1.6 (`_save` in `torch/serialization.py`, written by
+  `caffe2/serialize/inline_container.cc`);
+- legacy: `torch.save` before 1.6 (`_legacy_save` in the same file); the published MSPN files;
+- safetensors: https://huggingface.co/docs/safetensors.
+
+`unpickling` reads the pickle inside the first two, `state_dicts` the tensors.
 """
 
 import io
@@ -20,7 +23,7 @@ import numpy as np
 from mspn_jax.storage import files
 from mspn_jax.weights.torch.unpickling import AGAIN, Storage, Tensor, require, unpickle
 
-# By the names of torch, of torch's storage classes and of safetensors.
+# The names are torch's, those of torch's storage classes, and safetensors'.
 DTYPES = {
     name: np.dtype(dtype)
     for dtype, names in {
@@ -41,41 +44,47 @@ DTYPES = {
     for name in names.split()
 }
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-# Some five times what a training checkpoint of the largest model needs: it bounds the memory and
-# the seconds that a hostile file can take.
+# About five times what a training checkpoint of the largest model needs. It bounds the memory and
+# time that a hostile file can take.
 MAX_HEADER_BYTES = 1 << 24
 
 
 class Contents(NamedTuple):
-    """The object saved, the bytes of each storage in the file, and what else there is to know."""
+    """What a file holds, before its tensors are read."""
 
-    top: object
-    extents: dict[str, range]
-    notes: dict
+    top: object  # the object that was saved
+    extents: dict[str, range]  # key of a storage -> its bytes in the file
+    notes: dict  # entries beside the tensors
     big_endian: bool = False
 
 
 def parse(data: mmap.mmap) -> Contents:
+    """Finds out the layout of a file and reads everything but its tensors.
+
+    Raises:
+      TorchFileError: the file has none of the layouts, or is damaged.
+      Exception: of other kinds for a damaged file.
+    """
     head = data[:512]
     if head.startswith(b"PK"):
         return _zip(data)
-    if head[6:9] == b"\0\0{":  # the end of a length, and JSON: no text has zero bytes
+    if head[6:9] == b"\0\0{":  # the end of a length, and JSON
         return _safetensors(data)
     require(
         head[257:262] != b"ustar",
-        "is a tar, of torch before 0.1.10: load it with torch 1.x and save it again",
+        "is a tar, from torch before 0.1.10: load it with torch 1.x and save it again",
     )
     require(
         not head.startswith(b"version https://git-lfs"),
-        "is a git-lfs pointer and not the file itself: run `git lfs pull`",
+        "is a git-lfs pointer, not the file itself: run `git lfs pull`",
     )
     require(
         not head.lstrip().startswith(b"<"),
-        f"is a web page saved in the checkpoint's place: {AGAIN}",
+        f"is a web page saved in place of the checkpoint: {AGAIN}",
     )
     require(
         head.startswith((b"\x80", b"L")),  # how a pickle begins; L is protocol 1
-        "is no checkpoint: give torch's .pth or .pt, or a .safetensors",
+        "is not a checkpoint: give torch's .pth or .pt, or a .safetensors",
     )
     return _legacy(data)
 
@@ -87,7 +96,7 @@ def _zip(data: mmap.mmap) -> Contents:
     """`<any>/data.pkl`, `<any>/data/<key>` for each storage, and perhaps `<any>/byteorder`."""
     records = zip_records(data)
     pickles = [name for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
-    require(len(pickles) == 1, "is a zip without torch's data.pkl: give a .pth of torch.save")
+    require(len(pickles) == 1, "is a zip without torch's data.pkl: give a .pth from torch.save")
     where = records[pickles[0]]
     top, _ = unpickle(io.BytesIO(data[where.start : where.stop]))
     folder = pickles[0].removesuffix("data.pkl")
@@ -101,10 +110,16 @@ def _zip(data: mmap.mmap) -> Contents:
 
 
 def zip_records(data: mmap.mmap) -> dict[str, range]:
-    """Where each record lies. torch never compresses, so a record is a slice of the file and a bomb
-    has nothing to unpack; that no two overlap keeps all work below the file's size."""
+    """Name of each record -> its bytes in the file.
+
+    torch never compresses, so a record is a slice of the file, and there is no zip bomb to unpack.
+    Records may not overlap, so the work is bounded by the file's size.
+
+    Raises:
+      TorchFileError: the directory or a record is damaged, compressed or overlapping.
+    """
     end = data.rfind(b"PK\5\6", max(0, len(data) - 22 - 0xFFFF))
-    require(0 <= end <= len(data) - 22, f"is a zip that was cut short: {AGAIN}")
+    require(0 <= end <= len(data) - 22, f"is a truncated zip: {AGAIN}")
     size, directory = struct.unpack_from("<LL", data, end + 12)
     require(
         directory + size <= end and size <= MAX_HEADER_BYTES,
@@ -125,8 +140,8 @@ def zip_records(data: mmap.mmap) -> dict[str, range]:
         )
         require(
             method == 0 and packed == length,
-            f"holds {quoted(name)} compressed, which "
-            "torch never does: unpack it, load it with torch and save it again",
+            f"holds {quoted(name)} compressed, which torch never does: unpack it, load it with"
+            " torch and save it again",
         )
         records[name], sums[name] = range(start, start + length), crc
         edges.append((header, start + length))
@@ -138,7 +153,7 @@ def zip_records(data: mmap.mmap) -> dict[str, range]:
     )
     for name, where in records.items():
         record = np.ndarray(len(where), np.uint8, data, where.start)
-        # torch writes a sum of 0 where it was told not to compute any.
+        # 0 means that torch was told to compute no checksums.
         require(
             sums[name] in (0, zlib.crc32(record)),
             f"has a wrong checksum for {quoted(name)}: {AGAIN}",
@@ -151,10 +166,10 @@ def zip_records(data: mmap.mmap) -> dict[str, range]:
 
 
 def _legacy(data: mmap.mmap) -> Contents:
-    """Five pickles one after another (magic number, protocol, system, the object, the storages'
-    keys), then each storage as an int64 count and its bytes, little-endian on every machine."""
+    """Five pickles (magic number, protocol, system, the object, the storages' keys), then each
+    storage as an int64 count and its bytes, little-endian on every machine."""
     require(unpickle(data)[0] == LEGACY_MAGIC, "is a pickle, but not torch's: use torch.save")
-    require(unpickle(data)[0] == 1001, "is of an unknown protocol: save it again with torch")
+    require(unpickle(data)[0] == 1001, "has an unknown protocol: save it again with torch")
     unpickle(data)
     top, storages = unpickle(data)
     extents = {}
@@ -166,8 +181,8 @@ def _legacy(data: mmap.mmap) -> Contents:
         storage = storages[key]
         require(
             storage.kind in DTYPES,
-            f"holds a {quoted(storage.kind)}, which cannot be "
-            "read: save the state dict alone, as float32",
+            f"holds a {quoted(storage.kind)}, which is not supported: save the state dict only, as"
+            " float32",
         )
         count, start = data.read(8), data.tell()
         extent = range(start, start + storage.numel * DTYPES[storage.kind].itemsize)
@@ -184,7 +199,7 @@ def _legacy(data: mmap.mmap) -> Contents:
 
 
 def _safetensors(data: mmap.mmap) -> Contents:
-    """A length, that many bytes of JSON, and the tensors, which fill the rest edge to edge."""
+    """A uint64 length, that many bytes of JSON, and the tensors, which fill the rest exactly."""
     (length,) = struct.unpack_from("<Q", data)
     require(
         length <= min(len(data) - 8, MAX_HEADER_BYTES),
@@ -213,7 +228,7 @@ def _dict_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, objec
     return dict(pairs)
 
 
-# --- what they share -----------------------------------------------------------------------------
+# --- shared ---------------------------------------------------------------------------------------
 
 
 def _notes(top: object) -> dict:
@@ -222,12 +237,12 @@ def _notes(top: object) -> dict:
 
 
 def quoted(text: str) -> str:
-    """On one line, and short, whatever the file says."""
+    """Text from a file as one short line of ASCII."""
     return ascii(text[:80])
 
 
 def are_counts(numbers: object) -> bool:
-    """Few and small enough to reckon with."""
+    """Whether these are at most 32 integers from 0 to 2^62: a shape, strides or offsets."""
     return (
         isinstance(numbers, tuple)
         and len(numbers) <= 32

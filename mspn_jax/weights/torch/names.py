@@ -1,7 +1,12 @@
-"""What the network's parts are called in PyTorch's files, and what a file's names say of it.
+"""The names of MSPN's tensors in PyTorch's files.
 
-The network is made of one brick, a convolution with its batch norm, so its names are a table of
-bricks, made by loops that mirror the network.
+The network consists of one brick, a convolution with its batch norm, so the names are a table of
+bricks. The table's loops mirror the network (arXiv 1901.00148). The names come from
+
+- mmpose 1.x: `models/backbones/mspn.py` and `models/heads/heatmap_heads/mspn_head.py`;
+- mmpose 0.x: the same, with `keypoint_head` for `head`; the published files have these;
+- authors: `network.py` of the authors' own code (github.com/megvii-research/MSPN);
+- torchvision: `models/resnet.py`, whose ResNet-50 has the stem and the encoder only.
 """
 
 import dataclasses
@@ -15,13 +20,13 @@ from mspn_jax.errors import ConversionError
 from mspn_jax.model import MSPN, NUM_UNITS
 
 Kind = Literal["mmpose 1.x", "mmpose 0.x", "authors", "torchvision"]
-Path = tuple[str, ...]
+Path = tuple[str, ...]  # in the Flax tree
 StateDict = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """What the two modules of a brick are called in a state dict."""
+    """The prefixes of a brick's two modules in a state dict."""
 
     conv: str
     norm: str
@@ -29,9 +34,9 @@ class Names:
 
 @dataclasses.dataclass(frozen=True)
 class Brick:
-    """One ConvNorm: its path in the Flax tree, and its names in the families of files.
+    """One ConvNorm: its path in the Flax tree, and its names in each kind of file.
 
-    torchvision's ResNet has only the encoder's, and lends them to every stage.
+    torchvision's ResNet has the encoder of one stage; every stage takes it from there.
     """
 
     path: Path
@@ -42,8 +47,11 @@ class Brick:
     def names(self, kind: Kind) -> Names:
         match kind:
             case "mmpose 0.x":
-                return Names(*(re.sub("^head", "keypoint_head", name) for name in
-                               (self.mmpose.conv, self.mmpose.norm)))  # fmt: skip
+                conv, norm = (
+                    re.sub("^head", "keypoint_head", name)
+                    for name in (self.mmpose.conv, self.mmpose.norm)
+                )
+                return Names(conv, norm)
             case "authors":
                 return self.authors
             case "torchvision":
@@ -53,70 +61,76 @@ class Brick:
 
 
 def bricks(num_stages: int, blocks_per_unit: tuple[int, ...]) -> Iterator[Brick]:
-    """Every ConvNorm of the network, in torch's order of registration."""
+    """Every ConvNorm of the network, in the order in which mmpose registers them."""
+    stem = _conv_bn("backbone.top.top.0"), _conv_bn("top.conv"), Names("conv1", "bn1")
+    yield Brick(("stem",), *stem)
+    for stage in range(num_stages):
+        yield from _encoder(stage, blocks_per_unit)
+        yield from _decoder(stage, feeds_next=stage < num_stages - 1)
+    for stage in range(num_stages):
+        yield from _heads(stage)
 
-    def conv_and_bn(name: str) -> Names:
-        return Names(f"{name}.conv", f"{name}.bn")
 
-    yield Brick(
-        ("stem",),
-        conv_and_bn("backbone.top.top.0"),
-        conv_and_bn("top.conv"),
-        Names("conv1", "bn1"),
-    )
-    for s in range(num_stages):
-        stage = f"stage{s}"
-        mmpose, authors = f"backbone.multi_stage_mspn.{s}", f"stage{s}"
-        for layer, num_blocks in enumerate(blocks_per_unit, start=1):
-            for b in range(num_blocks):
-                path, block = (stage, f"layer{layer}_block{b}"), f"layer{layer}.{b}"
-                for i in (1, 2, 3):
-                    yield Brick(
-                        (*path, f"conv{i}"),
-                        Names(*(f"{mmpose}.downsample.{block}.{m}{i}" for m in ("conv", "bn"))),
-                        conv_and_bn(f"{authors}.downsample.{block}.conv_bn_relu{i}"),
-                        Names(f"{block}.conv{i}", f"{block}.bn{i}"),
-                    )
-                if b == 0:
-                    yield Brick(
-                        (*path, "shortcut"),
-                        conv_and_bn(f"{mmpose}.downsample.{block}.downsample"),
-                        conv_and_bn(f"{authors}.downsample.{block}.downsample"),
-                        Names(f"{block}.downsample.0", f"{block}.downsample.1"),
-                    )
-        feeds_next = s < num_stages - 1
-        for u in range(NUM_UNITS):
-            parts = [("lateral", "in_skip", "u_skip")]
-            if u > 0:
-                parts.append(("up", "up_conv", "up_conv"))
-            if feeds_next:
-                parts.append(("encoder_skip", "out_skip1", "skip1"))
-                parts.append(("decoder_skip", "out_skip2", "skip2"))
-            for ours, mmpose_part, authors_part in parts:
+def _conv_bn(name: str) -> Names:
+    return Names(f"{name}.conv", f"{name}.bn")
+
+
+def _encoder(stage: int, blocks_per_unit: tuple[int, ...]) -> Iterator[Brick]:
+    for layer, num_blocks in enumerate(blocks_per_unit, start=1):
+        for b in range(num_blocks):
+            path, block = (f"stage{stage}", f"layer{layer}_block{b}"), f"layer{layer}.{b}"
+            mmpose = f"backbone.multi_stage_mspn.{stage}.downsample.{block}"
+            authors = f"stage{stage}.downsample.{block}"
+            for i in (1, 2, 3):
                 yield Brick(
-                    (stage, f"unit{u}_{ours}"),
-                    conv_and_bn(f"{mmpose}.upsample.up{u + 1}.{mmpose_part}"),
-                    conv_and_bn(f"{authors}.upsample.up{u + 1}.{authors_part}"),
+                    (*path, f"conv{i}"),
+                    Names(f"{mmpose}.conv{i}", f"{mmpose}.bn{i}"),
+                    _conv_bn(f"{authors}.conv_bn_relu{i}"),
+                    Names(f"{block}.conv{i}", f"{block}.bn{i}"),
                 )
+            if b == 0:
+                yield Brick(
+                    (*path, "shortcut"),
+                    _conv_bn(f"{mmpose}.downsample"),
+                    _conv_bn(f"{authors}.downsample"),
+                    Names(f"{block}.downsample.0", f"{block}.downsample.1"),
+                )
+
+
+def _decoder(stage: int, *, feeds_next: bool) -> Iterator[Brick]:
+    mmpose, authors = f"backbone.multi_stage_mspn.{stage}.upsample", f"stage{stage}.upsample"
+    for u in range(NUM_UNITS):
+        parts = [("lateral", "in_skip", "u_skip")]
+        if u > 0:
+            parts.append(("up", "up_conv", "up_conv"))
         if feeds_next:
+            parts.append(("encoder_skip", "out_skip1", "skip1"))
+            parts.append(("decoder_skip", "out_skip2", "skip2"))
+        for ours, mmpose_part, authors_part in parts:
             yield Brick(
-                (stage, "next_stage_input"),
-                conv_and_bn(f"{mmpose}.upsample.up{NUM_UNITS}.cross_conv"),
-                conv_and_bn(f"{authors}.upsample.up{NUM_UNITS}.cross_conv"),
+                (f"stage{stage}", f"unit{u}_{ours}"),
+                _conv_bn(f"{mmpose}.up{u + 1}.{mmpose_part}"),
+                _conv_bn(f"{authors}.up{u + 1}.{authors_part}"),
             )
-    for s in range(num_stages):
-        for u in range(NUM_UNITS):
-            for i, part in enumerate(("hidden", "out")):
-                yield Brick(
-                    (f"stage{s}_head{u}_{part}",),
-                    conv_and_bn(f"head.predict_layers.{s * NUM_UNITS + u}.conv_layers.{i}"),
-                    conv_and_bn(f"stage{s}.upsample.up{u + 1}.res_conv{i + 1}"),
-                )
+    if feeds_next:
+        last = f"up{NUM_UNITS}.cross_conv"
+        path = (f"stage{stage}", "next_stage_input")
+        yield Brick(path, _conv_bn(f"{mmpose}.{last}"), _conv_bn(f"{authors}.{last}"))
+
+
+def _heads(stage: int) -> Iterator[Brick]:
+    for u in range(NUM_UNITS):
+        for i, part in enumerate(("hidden", "out")):
+            yield Brick(
+                (f"stage{stage}_head{u}_{part}",),
+                _conv_bn(f"head.predict_layers.{stage * NUM_UNITS + u}.conv_layers.{i}"),
+                _conv_bn(f"stage{stage}.upsample.up{u + 1}.res_conv{i + 1}"),
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What a file or a tree says of its network: the keyword arguments of `MSPN`."""
+    """The sizes of a network: keyword arguments of `MSPN`."""
 
     num_stages: int
     num_keypoints: int = MSPN.num_keypoints
@@ -140,7 +154,7 @@ class Architecture:
 
 
 def kind_of(state_dict: StateDict) -> Kind:
-    """Finds from the names who wrote a state dict.
+    """The family of names that a state dict has.
 
     Raises:
       ConversionError: the names are neither an MSPN's nor a ResNet-50's.
@@ -154,26 +168,26 @@ def kind_of(state_dict: StateDict) -> Kind:
         return "torchvision"
     some = ", ".join(list(state_dict)[:3])
     raise ConversionError(
-        f"not an MSPN: no stem among its {len(state_dict)} tensors ({some}, ...). Known are the"
-        " names of mmpose 0.x and 1.x, of the original authors, and of torchvision's ResNet-50"
+        f"not an MSPN: its {len(state_dict)} tensors ({some}, ...) include no stem. The names of"
+        " mmpose 0.x and 1.x, of the original authors, and of torchvision's ResNet-50 are known"
     )
 
 
 def architecture_of(state_dict: StateDict) -> Architecture:
-    """Finds the size of an MSPN from the names and shapes of its state dict, of any kind.
+    """The sizes of an MSPN, from the names and shapes of its state dict.
 
     Raises:
-      ConversionError: it is not an MSPN's, or lacks what tells its size.
+      ConversionError: the state dict is not an MSPN's, or lacks a tensor that tells a size.
     """
     kind = kind_of(state_dict)
     if kind == "torchvision":
         raise ConversionError(
-            "a ResNet, which has an MSPN's encoder and no more: it can only start a training"
+            "a ResNet: it has an MSPN's encoder only, and can only initialise a training"
         )
     stage = r"stage(\d+)" if kind == "authors" else r"backbone\.multi_stage_mspn\.(\d+)"
 
     def count(pattern: str) -> int:
-        # How many different ones and not the highest: a file cannot claim more than it has.
+        # The number of indices, not the highest one: a file cannot claim more than it holds.
         return len({m.groups()[-1] for name in state_dict if (m := re.match(pattern, name))})
 
     num_stages = count(rf"{stage}\.")

@@ -1,7 +1,6 @@
-"""Reads PyTorch checkpoints into NumPy, without torch and without running anything in the file.
+"""Reads and writes state dicts as NumPy arrays, without torch; no code in a file is run.
 
-What a caller sees, and the arrays. How the files are laid out is in `layouts`, the pickle
-inside most of them in `unpickling`.
+`layouts` knows how the files are laid out, `unpickling` reads the pickle inside most of them.
 """
 
 import contextlib
@@ -20,44 +19,47 @@ from mspn_jax.storage import files
 from mspn_jax.weights.torch.layouts import DTYPES, Contents, are_counts, parse, quoted
 from mspn_jax.weights.torch.unpickling import AGAIN, Foreign, Tensor, require
 
-# Of the three names of each the last is safetensors'.
+# The last of a dtype's names is safetensors'.
 _SAFETENSORS_KINDS = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def read(path: str | os.PathLike, copy: bool = True) -> dict[str, np.ndarray]:
-    """Reads the state dict out of a `.pth` or `.pt` file in either of torch's layouts, or of a
-    `.safetensors` file.
+def read(path: str | os.PathLike, *, copy: bool = True) -> dict[str, np.ndarray]:
+    """Reads the state dict in a `.pth`, `.pt` or `.safetensors` file.
 
     The state dict is the entry `state_dict` (mmcv, mmengine) or `model` (the authors) if the file
-    has one, else the whole; what lies beside it is not read. A `module.` that every name begins
-    with is taken off.
+    has one, else the whole object. Other entries are not read. A prefix `module.` of all names is
+    removed.
 
-    Returns: name -> array in torch's shape and dtype, contiguous and writable, each with memory of
-    its own, also where torch shared it. bfloat16 is `ml_dtypes.bfloat16`. Without `copy` they are
-    windows into the file, which then must stay as it is: read-only, perhaps not contiguous, and in
-    memory no longer than until `files.release` (bool and big-endian ones are copies still).
+    Args:
+      copy: return arrays that are contiguous, writable and share no memory. Otherwise they are
+        read-only views of the memory-mapped file, which must not change; `files.release` drops
+        their pages. (bool and big-endian tensors are always copies.)
 
-    Raises: TorchFileError, a ValueError, if the file is missing, damaged, of another kind, or
-    holds anything but tensors (or None) in its state dict.
+    Returns:
+      name -> array in torch's shape and dtype. bfloat16 is `ml_dtypes.bfloat16`.
+
+    Raises:
+      TorchFileError: the file is missing, damaged, of another kind, or its state dict holds
+        anything but tensors and None.
     """
     with _mapped(path) as data:
         contents = parse(data)
         arrays, total = {}, 0
         for name, entry in _state_dict(contents.top).items():
-            require(isinstance(name, str), "has a tensor whose name is no text: rename it")
+            require(isinstance(name, str), "has a tensor whose name is not a string: rename it")
             if entry is None or name == "_metadata":
                 continue
             view = _view(name, entry, contents, data)
-            # A window with stride 0 is as large as it says it is, whatever the file holds.
+            # A view with stride 0 can be far larger than the file.
             total += view.nbytes
             require(
                 total <= max(2 * len(data), 1 << 20),
-                f"has {quoted(name)} far larger than "
-                "the file: save it with `.clone()`, or distrust it",
+                f"has {quoted(name)} far larger than the file: save it with `.clone()`, or distrust"
+                " it",
             )
             if contents.big_endian:
                 view = view.byteswap()
-            if view.dtype == bool:  # any byte but 0 is true to torch; NumPy wants a 1
+            if view.dtype == bool:  # in torch any byte but 0 is true, in NumPy only 1
                 view = view.view(np.uint8) != 0
             arrays[name] = np.array(view, order="C") if copy else view
             files.release(view)
@@ -68,9 +70,13 @@ def read(path: str | os.PathLike, copy: bool = True) -> dict[str, np.ndarray]:
 
 
 def metadata(path: str | os.PathLike) -> dict[str, str | int | float | bool]:
-    """Returns the texts and numbers that the file keeps beside its tensors, such as mmcv's
-    `mmpose_version` and `config`: those of the top level and of `meta`, or of safetensors'
-    `__metadata__`. Raises TorchFileError as `read` does."""
+    """Strings and numbers that a file holds beside its tensors, such as mmcv's `mmpose_version`.
+
+    They are the entries of the top level and of `meta`, or of safetensors' `__metadata__`.
+
+    Raises:
+      TorchFileError: as in `read`.
+    """
     with _mapped(path) as data:
         return {
             name: value
@@ -82,11 +88,14 @@ def metadata(path: str | os.PathLike) -> dict[str, str | int | float | bool]:
 def write_safetensors(
     path: str | os.PathLike, arrays: Mapping[str, np.ndarray], notes: Mapping[str, str]
 ) -> None:
-    """Writes name -> array as a `.safetensors` file; `notes` become its `__metadata__`.
+    """Writes a `.safetensors` file; `notes` become its `__metadata__`.
 
-    The format is a length, a JSON header padded with spaces to eight bytes, and the arrays edge to
-    edge (https://huggingface.co/docs/safetensors). Raises: OSError as writing any file does,
-    KeyError for a dtype that `read` does not know.
+    The format is a uint64 length, a JSON header padded with spaces to eight bytes, and the arrays
+    without gaps (https://huggingface.co/docs/safetensors).
+
+    Raises:
+      OSError: the file cannot be written.
+      KeyError: an array has a dtype that `read` does not know.
     """
     header: dict[str, Any] = {"__metadata__": dict(notes)}
     edge = 0
@@ -104,7 +113,7 @@ def write_safetensors(
 
 @contextlib.contextmanager
 def _mapped(path: str | os.PathLike) -> Iterator[mmap.mmap]:
-    """The file's bytes. What goes wrong with them inside becomes one line that names the file."""
+    """The bytes of a file. Errors inside the context become TorchFileErrors that name the file."""
     try:
         require(Path(path).is_file(), "is not a file: give the path of a .pth or .safetensors")
         with open(path, "rb") as file:
@@ -116,7 +125,7 @@ def _mapped(path: str | os.PathLike) -> Iterator[mmap.mmap]:
     except OSError as error:
         raise TorchFileError(f"{path}: cannot be read: {error.strerror}") from error
     except MemoryError as error:
-        raise TorchFileError(f"{path}: needs more memory than this machine gives") from error
+        raise TorchFileError(f"{path}: needs more memory than this machine has") from error
     except (
         ArithmeticError,
         AttributeError,
@@ -142,8 +151,11 @@ def _described(node: object) -> str:
 
 
 def _view(name: str, tensor: object, contents: Contents, data: mmap.mmap) -> np.ndarray:
-    """The tensor as a window into the file. Every number is only the file's word, and is checked
-    in Python's integers: NumPy's own check of strides can overflow."""
+    """A tensor as a view of the file.
+
+    All numbers come from the file and are checked as Python integers: NumPy's own check of strides
+    can overflow.
+    """
     require(
         isinstance(tensor, Tensor),
         f"holds {_described(tensor)} as {quoted(name)}, not a tensor: save `model.state_dict()`",
@@ -152,7 +164,7 @@ def _view(name: str, tensor: object, contents: Contents, data: mmap.mmap) -> np.
     dtype, storage_dtype = DTYPES.get(kind), DTYPES.get(storage.kind)
     require(
         dtype and storage_dtype,
-        f"has {quoted(name)} in {quoted(kind)}, which cannot be read: save it as float32",
+        f"has {quoted(name)} in {quoted(kind)}, which is not supported: save it as float32",
     )
     require(
         are_counts(size)
@@ -176,6 +188,6 @@ def _view(name: str, tensor: object, contents: Contents, data: mmap.mmap) -> np.
         f"has {quoted(name)} reach past its storage: {AGAIN}",
     )
     start = extent.start + storage.first * storage_dtype.itemsize + offset * dtype.itemsize
-    # The step along an axis of one is never taken, and can be anything.
+    # The stride of an axis of length 1 is never used, and can be any number.
     strides = [step * dtype.itemsize if n > 1 else 0 for n, step in steps]
     return np.ndarray(size, dtype, buffer=data, offset=start, strides=strides)

@@ -1,9 +1,10 @@
-"""The pickle in a PyTorch checkpoint, read as data: nothing in it is imported or called.
+"""Reads the pickle in a PyTorch checkpoint as data: nothing in it is imported or called.
 
-A pickle is a program for a small stack machine. Python's own machine is not safe to lend to a
-stranger even where no class can be looked up: nested tuples as a dict's key overflow its C stack,
-and ten bytes with a large memo number take gigabytes. So `unpickle` runs the program itself, and
-with it a call calls nothing.
+A pickle is a program for a stack machine (Python's `pickletools` documents the opcodes). Python's
+own machine is unsafe for untrusted programs, even if no class can be looked up: nested tuples as a
+dict's key overflow the C stack, and ten bytes with a large memo number allocate gigabytes. So
+`unpickle` interprets the program itself. torch's names come from `torch/_utils.py`, the persistent
+ids from `torch/serialization.py`.
 """
 
 import io
@@ -13,33 +14,33 @@ from typing import Any, NamedTuple
 
 from mspn_jax.errors import TorchFileError
 
-# Some five times what a training checkpoint of the largest model needs: it bounds the memory and
-# the seconds that a hostile file can take.
+# About five times what a training checkpoint of the largest model needs. It bounds the memory and
+# time that a hostile file can take.
 _MAX_OPCODES = 2_000_000
 AGAIN = "download it again"
 
 
 def require(holds: object, otherwise: str) -> None:
-    """Raises TorchFileError saying `otherwise`, to which the reader adds the file's name."""
+    """Raises TorchFileError with the message `otherwise`; the reader adds the file's name."""
     if not holds:
         raise TorchFileError(otherwise)
 
 
 class Foreign(NamedTuple):
-    """Stands for a class or function that a pickle names, and for whatever comes of it."""
+    """Stands for a class or function that a pickle names, and for what it would return."""
 
     module: str
     name: str
 
 
 class Storage(NamedTuple):
-    """A run of `numel` numbers kept beside the pickle, or what `first` and `length` cut from it."""
+    """`numel` numbers stored outside the pickle, and the part of them that is used."""
 
     kind: str
     key: str
     numel: int
     first: int
-    length: int
+    length: int  # from `first` on
 
 
 class Tensor(NamedTuple):
@@ -53,15 +54,22 @@ class Tensor(NamedTuple):
 
 
 def unpickle(stream: io.BytesIO | mmap.mmap) -> tuple[Any, dict[str, Storage]]:
-    """Returns the object pickled at the stream's position, and the storages it names, by key.
+    """Interprets the pickle at the stream's position.
 
-    Lists, tuples, dicts, texts, numbers, `Storage` and `Tensor` are built; everything else is a
-    `Foreign`, and what the pickle does to one is stepped over. Nothing but text is hashed, and no
-    instruction costs more than the bytes and instructions that led to it.
+    Builds lists, tuples, dicts, strings, numbers, `Storage` and `Tensor`. Everything else becomes a
+    `Foreign`, and operations on a `Foreign` are skipped. Only strings are hashed, and no
+    instruction costs more than the bytes and instructions before it.
+
+    Returns:
+      The pickled object, and the storages that it names, by key.
+
+    Raises:
+      TorchFileError: the pickle is too long, or has an opcode that torch never writes.
+      Exception: of other kinds for a damaged pickle.
     """
     stack, marks, memo, storages = [], [], {}, {}
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        require(count < _MAX_OPCODES, "holds far more than weights: save the state dict alone")
+        require(count < _MAX_OPCODES, "holds far more than weights: save the state dict only")
         name = opcode.name
         if name in ("BINGET", "LONG_BINGET"):
             stack.append(memo[argument])
@@ -75,16 +83,16 @@ def unpickle(stream: io.BytesIO | mmap.mmap) -> tuple[Any, dict[str, Storage]]:
             stack.append(Foreign(*argument.split(" ", 1)))
         elif name in _LITERALS:
             stack.append(argument)
-        elif name in _RESULTS:
-            taken = []
-            if _TAKES_SLICE[name]:
+        elif name in _PUSHED:
+            popped = []
+            if _POPS_TO_MARK[name]:
                 start = marks.pop()
-                taken = [stack[start:]]
+                popped = [stack[start:]]
                 del stack[start:]
-            start = len(stack) - _TAKES[name]
-            taken[:0] = stack[start:]
+            start = len(stack) - _NUM_POPPED[name]
+            popped[:0] = stack[start:]
             del stack[start:]
-            stack.append(_RESULTS[name](*taken))
+            stack.append(_PUSHED[name](*popped))
             if isinstance(stack[-1], Storage):
                 storages.setdefault(stack[-1].key, stack[-1])
         elif name == "POP":
@@ -106,7 +114,7 @@ def _extended(target: object, items: list) -> object:
 
 
 def _filled(target: object, items: list | tuple) -> object:
-    """Only text stays a key: anything else could be made slow, or fatal, to hash or compare."""
+    """Keeps only strings as keys: hashing anything else can be slow or crash."""
     if isinstance(target, dict):
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[key if isinstance(key, str) else object()] = value
@@ -119,26 +127,26 @@ def _named(module: object, name: object) -> Foreign:
 
 
 def _persistent(pid: object) -> Storage | Foreign:
-    """What is kept outside the pickle."""
+    """What stands for an object stored outside the pickle."""
     match pid:
         case "storage", Foreign(name=kind), str(key), _, int(numel):
             return Storage(kind, key, numel, 0, numel)
         case "storage", Foreign(name=kind), str(key), _, int(numel), view:
             _, first, length = view or (key, 0, numel)
             return Storage(kind, key, numel, first, length)
-        case "module", Foreign() as network, _, _:  # where a whole network was saved
+        case "module", Foreign() as network, _, _:  # in a network saved whole
             return network
     return Foreign("an", "object")
 
 
 def _called(function: object, arguments: object) -> object:
-    """What stands for `function(*arguments)`. Nothing is called."""
+    """What stands for the result of `function(*arguments)`, which is not called."""
     match function, arguments:
         case Foreign("collections", "OrderedDict"), ():
             return {}
-        case Foreign("collections", "OrderedDict"), (list(pairs),):  # as Python 2 wrote it
+        case Foreign("collections", "OrderedDict"), (list(pairs),):  # written by Python 2
             items = [part for key, value in pairs for part in (key, value)]
-            pairs.clear()  # lest a pickle that builds it over and over grows with the square
+            pairs.clear()  # else building from it again and again takes quadratic time
             return _filled({}, items)
         case Foreign("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2"), (
             (Storage() as storage, offset, size, stride)
@@ -158,14 +166,14 @@ def _called(function: object, arguments: object) -> object:
 
 
 _LITERALS = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "STRING", "BINSTRING", "SHORT_BINSTRING",
-    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
-}  # fmt: skip
-# What an instruction leaves on the stack for what it takes from there. A slice down to the last
-# mark comes as one list.
-_RESULTS = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
+# Opcode -> function from what it pops to what it pushes. The items above the last mark are one
+# list.
+_PUSHED = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
     "NEWFALSE": lambda: False,
@@ -190,11 +198,11 @@ _RESULTS = {
     "NEWOBJ_EX": lambda function, arguments, keywords: _called(function, arguments),
     "BINPERSID": _persistent,
 }
-_TAKES_SLICE = {
+_POPS_TO_MARK = {
     opcode.name: pickletools.markobject in opcode.stack_before for opcode in pickletools.opcodes
 }
-# Apart from that slice and its mark.
-_TAKES = {
-    opcode.name: len(opcode.stack_before) - 2 * _TAKES_SLICE[opcode.name]
+# Items popped besides that list and its mark.
+_NUM_POPPED = {
+    opcode.name: len(opcode.stack_before) - 2 * _POPS_TO_MARK[opcode.name]
     for opcode in pickletools.opcodes
 }

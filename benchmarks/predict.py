@@ -23,7 +23,7 @@ from benchmarks.workload import new_network
 from mspn_jax import Predictor
 from mspn_jax.crops import decode_picture
 from mspn_jax.skeletons import COCO
-from mspn_jax.weights.checkpoints import Description
+from mspn_jax.weights.description import Description
 
 PICTURE_HW = (480, 640)
 

@@ -14,7 +14,7 @@ from mspn_jax import devices, geometry, inference
 from mspn_jax.crops import cut
 from mspn_jax.folding import for_inference
 from mspn_jax.weights import checkpoints
-from mspn_jax.weights.checkpoints import Description
+from mspn_jax.weights.description import Description
 
 Array = np.ndarray
 Picture = UInt8[Array, "H W 3"]

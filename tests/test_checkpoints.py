@@ -21,8 +21,8 @@ from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB
 from mspn_jax.optimizer import adam
 from mspn_jax.skeletons import COCO, Skeleton
 from mspn_jax.variables import initial_variables
-from mspn_jax.weights import checkpoints
-from mspn_jax.weights.checkpoints import Description
+from mspn_jax.weights import checkpoints, orbax_internals
+from mspn_jax.weights.description import Description
 from mspn_jax.weights.run import Checkpoints
 
 TINY = dict(
@@ -58,28 +58,28 @@ def test_a_description_carries_its_skeleton(tmp_path):
     assert Description.read(tmp_path) == described
     assert Description.read(tmp_path).new_skeleton() == cat
     dataclasses.replace(DESCRIPTION, skeleton=None).write(tmp_path)
-    with pytest.raises(CheckpointError, match="nobody said which keypoints"):
+    with pytest.raises(CheckpointError, match="does not name its keypoints"):
         Description.read(tmp_path).new_skeleton()
 
 
 @pytest.mark.parametrize("name, expected", [("coco", COCO), ("unknown", None)])
 def test_a_description_of_old_names_its_skeleton(tmp_path, name, expected):
     DESCRIPTION.write(tmp_path)
-    path = tmp_path / checkpoints.DESCRIPTION
+    path = tmp_path / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"skeleton": name}))
     assert Description.read(tmp_path) == dataclasses.replace(DESCRIPTION, skeleton=expected)
 
 
 def test_a_description_with_the_constants_of_normalisation_still_loads(tmp_path):
     DESCRIPTION.write(tmp_path)
-    path = tmp_path / checkpoints.DESCRIPTION
+    path = tmp_path / "model.json"
     fields = json.loads(path.read_text())
     assert "mean_rgb" not in fields
     path.write_text(json.dumps(fields | {"mean_rgb": MEAN_RGB, "std_rgb": STD_RGB}))
     assert Description.read(tmp_path) == DESCRIPTION
     for key in ("mean_rgb", "std_rgb"):
         path.write_text(json.dumps(fields | {key: [1.0, 2.0, 3.0]}))
-        with pytest.raises(CheckpointError, match=rf"model.json: .*{key} \(1.0, 2.0, 3.0\)"):
+        with pytest.raises(CheckpointError, match=rf"model.json: .*{key} \[1.0, 2.0, 3.0\]"):
             Description.read(tmp_path)
 
 
@@ -142,7 +142,7 @@ def test_weights_alone_are_a_checkpoint_too(tmp_path):
 
 
 def test_arrays_are_written_batch_after_batch(tmp_path, monkeypatch):
-    begun, handler = [], checkpoints.ocp.type_handlers.NumpyHandler
+    begun, handler = [], ocp.type_handlers.NumpyHandler
     write = handler._background_serialize
 
     async def noted(self, values, infos, args):
@@ -178,6 +178,51 @@ def test_what_is_not_a_checkpoint_is_refused(tmp_path, run):
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"model\.json: cannot be read"):
         checkpoints.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"colour": 1}, "unknown key colour"),
+        ({"model": TINY | {"depth": 3}}, "unknown key model.depth"),
+        ({"model": TINY | {"num_stages": "1"}}, "model.num_stages is '1', must be an integer"),
+        ({"model": TINY | {"num_stages": True}}, "model.num_stages is True, must be an integer"),
+        ({"model": TINY | {"unit_channels": 0}}, "model.unit_channels is 0, must be an integer"),
+        ({"model": TINY | {"blocks_per_unit": [1, 1]}}, "must be four integers of 1 or more"),
+        ({"model": {}}, "model.num_stages is None"),
+        ({"model": 5}, "not an object with the key model"),
+        ({"variant": None}, "variant is None, must be a string"),
+        ({"crop_hw": [64, 65]}, "crop_hw is [64, 65], must be two multiples of 32"),
+        ({"crop_hw": 64}, "crop_hw is 64, must be two multiples of 32"),
+        ({"padding": "1.25"}, "padding is '1.25', must be a positive number"),
+        ({"skeleton": 5}, "not a skeleton"),
+        ({"mean_rgb": [0, 0, 0]}, "mean_rgb [0, 0, 0], where the network takes"),
+    ],
+)
+def test_a_description_that_was_edited_is_one_clear_line(tmp_path, change, message):
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(DESCRIPTION.to_json() | change))
+    with pytest.raises(CheckpointError) as told:
+        Description.read(tmp_path)
+    line = str(told.value)
+    assert line.startswith(f"{path}: cannot be read (") and message in line and "\n" not in line
+    assert "copy it from another checkpoint of the same network" in line
+
+
+@pytest.mark.parametrize("content", ["", "[]", "5", "{", "[" * 99999])
+def test_a_description_that_is_no_description_is_one_clear_line(tmp_path, content):
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"model\.json: cannot be read \(.*\): copy it from"):
+        Description.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["5", "[]", "{", '{"AP": null}', "{}", '{"AP": NaN}', "\xff"])
+def test_a_damaged_evaluation_counts_as_none_with_a_warning(run, tmp_path, content, caplog):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "20" / checkpoints.EVALUATION
+    path.write_text(content, encoding="latin-1")
+    assert checkpoints.find(tmp_path / "run")[0].name == "50"
+    assert caplog.text.count(f"{path}: damaged; the step counts as not evaluated") == 1
 
 
 def test_another_model_is_refused_and_the_first_difference_named(run, tmp_path):
@@ -275,15 +320,15 @@ def test_averaged_parameters_are_what_inference_loads(tmp_path):
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(tmp_path):
     """In a process of its own, whose files cannot become longer than so much."""
     program = """
-import resource, sys
+import contextlib, resource, sys
 import test_checkpoints as t
 manager = t.Checkpoints(sys.argv[1], keep_latest=2)
 manager.save(1, t.state_at(1))
 manager.record(1, {"AP": 0.5})
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    manager.save(2, t.state_at(2))
-    manager.close()
+    with contextlib.closing(manager):
+        manager.save(2, t.state_at(2))
 except t.CheckpointError as error:
     print("error:", error)
 """
@@ -293,9 +338,22 @@ except t.CheckpointError as error:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
     )  # fmt: skip
     (line,) = done.stdout.splitlines()
-    assert "cannot be saved" in line or "could not be saved" in line
-    assert line.endswith("the last whole one is step 1")
+    assert "step 2 cannot be saved: " in line
+    assert line.endswith(
+        "the last whole one is step 1. Once this is mended, the same command resumes at step 1"
+    )
+    assert not list((tmp_path / "checkpoints").glob("*tmp*"))
     manager = Checkpoints(tmp_path / "checkpoints")
     assert_same(manager.restore(state_at(0)), state_at(1))
-    assert manager.figures(1) == {"AP": 0.5} and manager.figures(2) is None
+    assert manager.metrics(1) == {"AP": 0.5} and manager.metrics(2) is None
     manager.close()
+
+
+def test_the_private_names_of_orbax_are_there():
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    for name in orbax_internals._CONTEXTS:
+        assert getattr(tensorstore_utils, name)["gcs_request_retries"] == {"max_retries": 7}
+    context = tensorstore_utils.get_ts_context(use_ocdbt=True)
+    assert context["gcs_request_retries"].to_json() == {"max_retries": 7}
+    assert hasattr(ocp.type_handlers.NumpyHandler, "_background_serialize")

@@ -25,6 +25,7 @@ from golden import recipe
 from mspn_jax.errors import ConversionError
 from mspn_jax.model import MSPN
 from mspn_jax.weights import checkpoints, conversion
+from mspn_jax.weights.description import Description
 from mspn_jax.weights.torch import state_dicts
 from mspn_jax.weights.torch.names import Architecture, architecture_of, kind_of
 
@@ -270,7 +271,7 @@ def test_a_start_is_read_from_a_file_or_a_checkpoint(tmp_path):
     started, said = conversion.initial_from(tmp_path / "r.safetensors", initial)
     assert said.startswith("a ResNet in the stem")
 
-    description = checkpoints.Description("tiny", dict(TINY.__dict__))
+    description = Description("tiny", dict(TINY.__dict__))
     checkpoints.save_variables(tmp_path / "checkpoint", description, tiny_variables())
     assert_same(conversion.initial_from(tmp_path / "checkpoint", initial)[0], tiny_variables())
 

@@ -18,7 +18,7 @@ from mspn_jax.export import formats
 from mspn_jax.export.formats import Deployment
 from mspn_jax.model import MSPN
 from mspn_jax.weights import checkpoints
-from mspn_jax.weights.checkpoints import Description
+from mspn_jax.weights.description import Description
 
 HERE = pathlib.Path(__file__).parents[1]
 

@@ -99,7 +99,7 @@ def test_a_video_becomes_a_video(root, tmp_path):
         (["--boxes={root}/other.json"], "has boxes of 1 pictures (x.jpg), but of none that was"),
         (["--output={root}/val2017"], "could be written over; give another --output"),
         (["--output={root}/walk.avi"], "walk.avi: File exists"),
-        (["--checkpoint={root}/dogs"], "nobody said which keypoints this checkpoint"),
+        (["--checkpoint={root}/dogs"], "does not name its keypoints"),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_line(root, tmp_path, arguments, message):

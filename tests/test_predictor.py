@@ -21,7 +21,7 @@ from mspn_jax.predictor import BATCH_SIZES, Predictor
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import people
 from mspn_jax.weights import checkpoints
-from mspn_jax.weights.checkpoints import Description
+from mspn_jax.weights.description import Description
 
 DESCRIPTION = Description(
     variant="tiny",

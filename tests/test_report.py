@@ -20,7 +20,7 @@ from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import people
 from mspn_jax.variables import initial_variables
 from mspn_jax.weights import checkpoints
-from mspn_jax.weights.checkpoints import Description
+from mspn_jax.weights.description import Description
 
 
 @pytest.fixture(scope="module")

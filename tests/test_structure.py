@@ -104,5 +104,14 @@ def test_no_library_module_sees_a_config(path):
         assert not starts(imports(path), "ml_collections", "absl.flags")
 
 
+PRIVATE = ("orbax.checkpoint._src", "tensorboardX.proto", "tensorboardX.record_writer")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_private_names_of_libraries_are_in_one_place_each(path):
+    if name_of(path) not in ("mspn_jax.weights.orbax_internals", "mspn_jax.reports.events"):
+        assert not starts(imports(path), *PRIVATE)
+
+
 def test_no_module_has_a_vague_name():
     assert not VAGUE & {path.stem for path in MODULES}

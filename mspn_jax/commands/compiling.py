@@ -23,7 +23,7 @@ from mspn_jax.cost import costs
 from mspn_jax.devices import REPLICATED, SHARDED, Devices, sharding
 from mspn_jax.hardware import HARDWARE, Gpu, Tpu, absent_devices
 from mspn_jax.variables import variable_shapes
-from mspn_jax.weights.checkpoints import Description
+from mspn_jax.weights.description import Description
 
 _STEPS_PER_EPOCH = 1000  # a constant of the learning rate, which changes no program's size
 _TRIES = 3

@@ -14,7 +14,7 @@ from mspn_jax.devices import AXIS, Devices
 from mspn_jax.errors import UsageError
 from mspn_jax.model import COARSEST_STRIDE, MSPN
 from mspn_jax.skeletons import SKELETONS, Skeleton
-from mspn_jax.weights.checkpoints import Description
+from mspn_jax.weights.description import Description
 
 log = logging.getLogger("mspn_jax")
 

@@ -33,7 +33,7 @@ from mspn_jax.storage import files, paths
 from mspn_jax.storage.mirror import Mirror, fetched
 from mspn_jax.variables import count_parameters, initial_variables
 from mspn_jax.weights import checkpoints, conversion
-from mspn_jax.weights.checkpoints import Description
+from mspn_jax.weights.description import Description
 from mspn_jax.weights.torch import state_dicts
 from mspn_jax.weights.torch.names import Architecture, StateDict, architecture_of, kind_of
 

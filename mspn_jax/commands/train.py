@@ -28,7 +28,7 @@ from mspn_jax.reports.training_log import TrainingReport
 from mspn_jax.storage import files, paths
 from mspn_jax.variables import count_parameters, initial_variables
 from mspn_jax.weights import conversion
-from mspn_jax.weights.checkpoints import Description
+from mspn_jax.weights.description import Description
 from mspn_jax.weights.run import Checkpoints
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
@@ -102,7 +102,7 @@ def main() -> None:
             state = checkpoints.restore(state)
             log.info("resuming at step %d, epoch %.1f", state.step, state.step / steps_per_epoch)
         first_step = int(state.step)
-        figures = checkpoints.figures(first_step) if first_step else None
+        figures = checkpoints.metrics(first_step) if first_step else None
         if first_step >= num_steps and figures is not None:
             log.info("%s has done its %d steps; num_epochs says how many", workdir, num_steps)
             return

@@ -24,7 +24,7 @@ from mspn_jax.errors import ExportError
 from mspn_jax.folding import for_inference
 from mspn_jax.model import MEAN_RGB, STD_RGB, STRIDE
 from mspn_jax.synthetic import people
-from mspn_jax.weights.checkpoints import Description
+from mspn_jax.weights.description import Description
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # What a file may differ by from the live network before it is refused: of the highest heatmap

@@ -7,6 +7,8 @@ import logging
 import mmap
 import os
 import pathlib
+import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -117,6 +119,17 @@ class Log:
                     error.strerror,
                 )
             self._has_warned = True
+
+
+def remove_unfinished(folder: pathlib.Path) -> None:
+    """Deletes a folder that threads of a library still write to for a moment after they failed."""
+    quiet = 0
+    for _ in range(40):
+        shutil.rmtree(folder, ignore_errors=True)
+        quiet = 0 if folder.exists() else quiet + 1
+        if quiet == 5:
+            break
+        time.sleep(0.1)
 
 
 def release(array: np.ndarray) -> None:

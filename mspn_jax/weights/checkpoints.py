@@ -1,18 +1,19 @@
-"""Checkpoints on a disk or in a bucket, by orbax, and the `model.json` that says of what.
+"""Checkpoints on a disk or in a bucket, written and read by orbax.
 
 A folder of checkpoints holds `model.json` and one folder a step. Each step has the item
-`variables` (params and batch_stats), which is all that inference reads, and, from a training run,
-the item `training` (optimiser state, step, and the rest of `TrainState`). The item `checksums` is
-of every array in the two: orbax itself returns arrays with flipped bits without a word. A step
-that was evaluated has COCO's figures in `evaluation.json`. A converted model is such a folder too,
-with the one step 0.
+`variables` (params and batch_stats), which is all that inference reads. A step of a training run
+also has the item `training` (optimiser state, step, and the rest of `TrainState`). The item
+`checksums` covers every array of both: orbax alone returns arrays with flipped bits without an
+error. A step that was evaluated has COCO's ten metrics in `evaluation.json`. A converted model is
+such a folder with the one step 0.
 """
 
 import concurrent.futures
 import contextlib
-import dataclasses
-import itertools
+import functools
 import json
+import logging
+import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -23,177 +24,108 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mspn_jax.errors import CheckpointError, DamagedCheckpointError, StorageError
-from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB
-from mspn_jax.skeletons import COCO, SKELETONS, Skeleton
 from mspn_jax.storage import files, paths
 from mspn_jax.variables import variable_shapes
+from mspn_jax.weights import description as model_json
+from mspn_jax.weights import orbax_internals
+from mspn_jax.weights.description import Description
 
-DESCRIPTION = "model.json"
 VARIABLES, TRAINING, CHECKSUMS = "variables", "training", "checksums"
 EVALUATION = "evaluation.json"
 
-# Where a bucket does not answer, tensorstore's default of 32 tries takes 15 minutes, 7 take one or
-# two. Orbax has no setting for it. If its names change, the default applies again.
-with contextlib.suppress(ImportError):
-    from orbax.checkpoint._src.serialization import tensorstore_utils
-
-    for _name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT"):
-        getattr(tensorstore_utils, _name, {})["gcs_request_retries"] = {"max_retries": 7}
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """What `model.json` says: all that inference must know besides the weights.
-
-    Attributes:
-      variant: the config's name, such as mspn50_coco_256x192.
-      model: keyword arguments of `MSPN`, without the dtype.
-      skeleton: whole, so that a checkpoint is enough to use it; None where nobody knows it.
-      crop_hw: the network's input, in pixels.
-      padding: of the crop region, over the box's size.
-      source: where the weights come from.
-    """
-
-    variant: str
-    model: dict[str, Any]
-    skeleton: Skeleton | None = COCO
-    crop_hw: tuple[int, int] = (256, 192)
-    padding: float = 1.25
-    source: str = ""
-
-    def new_model(self, **arguments) -> MSPN:
-        """The described network; `arguments` add to it or replace (dtype, axis_name)."""
-        return MSPN(**(self.model | arguments))
-
-    def new_skeleton(self) -> Skeleton:
-        """Raises CheckpointError where there is none: weights can be started from, not used."""
-        if self.skeleton is None:
-            raise CheckpointError(
-                f"nobody said which keypoints this checkpoint of {self.variant} finds: convert it"
-                " again, with --skeleton"
-            )
-        return self.skeleton
-
-    def write(self, folder: str | os.PathLike) -> None:
-        folder = paths.path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(folder / DESCRIPTION, self.to_json(), indent=2)
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"skeleton": self.skeleton and self.skeleton.to_json()}
-
-    @classmethod
-    def read(cls, folder: str | os.PathLike) -> "Description":
-        path = paths.path(folder) / DESCRIPTION
-        try:
-            fields = json.loads(files.read_text(path))
-            for entries in (fields, fields["model"]):  # json has no tuples
-                entries |= {k: tuple(v) for k, v in entries.items() if isinstance(v, list)}
-            for key, constant in (("mean_rgb", MEAN_RGB), ("std_rgb", STD_RGB)):
-                if (value := fields.pop(key, constant)) != constant:  # older versions wrote them
-                    raise ValueError(f"{key} {value}, where the network takes {constant}")
-            skeleton = fields.get("skeleton", COCO.name)
-            if isinstance(skeleton, str):  # before skeletons could be files, just a name
-                skeleton = SKELETONS.get(skeleton)
-            elif skeleton is not None:
-                skeleton = Skeleton.from_json(skeleton)
-            return cls(**fields | {"skeleton": skeleton})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({error})") from None
+log = logging.getLogger(__name__)
+orbax_internals.limit_retries()
 
 
 def save_variables(folder: str | os.PathLike, description: Description, variables: Any) -> None:
     """Writes weights alone, as step 0 of a new folder of checkpoints."""
-    # Orbax would copy all arrays, so that they can change while it writes, gather 2 GiB before it
-    # begins to, and compress all at once: a large model would be in memory three times.
-    handlers = ocp.type_handlers.create_type_handler_registry(
-        (np.ndarray, _InBatches(deepcopy_host_arrays=False))
-    )
-    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=handlers)
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=orbax_internals.numpy_handlers())
     variables = jax.device_get(variables)
+    # By default orbax gathers 2 GiB in memory before it writes.
     item = ocp.args.PyTreeSave(variables, ocdbt_target_data_file_size=1 << 20)
     sums = ocp.args.JsonSave(checksums({VARIABLES: variables}))
     path = paths.absolute(folder)
-    with (
-        paths.named(path),
-        ocp.CheckpointManager(
-            path, item_handlers={VARIABLES: handler, CHECKSUMS: ocp.JsonCheckpointHandler()}
-        ) as manager,
-    ):
+    handlers = {VARIABLES: handler, CHECKSUMS: ocp.JsonCheckpointHandler()}
+    with paths.named(path), ocp.CheckpointManager(path, item_handlers=handlers) as manager:
         manager.save(0, args=ocp.args.Composite(variables=item, checksums=sums))
     description.write(folder)
 
 
-class _InBatches(ocp.type_handlers.NumpyHandler):
-    """Writes some 4 MiB of arrays before it begins with the next: it makes two copies of each."""
-
-    async def _background_serialize(self, values, infos, args) -> None:
-        edges = itertools.accumulate(value.nbytes for value in values)
-        rows = zip(edges, values, infos, args)
-        for _, batch in itertools.groupby(rows, lambda row: row[0] >> 22):
-            _, values, infos, args = zip(*batch)
-            await super()._background_serialize(values, infos, args)
-            for value in values:
-                files.release(value)
-
-
 def find(checkpoint: str | os.PathLike) -> tuple[paths.Path, Description]:
-    """A step's folder, and what it is of.
+    """The folder of a step, and the description of its network.
 
     Args:
-      checkpoint: a workdir or a folder of checkpoints (of which the step with the best AP is
-        taken, the latest if none was evaluated), or one step's folder.
+      checkpoint: one step's folder, or a workdir or folder of checkpoints. Of these the step with
+        the best AP is taken, or the latest if none was evaluated.
 
     Raises:
-      CheckpointError: there is none.
+      CheckpointError: there is none, or its `model.json` is damaged.
       StorageError: the bucket refuses or does not answer.
     """
     path = paths.absolute(checkpoint)
     with paths.named(path):
-        return _find(checkpoint, path)
-
-
-def _find(checkpoint: str | os.PathLike, path: paths.Path) -> tuple[paths.Path, Description]:
-    if not path.exists():
-        raise CheckpointError(f"{checkpoint}: no such checkpoint")
-    if path.name.isdecimal() and (path.parent / DESCRIPTION).is_file():
-        return path, Description.read(path.parent)
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    if not (folder / DESCRIPTION).is_file():
-        raise CheckpointError(
-            f"{checkpoint}: no checkpoint there: a workdir of train.py, one step's folder in its"
-            f" checkpoints/, or convert.py's output is needed (none has {DESCRIPTION})"
-        )
-    description = Description.read(folder)
-    steps = [p for p in folder.iterdir() if p.name.isdecimal() and is_whole(p)]
-    if not steps:
-        raise CheckpointError(f"{folder}: no checkpoint was saved there yet")
-    return best_of(steps), description
+        if not path.exists():
+            raise CheckpointError(f"{checkpoint}: no such checkpoint")
+        if path.name.isdecimal() and (path.parent / model_json.FILE).is_file():
+            return path, Description.read(path.parent)
+        folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        if not (folder / model_json.FILE).is_file():
+            raise CheckpointError(
+                f"{checkpoint}: no checkpoint there: a workdir of train.py, one step's folder in"
+                f" its checkpoints/, or convert.py's output is needed (none has {model_json.FILE})"
+            )
+        description = Description.read(folder)
+        steps = [p for p in folder.iterdir() if p.name.isdecimal() and is_whole(p)]
+        if not steps:
+            raise CheckpointError(f"{folder}: no checkpoint was saved there yet")
+        return best_of(steps), description
 
 
 def is_whole(step: paths.Path) -> bool:
-    """On a disk a step's folder appears when it is whole; in a bucket an object says that it is."""
+    """Whether a step was saved to its end: its folder has its name, or in a bucket a mark."""
     return ocp.utils.is_checkpoint_finalized(step) and (step / VARIABLES).is_dir()
 
 
 def best_of(steps: list[paths.Path]) -> paths.Path:
-    """The folder of the step with the best AP, the latest of equals or if none was evaluated."""
+    """The step with the best AP; the latest of equals, or if none was evaluated."""
     return max(steps, key=lambda step: ((metrics_of(step) or {}).get("AP", -2.0), int(step.name)))
 
 
 def metrics_of(step: paths.Path) -> dict[str, float] | None:
-    """COCO's figures of a step's folder, as `Checkpoints.record` kept them; None without."""
+    """COCO's ten metrics of a step, as `Checkpoints.record` keeps them; None if there are none.
+
+    A damaged file counts as none, with a warning.
+    """
+    path = step / EVALUATION
     try:
-        return json.loads(files.read_text(step / EVALUATION))
-    except (FileNotFoundError, ValueError):
+        metrics = json.loads(files.read_text(path))
+    except FileNotFoundError:
         return None
+    except (ValueError, RecursionError):
+        metrics = None
+    if not (
+        isinstance(metrics, dict)
+        and all(isinstance(value, int | float) for value in metrics.values())
+        and math.isfinite(metrics.get("AP", math.nan))
+    ):
+        _warn_once(f"{path}: damaged; the step counts as not evaluated. Delete the file")
+        return None
+    return metrics
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)
 
 
 def load(checkpoint: str | os.PathLike) -> tuple[Description, Any, paths.Path]:
-    """A model's description and its variables (NumPy), and the step's folder they are from.
+    """A network's description, its variables as NumPy arrays, and the folder of the step.
+
+    Args:
+      checkpoint: as in `find`.
 
     Raises:
-      CheckpointError: there is no checkpoint, or its arrays are not those of the model described.
+      CheckpointError: there is no checkpoint, or its arrays do not fit the description.
       StorageError: the bucket refuses or does not answer.
     """
     step, description = find(checkpoint)
@@ -211,9 +143,9 @@ def load(checkpoint: str | os.PathLike) -> tuple[Description, Any, paths.Path]:
 
 @contextlib.contextmanager
 def damage_named(step: paths.Path, what: str) -> Iterator[None]:
-    """Raises what orbax, tensorstore and json raise of a step's folder as DamagedCheckpointError.
+    """Raises errors of orbax, tensorstore and json as DamagedCheckpointError of a step.
 
-    But not that a bucket refuses or does not answer (StorageError): the step may well be whole.
+    StorageError passes: if a bucket refuses or does not answer, the step may be whole.
     """
     try:
         with paths.named(step):
@@ -225,7 +157,7 @@ def damage_named(step: paths.Path, what: str) -> Iterator[None]:
 
 
 def check_same_leaves(step: paths.Path, tree: Any, item: str) -> None:
-    """Raises CheckpointError, naming an array that is missing, extra, or of another shape."""
+    """Raises CheckpointError if an array is missing, extra, or of another shape."""
     named = damage_named(step, "damaged, or not a checkpoint")
     with named, ocp.StandardCheckpointer() as checkpointer:
         saved_tree = checkpointer.metadata(step / item).item_metadata.tree
@@ -244,14 +176,14 @@ def check_same_leaves(step: paths.Path, tree: Any, item: str) -> None:
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """Name of every array -> CRC-32 of its bytes in C order."""
+    """The CRC-32 of every array's bytes in C order, by the array's name."""
     names, arrays = zip(*_named_leaves(tree))
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:  # zlib works without the GIL
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:  # zlib releases the GIL
         return dict(zip(names, pool.map(_checksum, arrays)))
 
 
 def _checksum(array: Any) -> int:
-    # Part by part, as one that is transposed would be copied whole.
+    # In parts, since a transposed array is copied to get its bytes.
     array, checksum = np.asarray(array), 0
     for start in range(0, array.size, 1 << 18):
         checksum = zlib.crc32(array.flat[start : start + (1 << 18)], checksum)
@@ -259,7 +191,10 @@ def _checksum(array: Any) -> int:
     return checksum
 
 
-def check_sums(step: paths.Path, saved: dict[str, int], tree: Any) -> None:
+def check_sums(step: paths.Path, saved: Any, tree: Any) -> None:
+    """Raises DamagedCheckpointError if an array is not what `saved`, of `checksums`, says."""
+    if not isinstance(saved, dict):
+        raise DamagedCheckpointError(f"{step}: damaged: its checksums are {saved!r:.50}")
     wrong = [name for name, value in checksums(tree).items() if saved.get(name) != value]
     if wrong:
         raise DamagedCheckpointError(
@@ -275,7 +210,7 @@ def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
 
 
 def first_line(error: Exception) -> str:
-    """What orbax and tensorstore say at length, shortly."""
+    """The reason in an error of orbax or tensorstore, which fill screens."""
     if "No space left" in str(error):
         return "no space left on the disk"
     return str(error).strip().partition("\n")[0][:300] or type(error).__name__

@@ -1,10 +1,11 @@
-"""The checkpoints that a training run keeps, and goes on from."""
+"""The checkpoints of a training run: saved in the background, evaluated, resumed from."""
 
 import contextlib
 import dataclasses
 import itertools
 import logging
 import os
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,14 +23,16 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """A folder of a run's checkpoints: the latest few and the one with the best AP are kept.
+    """A folder of a run's checkpoints. It keeps the latest few and the one with the best AP.
 
-    Saving goes on in the background; a step counts once it is whole.
+    Saving runs in the background; a step counts once it is whole.
     """
 
     def __init__(self, folder: str | os.PathLike, keep_latest: int = 2):
         self.folder = paths.absolute(folder)
         self._keep_latest = keep_latest
+        self._saving: int | None = None
+        self._has_failed = False
         self._manager = self._new_manager()
 
     def _new_manager(self) -> ocp.CheckpointManager:
@@ -47,48 +50,46 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any) -> None:
-        """Saves a training state, once what was being saved before is on disk.
+        """Starts to save a training state, once the previous one is saved.
 
-        Arrays go to orbax as NumPy: in a run on several machines those of a device are local to
-        their host, which orbax refuses.
+        Orbax gets NumPy arrays: with several hosts it refuses arrays that are local to one.
 
         Raises:
-          CheckpointError: this one or the one before cannot be written, as on a full disk.
+          CheckpointError: this state or the previous one cannot be written, as on a full disk.
         """
         if step == self.latest_step():
             return
+        self.wait()
         variables, training = _split(jax.device_get(state))
-        with self._told(f"step {step} cannot be saved"):
+        items = {checkpoints.VARIABLES: variables, checkpoints.TRAINING: training}
+        sums = checkpoints.checksums(items)
+        self._saving = step
+        with self._failure_named():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    variables=ocp.args.StandardSave(variables),
-                    training=ocp.args.StandardSave(training),
-                    checksums=ocp.args.JsonSave(
-                        checkpoints.checksums(
-                            {checkpoints.VARIABLES: variables, checkpoints.TRAINING: training}
-                        )
-                    ),
+                    checksums=ocp.args.JsonSave(sums),
+                    **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
                 ),
             )
 
-    def record(self, step: int, figures: dict[str, float]) -> None:
-        """Keeps with a saved step what its evaluation gave; AP among it decides which is best."""
+    def record(self, step: int, metrics: dict[str, float]) -> None:
+        """Keeps the metrics of an evaluation with the step that was saved before it."""
         self.wait()
         if jax.process_index() == 0:
-            files.write_json(self.folder / str(step) / checkpoints.EVALUATION, figures)
+            files.write_json(self.folder / str(step) / checkpoints.EVALUATION, metrics)
 
-    def figures(self, step: int) -> dict[str, float] | None:
+    def metrics(self, step: int) -> dict[str, float] | None:
         """What `record` kept with a step; None if it was not evaluated."""
         return checkpoints.metrics_of(self.folder / str(step))
 
     def restore(self, template: Any) -> Any:
-        """The state of the latest step that is whole, in the shape of `template`, as NumPy.
+        """The state of the latest whole step, like `template` but with NumPy arrays.
 
-        A damaged step is said to be so and moved out of the folder, beside which it stays.
+        A damaged step is named in a warning and moved beside the folder.
 
         Raises:
-          CheckpointError: no step is whole, or they are of another model or other settings.
+          CheckpointError: no step is whole, or they belong to another model or other settings.
           StorageError: the bucket refuses or does not answer.
         """
         template = jax.tree.map(np.asarray, template)  # orbax restores the kind that it is shown
@@ -119,7 +120,7 @@ class Checkpoints:
         return _joined(template, restored[checkpoints.VARIABLES], restored[checkpoints.TRAINING])
 
     def _set_aside(self, step: int) -> None:
-        """Moves a step beside the folder of checkpoints, once every process has seen it."""
+        """Moves a damaged step beside the folder, once every process has found it damaged."""
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"step {step} is damaged")
         if jax.process_index() == 0:
@@ -136,37 +137,48 @@ class Checkpoints:
         self._manager = self._new_manager()
 
     def wait(self) -> None:
-        """Waits until what is being saved is on disk; CheckpointError where it cannot be."""
-        with self._told("the last step could not be saved"):
+        """Blocks until the last step is saved. Raises CheckpointError if it cannot be."""
+        with self._failure_named():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits until everything is on disk, and raises CheckpointError where it cannot be."""
-        with self._told("the last step could not be saved"):
-            self._manager.close()
+        """Likewise, and ends orbax's threads. Deletes what they wrote of a step that failed."""
+        try:
+            with self._failure_named():
+                self._manager.close()
+        finally:
+            is_ours = isinstance(self.folder, pathlib.Path) and jax.process_index() == 0
+            if self._has_failed and is_ours:
+                files.remove_unfinished(self.folder / f"{self._saving}.orbax-checkpoint-tmp")
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _failure_named(self) -> Iterator[None]:
+        """Raises what orbax's threads raise as CheckpointError."""
         try:
             yield
-        except Exception as error:  # of orbax's threads: OSError, ValueError, RuntimeError ...
+        except Exception as error:  # OSError, ValueError, RuntimeError ...
             reason = paths.reason_of(error) if paths.in_bucket(self.folder) else None
             reason = reason or checkpoints.first_line(error)
-            raise CheckpointError(f"{self.folder}: {what}: {reason}; {self._left()}") from None
+            self._has_failed = True
+            raise CheckpointError(
+                f"{self.folder}: step {self._saving} cannot be saved: {reason}; {self._rest()}"
+            ) from None
 
-    def _left(self) -> str:
-        """What a run can go on from."""
+    def _rest(self) -> str:
+        """What a run can resume from."""
         try:
             steps = self._manager.all_steps(read=True)
             whole = [step for step in steps if checkpoints.is_whole(self.folder / str(step))]
         except Exception:  # the bucket still does not answer
-            return "what was saved before is whole"
-        return f"the last whole one is step {max(whole)}" if whole else "none is whole yet"
+            return "what was saved before is whole: run the same command again once this is mended"
+        latest = f"the last whole one is step {max(whole)}" if whole else "none is whole yet"
+        resumes = f"resumes at step {max(whole)}" if whole else "begins again"
+        return f"{latest}. Once this is mended, the same command {resumes}"
 
 
 @dataclasses.dataclass
 class _LatestAndBest(checkpoint_managers.preservation_policy.PreservationPolicy):
-    """Orbax's question after each saving: which of these steps are to stay?"""
+    """Which steps orbax keeps after it has saved another."""
 
     folder: paths.Path
     keep_latest: int
@@ -183,7 +195,7 @@ class _LatestAndBest(checkpoint_managers.preservation_policy.PreservationPolicy)
 def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """A training state as (what inference needs, the rest).
 
-    With averaged parameters inference takes those, and the others go with the rest.
+    Inference takes the averaged parameters if there are any.
     """
     rest = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     variables = state.variables

@@ -13,7 +13,7 @@ import numpy as np
 from mspn_jax import geometry, heatmaps
 from mspn_jax.crops import cut
 from mspn_jax.data import augment
-from mspn_jax.drawing import draw_people, grid, write_picture
+from mspn_jax.drawing import annotate_people, grid, write_picture
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import people
 
@@ -48,7 +48,7 @@ def crop_of(image, person, drawn: augment.Drawn, skeleton=COCO):
 
 
 def with_joints(crop, keypoints_crop_xy, visibility):
-    return draw_people(crop, keypoints_crop_xy[None], np.minimum(visibility, 1)[None], COCO)
+    return annotate_people(crop, keypoints_crop_xy[None], np.minimum(visibility, 1)[None], COCO)
 
 
 def crop_figure(image, person) -> np.ndarray:

@@ -127,9 +127,9 @@ def test_limbs_are_coloured_by_side_and_shaded_by_confidence():
     keypoints_image_xy[0, joints] = (20, 20), (20, 280), (70, 20), (70, 280)
     keypoint_scores[0, joints[:2]] = 1.2
     keypoint_scores[0, joints[2:]] = (drawing.FAINT_SCORE + drawing.FULL_SCORE) / 2
-    drawn = drawing.draw_people(image, keypoints_image_xy, keypoint_scores, COCO)
-    np.testing.assert_allclose(drawn[50, 20], drawing.LEFT_RGB, atol=2)
-    np.testing.assert_allclose(drawn[50, 70], np.array(drawing.RIGHT_RGB) / 2, atol=2)
-    assert not drawn[50, 45].any() and not image.any()
+    annotated = drawing.annotate_people(image, keypoints_image_xy, keypoint_scores, COCO)
+    np.testing.assert_allclose(annotated[50, 20], drawing.LEFT_RGB, atol=2)
+    np.testing.assert_allclose(annotated[50, 70], np.array(drawing.RIGHT_RGB) / 2, atol=2)
+    assert not annotated[50, 45].any() and not image.any()
     far = np.where(np.arange(17)[:, None] % 2, 1e9, -1e9) * np.ones((1, 17, 2))
-    drawing.draw_people(image, far, np.full((1, 17), 1.5), COCO)  # beyond what OpenCV can count to
+    drawing.annotate_people(image, far, np.full((1, 17), 1.5), COCO)  # beyond OpenCV's range

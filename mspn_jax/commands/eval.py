@@ -21,7 +21,7 @@ from mspn_jax.commands import configured, program
 from mspn_jax.crops import decode_picture
 from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import EvaluationSet
-from mspn_jax.drawing import draw_people, grid, write_picture
+from mspn_jax.drawing import annotate_people, grid, write_picture
 from mspn_jax.errors import UsageError
 from mspn_jax.evaluation.scoring import coco_metrics, evaluate, mean_pose_results
 from mspn_jax.folding import for_inference
@@ -149,7 +149,7 @@ def picture_grid(
             [r["keypoints"] for r in results if r["image_id"] == record["image_id"]]
         ).reshape(-1, skeleton.num_keypoints, 3)
         image = decode_picture(record["image"])
-        images.append(draw_people(image, people[..., :2], people[..., 2], skeleton))
+        images.append(annotate_people(image, people[..., :2], people[..., 2], skeleton))
     return grid(images)
 
 

@@ -29,7 +29,7 @@ from mspn_jax.commands import program
 from mspn_jax.data.person_boxes import PersonBoxes, read_person_boxes, table
 from mspn_jax.data.pictures import Frame, Source, count_frames, find_sources, frames
 from mspn_jax.detector import Detector
-from mspn_jax.drawing import draw_people, write_picture
+from mspn_jax.drawing import annotate_people, write_picture
 from mspn_jax.errors import UsageError
 from mspn_jax.evaluation.scoring import coco_results
 from mspn_jax.predictor import Predictor
@@ -232,7 +232,7 @@ class Results:
         self._json.flush()
         self._csv_file.flush()
         if _DRAW.value:
-            drawn = draw_people(frame.image, keypoints_image_xy, keypoint_scores, self.skeleton)
+            drawn = annotate_people(frame.image, keypoints_image_xy, keypoint_scores, self.skeleton)
             self._write(frame, drawn)
 
     def _write(self, frame: Frame, image: np.ndarray) -> None:

@@ -20,7 +20,7 @@ from mspn_jax.commands import configured, program
 from mspn_jax.data import augment, evaluation_set, pipeline
 from mspn_jax.data.records import open_records
 from mspn_jax.devices import replicate, shard
-from mspn_jax.drawing import draw_heatmaps
+from mspn_jax.drawing import overlay_heatmaps
 from mspn_jax.errors import UsageError
 from mspn_jax.evaluation.scoring import evaluate
 from mspn_jax.folding import fold
@@ -169,7 +169,7 @@ def main() -> None:
             if is_evaluated(done):
                 report.evaluation(done, evaluated(state))
                 if jax.process_index() == 0:
-                    report.picture(done, "samples", draw_heatmaps(*sample(state, crops)))
+                    report.picture(done, "samples", overlay_heatmaps(*sample(state, crops)))
             if stopped_by:
                 stop.leave(stopped_by, f"saved at step {done}; the same command goes on from there")
     log.info(

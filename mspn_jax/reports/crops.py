@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from mspn_jax import heatmaps
 from mspn_jax.data.pipeline import TrainingBatch
-from mspn_jax.drawing import FAINT_SCORE, FULL_SCORE, draw_heatmaps, draw_people
+from mspn_jax.drawing import FAINT_SCORE, FULL_SCORE, annotate_people, overlay_heatmaps
 from mspn_jax.model import STRIDE
 from mspn_jax.reports import page
 from mspn_jax.reports.page import Figures
@@ -72,8 +72,8 @@ def rows(
         for i, crop in enumerate(batch.crops):
             visibility = batch.visibility[i].astype(int)
             scores = FAINT_SCORE + OPACITY[visibility] * (FULL_SCORE - FAINT_SCORE)
-            drawn = draw_people(crop, batch.keypoints_crop_xy[i][None], scores[None], skeleton)
-            strip = draw_heatmaps(crop[None], *targets[i].max(-1)[:, None])
+            drawn = annotate_people(crop, batch.keypoints_crop_xy[i][None], scores[None], skeleton)
+            strip = overlay_heatmaps(crop[None], *targets[i].max(-1)[:, None])
             strip[:, : crop_hw[1]] = drawn
             counts = np.bincount(visibility, minlength=3)
             figures = {

@@ -8,7 +8,7 @@ import numpy as np
 from mspn_jax import geometry
 from mspn_jax.crops import cut, decode_picture
 from mspn_jax.data.evaluation_set import EvaluationSet
-from mspn_jax.drawing import draw_people
+from mspn_jax.drawing import annotate_people
 from mspn_jax.evaluation.diagnosis import KINDS, NOBODY, Diagnosis, People
 from mspn_jax.evaluation.scoring import METRICS
 from mspn_jax.reports import page
@@ -182,7 +182,7 @@ def picture_of_case(
     cut(decode_picture(record["image"]), to_case, False, crop)
     found_xy = geometry.transform(to_case, triples[:, :2])
     inside = ((found_xy >= 0) & (found_xy < CASE_HW[::-1])).all(-1)
-    crop = draw_people(crop, found_xy[None], np.where(inside, triples[:, 2], 0)[None], skeleton)
+    crop = annotate_people(crop, found_xy[None], np.where(inside, triples[:, 2], 0)[None], skeleton)
 
     true_xy = geometry.transform(to_case, true_xy)
     size = f'width="{CASE_HW[1]}" height="{CASE_HW[0]}"'

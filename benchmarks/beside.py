@@ -1,4 +1,4 @@
-"""PyTorch beside ours: whether it is there, whether it computes the same, its fastest way."""
+"""PyTorch beside ours: whether it is installed, whether it computes the same, its fastest way."""
 
 import argparse
 import importlib.util
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.report import Report, new_parser
+from benchmarks.timing import ratio, spread
 from benchmarks.workload import Network, random_crops
 from mspn_jax import heatmaps
 from mspn_jax.data.pipeline import TrainingBatch
@@ -19,7 +20,7 @@ from mspn_jax.heatmaps import target_levels
 from mspn_jax.model import NUM_UNITS, STRIDE, normalise
 from mspn_jax.weights import conversion
 
-# On a GPU JAX would take three quarters of the memory; before it sets up it is told to leave half.
+# On a GPU JAX takes 75% of the memory by default, and must leave half to PyTorch.
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
 
 SETUPS = ("plain", "channels-last", "compiled", "channels-last-compiled")
@@ -27,19 +28,15 @@ TOLERANCE = 1e-4  # of the largest heatmap value
 
 
 def parser_with_torch(doc: str, batches: list[int]) -> argparse.ArgumentParser:
-    """With the options of the benchmarks that have PyTorch beside them."""
+    """A parser with the options of step.py and forward.py."""
     parser = new_parser(doc)
     parser.add_argument("--stages", type=int, nargs="+", default=[1], help="1 to 4")
     parser.add_argument("--batch", type=int, nargs="+", default=batches, help="crops a device")
     on_cpu = jax.default_backend() == "cpu"
-    parser.add_argument(
-        "--dtype", nargs="+", choices=["float32", "bfloat16"],
-        default=["float32"] if on_cpu else ["float32", "bfloat16"],
-    )  # fmt: skip
-    parser.add_argument(
-        "--torch", nargs="*", choices=SETUPS, default=SETUPS,
-        help="ways for PyTorch to run, of which the fastest is compared; none: leave it out",
-    )  # fmt: skip
+    dtypes = ["float32", "bfloat16"]
+    parser.add_argument("--dtype", nargs="+", choices=dtypes, default=dtypes[: 1 if on_cpu else 2])
+    torch_help = "PyTorch's setups, of which the fastest is compared; none: no comparison"
+    parser.add_argument("--torch", nargs="*", choices=SETUPS, default=SETUPS, help=torch_help)
     return parser
 
 
@@ -61,7 +58,7 @@ class Torch:
         self.setups = [torch_mspn.SETUPS[name] for name in names]
 
     def difference(self, network: Network) -> float:
-        """The largest between the two's heatmaps, over the largest heatmap value."""
+        """The largest difference of heatmaps, over the largest heatmap value."""
         crops = random_crops(1, network.crop_hw)
         setup = self.mspn.SETUPS["plain"]
         theirs = self.new_network(setup).eval()
@@ -77,15 +74,15 @@ class Torch:
         return self.mspn.new_network(self.model, self.state_dict, setup)
 
     def fastest(self, new_way: Callable[[Any], Callable[[], Any]]) -> tuple[str, Callable[[], Any]]:
-        """(name, way) of the setup that is soonest done with the second of two runs after one."""
+        """(name, way) of the fastest setup: the better of two runs after a first."""
         import torch
 
-        torch.compiler.reset()  # of other batches, or the limit of recompilations is soon reached
+        torch.compiler.reset()  # other batches count towards its limit of recompilations
         best: tuple[float, str, Any] = (np.inf, "", None)
         for setup in self.setups:
             way = new_way(setup)
             try:
-                way()  # where it compiles
+                way()  # compiles
             except RuntimeError as error:
                 print(f"PyTorch {setup.name}: left out, {str(error).splitlines()[0]}")
                 continue
@@ -99,39 +96,49 @@ class Torch:
 
 
 def torch_beside(network: Network, names: list[str], report: Report) -> Torch | None:
-    """PyTorch where it is wanted, installed and comparable; otherwise a line that says why not."""
+    """PyTorch, if it is wanted, installed and comparable. Otherwise the report has the reason."""
     if not names:
         return None
     if importlib.util.find_spec("torch") is None:
-        report.say("PyTorch is not installed: nothing is compared with it")
+        report.say("PyTorch is not installed: no comparison")
         return None
     if jax.device_count() > 1:
-        report.say("PyTorch is compared on one device only, and here are more")
+        report.say("several devices: no comparison, PyTorch runs on one")
         return None
     theirs = Torch(network, names)
     if theirs.device != {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend()):
-        report.say(f"PyTorch would run on {theirs.device}, and JAX does not: nothing is compared")
+        report.say(f"PyTorch runs on {theirs.device}, JAX does not: no comparison")
         return None
     difference = theirs.difference(network)
     assert difference < TOLERANCE, f"heatmaps differ by {difference:.1e} of their maximum"
     report.say(
-        f"PyTorch's heatmaps, all {network.model.num_stages * NUM_UNITS} of them, with the same"
-        f" weights: {difference:.1e} of the maximum apart at most"
+        f"PyTorch's {network.model.num_stages * NUM_UNITS} heatmaps with the same weights differ by"
+        f" at most {difference:.1e} of their maximum"
     )
     return theirs
+
+
+def columns(
+    setup: str | None, crops: int, seconds: dict[str, list[float]], ours: str
+) -> dict[str, Any]:
+    """A row's columns for PyTorch, whose way is "theirs"; None if it did not run."""
+    theirs = seconds.get("theirs")
+    return {
+        "torch": setup,
+        "torch_crops_per_s": spread([crops / t for t in theirs]) if theirs else None,
+        "ours_over_torch": ratio(theirs, seconds[ours]) if theirs else None,
+    }
 
 
 def targets_for_torch(
     batch: TrainingBatch, network: Network
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """For every stage and unit the (B, K, H, W) that it learns; and the joints' weights (B, K)."""
+    """(the (B, K, H, W) targets of every stage and unit, the joints' weights (B, K))."""
     height, width = network.crop_hw
-    targets, weights = heatmaps.encode(
-        jnp.asarray(batch.keypoints_crop_xy), jnp.asarray(batch.visibility), network.crop_hw,
-        (height // STRIDE, width // STRIDE),
-    )  # fmt: skip
+    heatmap_hw = (height // STRIDE, width // STRIDE)
+    keypoints_crop_xy, visibility = map(jnp.asarray, (batch.keypoints_crop_xy, batch.visibility))
+    targets, weights = heatmaps.encode(keypoints_crop_xy, visibility, network.crop_hw, heatmap_hw)
     levels = target_levels(network.model.num_stages, NUM_UNITS, targets.shape[1])
     as_torch = np.asarray(targets).transpose(1, 0, 4, 2, 3)
-    return [np.ascontiguousarray(as_torch[level]) for stage in levels for level in stage], np.array(
-        weights
-    )
+    of_units = [np.ascontiguousarray(as_torch[level]) for stage in levels for level in stage]
+    return of_units, np.array(weights)

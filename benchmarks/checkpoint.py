@@ -2,86 +2,79 @@
 
     python benchmarks/checkpoint.py [--stages 1] [--batch 8] [--repeats 5]
 
-Times the training step, then the same steps with a checkpoint saved in between: how long the loop
-stands still for it, how long the disk is written to in the background, and by how much the steps
-beside that writing are slower. All of it as a share of 500 steps, after which the published
-configs save.
+Times the training step alone, then saves a checkpoint and times the next step. Prints how long the
+loop waits for the save, when the checkpoint is on disk, and how long the step beside the writing
+takes. The cost is a share of 500 steps, after which the published configs save.
 """
 
-import argparse
 import pathlib
 import statistics
 import sys
 import tempfile
 import time
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from typing import Any
 
 import jax
-import numpy as np
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from benchmarks.report import Report, new_parser
+from benchmarks.timing import spread
+from benchmarks.workload import new_adam, new_network, new_state, random_batch
 from mspn_jax import training
-from mspn_jax.devices import replicate, shard
-from mspn_jax.model import MSPN
-from mspn_jax.optimizer import adam
-from mspn_jax.variables import initial_variables
+from mspn_jax.devices import shard
 from mspn_jax.weights.run import Checkpoints
 
-CROP_HW = (256, 192)
 STEPS_BETWEEN = 500
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__)
     parser.add_argument("--stages", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=8, help="of each device")
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
+    parser.add_argument("--batch", type=int, default=8, help="crops a device")
+    args = parser.parse_args()
+    report = Report(args.json)
 
-    model, optimizer = MSPN(options.stages), adam(1e-4)
-    state = training.new_state(initial_variables(model, 0, CROP_HW), optimizer)
+    network = new_network(args.stages, "float32", args.quick)
+    rows = jax.local_device_count() * args.batch
+    batch = vars(random_batch(rows, network.crop_hw))
+    state: Any = new_state(network)
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    state = replicate(state)
-    step = training.on_all_devices(training.train_step(model, optimizer))
-    rng = np.random.default_rng(0)
-    rows = jax.local_device_count() * options.batch
-    batch = {
-        "crops": rng.integers(0, 256, (rows, *CROP_HW, 3), np.uint8),
-        "keypoints_crop_xy": rng.uniform(0, 192, (rows, 17, 2)).astype(np.float32),
-        "visibility": np.ones((rows, 17), np.float32),
-    }
+    step = training.on_all_devices(training.train_step(network.model, new_adam()))
 
-    def seconds_of_a_step() -> float:
+    def timed_step() -> float:
         nonlocal state
         start = time.perf_counter()
         state, metrics = step(state, shard(batch))
         jax.block_until_ready(metrics)
         return time.perf_counter() - start
 
-    seconds_of_a_step()  # compiles
-    alone, beside, still, background = [], [], [], []
+    timed_step()  # compiles
+    alone, beside, waits, written = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(pathlib.Path(folder) / "checkpoints")
-        for i in range(options.repeats):
-            alone.append(seconds_of_a_step())
+        for i in range(args.repeats):
+            alone.append(timed_step())
             start = time.perf_counter()
             checkpoints.save(i + 1, state)
-            still.append(time.perf_counter() - start)
-            beside.append(seconds_of_a_step())
+            waits.append(time.perf_counter() - start)
+            beside.append(timed_step())
             checkpoints.wait()
-            background.append(time.perf_counter() - start)
+            written.append(time.perf_counter() - start)
         checkpoints.close()
-    alone, beside, still, background = map(statistics.median, (alone, beside, still, background))
-    # Steps that fall into the background writing are slower, the first of them most.
-    slower = max(beside - alone, 0) * max(1.0, (background - still) / beside)
-    share = (still + slower) / (STEPS_BETWEEN * alone)
-    print(
-        f"MSPN of {options.stages} stages, batch {rows[0]} x {rows[1]},"
-        f" {jax.devices()[0].device_kind}, jax {jax.__version__}, median of {options.repeats}\n"
-        f"| state | step | loop stands still | saved after | step beside it | of 500 steps |\n"
-        f"|---|---|---|---|---|---|\n"
-        f"| {num_bytes / 1e6:.0f} MB | {alone:.2f} s | {still:.2f} s | {background:.2f} s |"
-        f" {beside:.2f} s | {share:.2%} |"
+
+    step_s, beside_s, wait_s, written_s = map(statistics.median, (alone, beside, waits, written))
+    # Every step that overlaps the writing counts as slow as the first of them.
+    slower = max(beside_s - step_s, 0) * max(1.0, (written_s - wait_s) / beside_s)
+    report.row(
+        stages=args.stages,
+        batch=rows,
+        state_MB=num_bytes / 1e6,
+        step_s=spread(alone),
+        loop_waits_s=spread(waits),
+        on_disk_after_s=spread(written),
+        step_beside_writing_s=spread(beside),
+        share_of_500_steps=(wait_s + slower) / (STEPS_BETWEEN * step_s),
     )
 
 

@@ -1,4 +1,4 @@
-"""A jitted function compiled ahead of time, and what XLA says of the program."""
+"""Compiles a jitted function ahead of time, and asks XLA for its cost."""
 
 from typing import Any, NamedTuple
 
@@ -10,11 +10,11 @@ from mspn_jax.training import TrainState, TrainStep
 
 
 class Program(NamedTuple):
-    """A compiled program for one device of those that it is mapped over.
+    """A compiled program, and its cost on one device.
 
     Attributes:
       run, seconds, peak_bytes, bytes_moved: see `mspn_jax.compiled.Program`.
-      operations: floating-point, as written in the model: counted before XLA rewrites it.
+      operations: floating-point operations of the model as written, before XLA optimises it.
     """
 
     run: Any
@@ -25,16 +25,16 @@ class Program(NamedTuple):
 
 
 def compiled(jitted: Any, *arguments: Any) -> Program:
-    """Compiles a function of `jax.jit` for arguments like these."""
+    """Compiles a jitted function for arguments of these shapes."""
     made = mspn_jax.compiled.compiled(jitted, *arguments)
     return Program(*made, jitted.lower(*arguments).cost_analysis()["flops"])
 
 
 def compiled_step(step: Any, state: TrainState, batch: dict[str, Any]) -> Program:
-    """Compiles a step `on_all_devices`. Its `run` is the step.
+    """Compiles a training step of `on_all_devices`.
 
-    On a CPU it is two programs, counted together. While the gradients are computed the optimiser's
-    arrays lie in memory too.
+    On a CPU it is two programs, and the result is their sum. The optimiser's arrays stay in memory
+    while the gradients are computed.
     """
     if not isinstance(step, TrainStep):
         return compiled(step, state, batch)
@@ -50,7 +50,7 @@ def compiled_step(step: Any, state: TrainState, batch: dict[str, Any]) -> Progra
 
 
 def two_programs(step: TrainStep, state: TrainState, batch: dict[str, Any]) -> list[tuple]:
-    """(jitted, *arguments) of a CPU's step: gradients are like parameters."""
+    """(jitted, *arguments) of a CPU's two programs. Gradients have the parameters' shapes."""
     variables = state.params, state.batch_stats
     loss = jax.ShapeDtypeStruct((), np.float32, sharding=state.step.sharding)
     return [(step.gradients, *variables, batch), (step.update, state, *variables, loss)]

@@ -1,10 +1,10 @@
-"""How long convert.py takes, and how much memory.
+"""The time and memory of convert.py.
 
     python benchmarks/convert.py [--stages 1 4] [--source FILE ...] [--repeats 3]
 
-Without --source, files of random weights are made, `.safetensors` with mmpose 1.x names. Each
-conversion is a process of its own; the least time is printed, and the highest peak of resident
-memory, of which Python, JAX and orbax take the part in the last line before anything is read.
+Without --source, `.safetensors` files of random weights with mmpose 1.x names are made. Each
+conversion is a process of its own. Prints the least time and the highest peak of resident memory.
+The last line is the peak of a process that only imports the packages.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def write_random(path: pathlib.Path, num_stages: int) -> None:
 
 
 def measured(*command: object) -> tuple[float, int]:
-    """Seconds of a process, and its peak of resident memory in bytes."""
+    """(seconds, peak of resident memory in bytes) of a process."""
     start = time.perf_counter()
     process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -53,11 +53,10 @@ def main() -> None:
         if not sources:
             for num_stages in options.stages:
                 sources.append(pathlib.Path(folder) / f"{num_stages}stage.safetensors")
-                # In a process of its own, and with it the imports: Linux counts into a process's
-                # peak what its parent had when it was forked.
-                arguments = (sources[-1], num_stages)
+                # Weights are made in a process of their own, with the imports: on Linux the peak of
+                # a process includes what its parent held at the fork.
                 maker = multiprocessing.get_context("spawn").Process(
-                    target=write_random, args=arguments
+                    target=write_random, args=(sources[-1], num_stages)
                 )
                 maker.start()
                 maker.join()

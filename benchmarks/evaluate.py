@@ -2,11 +2,10 @@
 
     python benchmarks/evaluate.py --root data/coco --detections FILE [--split val2017] [--boxes N]
 
-`end to end` is what eval.py does, its parts overlapping: pictures are decoded and warped in threads
-while the device computes. `network` is the same boxes' heatmaps alone, from crops that lie ready on
-the device; the two are run in turn. Then every part is timed by itself, the host's in one thread.
-Without --root the people are drawn ones and the boxes annotated ones. The weights are random,
-which costs the same; only the AP is of no use, and so is not printed.
+`end to end` is eval.py's evaluation: threads decode and warp pictures while the device computes.
+`network` computes the same number of heatmaps from crops that are on the device already. The two
+run in turn. Then each part is timed alone, the host's in one thread. Without --root people are
+drawn. The weights are random, so no AP is printed.
 """
 
 import argparse
@@ -14,7 +13,6 @@ import dataclasses
 import pathlib
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,41 +25,42 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread
-from benchmarks.workload import Network, folded, new_network, predict_heatmaps
+from benchmarks.workload import (
+    Network,
+    add_data_options,
+    data_folders,
+    folded,
+    heatmaps_on_devices,
+    new_network,
+    predict_heatmaps,
+)
 from mspn_jax import geometry, heatmaps, inference
 from mspn_jax.crops import cut, decode_picture
 from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import EvaluationSet
-from mspn_jax.devices import REPLICATED, SHARDED, on_each_device, replicate, shard
+from mspn_jax.devices import replicate, shard
 from mspn_jax.evaluation import scoring
 from mspn_jax.model import STRIDE
 from mspn_jax.skeletons import COCO
 from mspn_jax.storage import files
-from mspn_jax.synthetic import people
 
 PADDING = 1.25
+ON_THE_DEVICE = ("to device", "network", "heatmap decode")
 
 
 def main() -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--root", help="a folder in COCO's layout")
-    parser.add_argument("--split", default="val2017")
-    parser.add_argument("--detections", default="", help="a detector's results; default: annotated")
-    parser.add_argument("--boxes", type=int, default=0, help="take the first so many; default: all")
+    add_data_options(parser, split="val2017")
+    parser.add_argument("--boxes", type=int, default=0, help="only the first N; default: all")
     parser.add_argument("--stages", type=int, default=1, help="1 to 4")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=0, help="that decode; default: one a core")
+    parser.add_argument("--threads", type=int, default=0, help="for decoding; default: one a core")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--flip_test", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
 
     report = Report(args.json)
-    with tempfile.TemporaryDirectory() as scratch:
-        root = args.root
-        if root is None:
-            root = f"{scratch}/drawn"
-            pictures = 12 if args.quick else 120
-            people.write_dataset(root, {args.split: pictures}, picture_hw=(480, 640))
+    with data_folders(args, num_pictures=12 if args.quick else 120) as (root, scratch):
         dataset = evaluation_set.open_split(
             root, args.split, COCO, args.detections, records_dir=scratch
         )
@@ -75,27 +74,36 @@ def main() -> None:
             f" {'with' if args.flip_test else 'without'} flip test"
         )
         network = folded(new_network(args.stages, args.dtype, args.quick))
-        whole(network, dataset, args, report, pathlib.Path(scratch))
-        by_part(network, dataset, args, report, pathlib.Path(scratch))
+        whole(network, dataset, args, report, scratch)
+        by_part(network, dataset, args, report, scratch)
 
 
-def whole(network, dataset: EvaluationSet, args, report: Report, scratch: pathlib.Path) -> None:
-    """The evaluation as it is, and the network alone, in turn."""
+def whole(
+    network: Network,
+    dataset: EvaluationSet,
+    args: argparse.Namespace,
+    report: Report,
+    scratch: pathlib.Path,
+) -> None:
+    """Times the whole evaluation and the network alone, in turn."""
     variables = replicate(network.variables)
     estimate = inference.estimate_on_devices(network.model, COCO.flip_permutation, args.flip_test)
     num_devices = jax.local_device_count()
     batch_size = -(-args.batch // num_devices) * num_devices
     crops = shard(np.zeros((batch_size, *network.crop_hw, 3), np.uint8))
-    maps = on_each_device(
-        lambda v, c: predict_heatmaps(network.model, v, c, args.flip_test),
-        (REPLICATED, SHARDED), SHARDED,
-    )  # fmt: skip
+    maps = heatmaps_on_devices(network, args.flip_test)
 
     def end_to_end() -> None:
         results, _, _ = scoring.evaluate(
-            estimate, variables, dataset, COCO, crop_hw=network.crop_hw, batch_size=batch_size,
-            padding=PADDING, num_threads=args.threads,
-        )  # fmt: skip
+            estimate,
+            variables,
+            dataset,
+            COCO,
+            crop_hw=network.crop_hw,
+            batch_size=batch_size,
+            padding=PADDING,
+            num_threads=args.threads,
+        )
         files.write_json(scratch / "results.json", results)
 
     def network_alone() -> None:
@@ -116,7 +124,7 @@ def whole(network, dataset: EvaluationSet, args, report: Report, scratch: pathli
 
 
 class Clock:
-    """Seconds by part, of one pass over the boxes."""
+    """Seconds of each part in one pass over the boxes."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -128,13 +136,14 @@ class Clock:
         return result
 
 
-ON_THE_DEVICE = ("to device", "network", "heatmap decode")
-
-
 def by_part(
-    network: Network, dataset: EvaluationSet, args, report: Report, scratch: pathlib.Path
+    network: Network,
+    dataset: EvaluationSet,
+    args: argparse.Namespace,
+    report: Report,
+    scratch: pathlib.Path,
 ) -> None:
-    """Every part by itself, one after the other, on one device."""
+    """Times each part alone, on one device."""
     variables = jax.device_put(network.variables)
     maps_of = jax.jit(lambda v, c: predict_heatmaps(network.model, v, c, args.flip_test))
     decode = jax.jit(lambda maps: heatmaps.decode(maps, STRIDE))
@@ -166,10 +175,16 @@ def by_part(
 
 
 def one_pass(
-    clock: Clock, crop_hw, dataset: EvaluationSet, batch_size: int, variables, maps_of, decode,
+    clock: Clock,
+    crop_hw: tuple[int, int],
+    dataset: EvaluationSet,
+    batch_size: int,
+    variables: Any,
+    maps_of: Callable,
+    decode: Callable,
     scratch: pathlib.Path,
-) -> None:  # fmt: skip
-    """`estimation.estimate_boxes` and `scoring.evaluate`, with a clock at every part."""
+) -> None:
+    """`estimation.estimate_boxes` and `scoring.evaluate`, with a clock on each part."""
     boxes = dataset.boxes
     center_xy, size_wh = geometry.crop_regions(boxes.boxes_xyxy, PADDING, crop_hw)
     crops = np.zeros((-(-len(boxes) // batch_size) * batch_size, *crop_hw, 3), np.uint8)
@@ -198,9 +213,16 @@ def one_pass(
 
     keypoints_image_xy, keypoint_scores = clock("collect", to_image)
     results = clock(
-        "results", scoring.coco_results, boxes.image_ids, boxes.boxes_xyxy, boxes.scores,
-        keypoints_image_xy, keypoint_scores, size_wh.prod(-1), COCO,
-    )  # fmt: skip
+        "results",
+        scoring.coco_results,
+        boxes.image_ids,
+        boxes.boxes_xyxy,
+        boxes.scores,
+        keypoints_image_xy,
+        keypoint_scores,
+        size_wh.prod(-1),
+        COCO,
+    )
     clock("json", files.write_json, scratch / "results.json", results)
     if dataset.has_annotations:
         clock("COCOeval", scoring.coco_metrics, dataset.annotation_file, results, COCO)

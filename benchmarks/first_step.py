@@ -1,10 +1,10 @@
-"""From the command to the end of the first training step, from a cold start and from the cache.
+"""The time from the command to the end of the first training step, cold and with a filled cache.
 
     python benchmarks/first_step.py [--stages 4] [--batch 2 8] [--repeats 5]
 
-Runs train.py on a few drawn people, whose records are made before: once with an empty
-JAX_COMPILATION_CACHE_DIR, then --repeats times with what that run has left there. Ends each run
-when it tells of its second step, and says how long that took and the most memory that was resident.
+Runs train.py on a few drawn people, whose records exist already: once with an empty
+JAX_COMPILATION_CACHE_DIR, then --repeats times with the cache of that run. Each run is ended after
+its second step. Also prints the time of that step and the peak of resident memory.
 """
 
 import itertools
@@ -51,16 +51,18 @@ def main() -> None:
                 cold = start_of_run(stages, flags, cache)
                 cached = [start_of_run(stages, flags, cache) for _ in range(args.repeats)]
                 report.row(
-                    stages=stages, batch=batch, cold_s=cold.first_step,
+                    stages=stages,
+                    batch=batch,
+                    cold_s=cold.first_step,
                     cached_s=spread([run.first_step for run in cached]),
                     cached_over_cold=spread([run.first_step / cold.first_step for run in cached]),
                     second_step_s=spread([run.second_step for run in cached]),
                     resident_GB=spread([run.resident_GB for run in cached]),
-                )  # fmt: skip
+                )
 
 
 class Start(NamedTuple):
-    """Seconds from the command to the first step's end, from there to the second's; memory."""
+    """Seconds from the command to the end of step 1, and from there to that of step 2; memory."""
 
     first_step: float
     second_step: float
@@ -74,10 +76,8 @@ def start_of_run(stages: int, flags: list[str], cache: pathlib.Path) -> Start:
         command += ["--workdir", workdir, "--config.log_every_steps=1", *flags]
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
         times = [time.perf_counter()]
-        with subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        ) as run:  # fmt: skip
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, **output) as run:
             assert run.stdout is not None
             said = []
             for line in run.stdout:

@@ -1,12 +1,12 @@
-"""Inference on the device: how fast, what decoding adds, and against PyTorch.
+"""Inference on the device: its speed, the cost of decoding, and PyTorch beside it.
 
     python benchmarks/forward.py [--stages 1] [--batch 1 8 32] [--dtype float32]
 
-With and without flip test. `heatmaps` is from a batch of bytes on the host to the last heatmaps on
-the device, merged with the mirrored ones; `keypoints` goes on to keypoints on the host, and is what
-eval.py runs. PyTorch, where it is installed, makes the same heatmaps with the same weights (they
-are compared first), also without computing the other heads. With other work on the machine set
-OMP_WAIT_POLICY=PASSIVE, or PyTorch's threads get slow waiting for each other.
+With and without flip test. `heatmaps` goes from a batch of bytes on the host to the last heatmaps
+on the device, merged with the mirrored ones. `keypoints` continues to keypoints on the host, as
+eval.py does. PyTorch, if installed, computes the same heatmaps with the same weights, and no other
+heads. The two are compared first. With other work on the machine set OMP_WAIT_POLICY=PASSIVE, since
+PyTorch's threads wait for each other.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from benchmarks.compiled import compiled
 from benchmarks.peaks import Yardstick
 from benchmarks.report import Report
 from benchmarks.timing import in_turn, ratio, spread
-from benchmarks.workload import Network, folded, new_network, predict_heatmaps, random_crops
+from benchmarks.workload import Network, folded, heatmaps_on_devices, new_network, random_crops
 from mspn_jax import inference
-from mspn_jax.devices import REPLICATED, SHARDED, on_each_device, replicate, shard
+from mspn_jax.devices import replicate, shard
 from mspn_jax.skeletons import COCO
 
 
@@ -42,21 +42,22 @@ def main() -> None:
 
 
 def measure(
-    network: Network, batch_size: int, flip_test: bool, dtype: str, theirs: beside.Torch | None,
-    args: argparse.Namespace, report: Report,
-) -> None:  # fmt: skip
+    network: Network,
+    batch_size: int,
+    flip_test: bool,
+    dtype: str,
+    theirs: beside.Torch | None,
+    args: argparse.Namespace,
+    report: Report,
+) -> None:
     num_devices = jax.local_device_count()
     crops = random_crops(batch_size * num_devices, network.crop_hw)
     dealt = shard(crops)
     network = folded(network)
     variables = replicate(network.variables)
 
-    def maps_on_one(variables: Any, crops: Any) -> Any:
-        return predict_heatmaps(network.model, variables, crops, flip_test)
-
     estimate = inference.estimate_on_devices(network.model, COCO.flip_permutation, flip_test)
-    maps_on_each = on_each_device(maps_on_one, (REPLICATED, SHARDED), SHARDED)
-    maps = compiled(maps_on_each, variables, dealt)
+    maps = compiled(heatmaps_on_devices(network, flip_test), variables, dealt)
     keypoints = compiled(estimate, variables, dealt)
     ways: dict[str, Any] = {
         "heatmaps": lambda: jax.block_until_ready(maps.run(variables, shard(crops))),
@@ -89,9 +90,7 @@ def measure(
         share_of_peak=yardstick.share(maps.operations, "heatmaps", seconds),
         peak_from=yardstick.source,
         memory_GB=keypoints.peak_bytes / 1e9,
-        torch=torch_setup,
-        torch_crops_per_s=spread([len(crops) / t for t in seconds["theirs"]]) if theirs else None,
-        ours_over_torch=ratio(seconds["theirs"], seconds["heatmaps"]) if theirs else None,
+        **beside.columns(torch_setup, len(crops), seconds, ours="heatmaps"),
     )
 
 

@@ -1,14 +1,14 @@
-"""How fast crops are made, against a plain loader and against the floor.
+"""The speed of making crops, with a plain loader and the floor beside it.
 
     python benchmarks/input.py [--root data/coco --split val2017] [--detections FILE] [--workers 1]
 
-Three ways through the same people, in turn, several times; medians are printed.
-  ours    what training reads: each picture decoded once, targets left to the device
+Three ways through the same people, in turn:
+  ours    what training reads: each picture is decoded once, and targets are left to the device
   plain   person by person, as pose loaders do it: read and decode the picture, mirror it, warp,
           draw the five levels of targets with a blur each
   floor   one decode a picture and one warp a person, and nothing else
-With --detections it is what evaluation reads, of a detector's boxes: nothing is mirrored or drawn.
-Nothing is normalised anywhere. Without --root the people are drawn ones.
+With --detections the ways read a detector's boxes, as evaluation does, and nothing is mirrored or
+drawn. Nothing is normalised. Without --root people are drawn.
 """
 
 import argparse
@@ -17,41 +17,45 @@ import itertools
 import os
 import pathlib
 import resource
-import statistics
 import sys
-import tempfile
-import time
-from collections.abc import Callable
 
 import cv2
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+from benchmarks.report import Report, new_parser
+from benchmarks.timing import Ways, in_turn, ratio, spread
+from benchmarks.workload import add_data_options, data_folders
 from mspn_jax import geometry
 from mspn_jax.crops import decode_picture
 from mspn_jax.data import augment, coco, evaluation_set, pipeline
 from mspn_jax.data.records import open_records
 from mspn_jax.heatmaps import KERNEL_SIZES, PEAK
 from mspn_jax.skeletons import COCO
-from mspn_jax.synthetic import people
 
 CROP_HW, HEATMAP_HW, STRIDE = (256, 192), (64, 48), 4
 PADDING = 1.25
-Ways = tuple[dict[str, Callable[[], None]], int]
 
 
 def plain_sample(path: str, picture: coco.Picture, i: int, rng: np.random.Generator):
     """One person's crop, targets and weights, from the picture's file."""
     image = cv2.imread(path, cv2.IMREAD_COLOR_RGB)
+    settings = augment.Settings()
     drawn = augment.draw(
-        rng, picture.visibility[i], COCO.is_upper_body, COCO.flip_permutation, augment.Settings()
+        rng, picture.visibility[i], COCO.is_upper_body, COCO.flip_permutation, settings
     )
     image_to_crop, keypoints_crop_xy, visibility = augment.apply(
-        drawn, picture.keypoints_image_xy[i], picture.visibility[i],
-        geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw), PADDING, image.shape[1],
-        CROP_HW, COCO.flip_permutation, augment.Settings().half_body_padding,
-    )  # fmt: skip
+        drawn,
+        picture.keypoints_image_xy[i],
+        picture.visibility[i],
+        geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw),
+        PADDING,
+        image.shape[1],
+        CROP_HW,
+        COCO.flip_permutation,
+        settings.half_body_padding,
+    )
     if drawn.flip:
         image = cv2.flip(image, 1)
     crop = cv2.warpAffine(image, image_to_crop, CROP_HW[::-1], flags=cv2.INTER_LINEAR)
@@ -104,43 +108,58 @@ def floor(pool, paths: list[pathlib.Path], maps: list[np.ndarray], people: int) 
 
 
 def maps_of(boxes_xyxy: np.ndarray) -> np.ndarray:
-    """The maps from image to crop of a picture's boxes, which the floor does not compute."""
+    """The maps from image to crop of a picture's boxes, made before the floor is timed."""
     regions = geometry.crop_regions(boxes_xyxy, PADDING, CROP_HW)
     return geometry.image_to_crop(*regions, 0.0, CROP_HW)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", help="a folder in COCO's layout")
-    parser.add_argument("--split", default="train2017")
-    parser.add_argument("--detections", default="", help="a detector's results of the split")
+    parser = new_parser(__doc__)
+    add_data_options(parser, split="train2017")
     parser.add_argument("--workers", type=int, default=1, help="threads and cores, for each way")
-    parser.add_argument(
-        "--people", type=int, default=1024, help="for each run of training, a multiple of 1024"
-    )
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--people", type=int, default=1024, help="a round, a multiple of 1024")
     args = parser.parse_args()
 
-    cores = sorted(os.sched_getaffinity(0))[: args.workers]
-    os.sched_setaffinity(0, cores)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.workers])
     cv2.setNumThreads(1)
-    with tempfile.TemporaryDirectory() as scratch:
-        root = args.root
-        if root is None:
-            root = f"{scratch}/drawn"
-            people.write_dataset(root, {args.split: 300}, picture_hw=(480, 640))
-        measure(args, root, scratch)
+    report = Report(args.json)
+    new_ways = evaluation_ways if args.detections else training_ways
+    with (
+        concurrent.futures.ThreadPoolExecutor(args.workers) as pool,
+        data_folders(args, num_pictures=12 if args.quick else 300) as (root, scratch),
+    ):
+        ways, pictures, people, crops = new_ways(args, root, scratch, pool)
+        report.say(f"{people} people in {pictures} pictures ({people / pictures:.2f} each)")
+        seconds = in_turn(ways, args.repeats)
+    report.row(
+        of="evaluation" if args.detections else "training",
+        workers=args.workers,
+        **{f"{name}_crops_per_s": spread([crops / t for t in seconds[name]]) for name in ways},
+        ours_over_plain=ratio(seconds["plain"], seconds["ours"]),
+        ours_over_floor=ratio(seconds["floor"], seconds["ours"]),
+        peak_memory_MB=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
 
 
-def training_ways(args: argparse.Namespace, root: str, scratch: str, pool) -> Ways:
-    """The three, and how many crops each makes."""
-    folder = pathlib.Path(root) / args.split
+def training_ways(
+    args: argparse.Namespace, root: pathlib.Path, scratch: pathlib.Path, pool
+) -> tuple[Ways, int, int, int]:
+    """(the three ways; how many pictures and people there are; how many crops each way makes)."""
+    folder = root / args.split
     pictures = [p for p in coco.read_pictures(root, args.split, COCO) if len(p.annotation_ids)]
     records = open_records(root, args.split, COCO, scratch, only_with_people=True)
     chunks = pipeline.TrainingChunks(
-        records, COCO, crop_hw=CROP_HW, batch_size=256, settings=augment.Settings(),
-        padding=PADDING, seed=0, process=0, num_processes=1, num_threads=args.workers,
-    )  # fmt: skip
+        records,
+        COCO,
+        crop_hw=CROP_HW,
+        batch_size=256,
+        settings=augment.Settings(),
+        padding=PADDING,
+        seed=0,
+        process=0,
+        num_processes=1,
+        num_threads=args.workers,
+    )
     numbers = itertools.count()
 
     def ours() -> None:
@@ -154,23 +173,27 @@ def training_ways(args: argparse.Namespace, root: str, scratch: str, pool) -> Wa
         "plain": lambda: plain(pool, folder, pictures, args.people),
         "floor": lambda: floor(pool, paths, maps, args.people),
     }
-    people = sum(map(len, maps))
-    print(f"training: {len(paths)} pictures, {people} people ({people / len(paths):.2f} each)")
-    return ways, args.people
+    return ways, len(paths), sum(map(len, maps)), args.people
 
 
-def evaluation_ways(args: argparse.Namespace, root: str, scratch: str, pool) -> Ways:
-    """The same of a detector's boxes."""
-    folder = pathlib.Path(root) / args.split
+def evaluation_ways(
+    args: argparse.Namespace, root: pathlib.Path, scratch: pathlib.Path, pool
+) -> tuple[Ways, int, int, int]:
+    """The same as `training_ways`, for a detector's boxes."""
+    folder = root / args.split
     names = {p.image_id: p.file_name for p in coco.read_pictures(root, args.split, COCO)}
     dataset = evaluation_set.open_split(
         root, args.split, COCO, args.detections, records_dir=scratch
     )
     boxes = dataset.boxes
     chunks = evaluation_set.EvaluationChunks(
-        dataset.records, boxes, crop_hw=CROP_HW, batch_size=64, padding=PADDING,
+        dataset.records,
+        boxes,
+        crop_hw=CROP_HW,
+        batch_size=64,
+        padding=PADDING,
         num_threads=args.workers,
-    )  # fmt: skip
+    )
 
     def ours() -> None:
         for i in range(len(chunks)):
@@ -190,33 +213,7 @@ def evaluation_ways(args: argparse.Namespace, root: str, scratch: str, pool) -> 
         "plain": person_by_person,
         "floor": lambda: floor(pool, paths, maps, len(boxes)),
     }
-    print(f"evaluation: {len(paths)} pictures, {len(boxes)} boxes"
-          f" ({len(boxes) / len(paths):.1f} each)")  # fmt: skip
-    return ways, len(boxes)
-
-
-def measure(args: argparse.Namespace, root: str, scratch: str) -> None:
-    pool = concurrent.futures.ThreadPoolExecutor(args.workers)
-    new_ways = evaluation_ways if args.detections else training_ways
-    ways, crops = new_ways(args, root, scratch, pool)
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way()
-    memory = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]
-    for _ in range(args.runs):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            speeds[name].append(crops / (time.perf_counter() - start))
-    memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    print(f"{args.workers} workers on {args.workers} cores, OpenCV {cv2.__version__}")
-    for name, values in speeds.items():
-        print(f"{name:6} {statistics.median(values):7.0f} crops/s"
-              f"   ({min(values):.0f} to {max(values):.0f})")  # fmt: skip
-    for other in ("plain", "floor"):
-        ratios = [a / b for a, b in zip(speeds["ours"], speeds[other])]
-        print(f"ours / {other} {statistics.median(ratios):.2f}")
-    print(f"peak memory {memory[0]:.0f} MB after the first run, {memory[1]:.0f} MB after the last")
+    return ways, len(paths), len(boxes), len(boxes)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What the time of inference, or of a training step, goes to on a CPU.
+"""Where the time of inference or of a training step goes, on a CPU.
 
     python benchmarks/parts.py [--of forward step] [--stages 1] [--batch 8] [--repeats 5]
 
-A trace (`jax.profiler`) of some rounds, whose events carry the names of the compiled program's
-instructions; what each of these was in the model is in its metadata. Parts that run beside each
-other add up to more than the whole takes. Convolutions and products run on Eigen's threads, where a
-trace sees only their start: they are taken to last until the next instruction starts.
+`jax.profiler` traces some rounds. Its events name the compiled program's instructions, whose
+metadata names the model's operation. Parts that run at the same time add up to more than the whole.
+Convolutions and products run on Eigen's threads, where a trace sees only their start: they are
+taken to last until the next instruction starts.
 """
 
 import collections
@@ -28,14 +28,14 @@ from benchmarks.timing import spread
 from benchmarks.workload import (
     Network,
     folded,
+    heatmaps_on_devices,
     new_adam,
     new_network,
     new_state,
-    predict_heatmaps,
     random_batch,
 )
 from mspn_jax import training
-from mspn_jax.devices import REPLICATED, SHARDED, on_each_device, replicate, shard
+from mspn_jax.devices import replicate, shard
 
 INSTRUCTION = re.compile(
     r"^\s+(?:ROOT )?%(?P<name>[\w.\-]+) = (?:\([^)]*\)|\S+) (?P<opcode>[\w\-]+)\("
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     args = parser.parse_args()
     if jax.default_backend() != "cpu":
-        sys.exit("error: only on CPUs are a trace's events the program's instructions")
+        sys.exit("error: needs a CPU: only there are a trace's events the program's instructions")
     report = Report(args.json)
     for of in args.of:
         report.say(f"{of}, batch {args.batch}, {args.stages} stages:")
@@ -76,10 +76,7 @@ def forward(network: Network, batch_size: int) -> tuple[list[str], Callable[[], 
     network = folded(network)
     variables = replicate(network.variables)
     crops = shard(random_batch(batch_size, network.crop_hw).crops)
-    maps = on_each_device(
-        lambda v, c: predict_heatmaps(network.model, v, c, False), (REPLICATED, SHARDED), SHARDED
-    )
-    program = maps.lower(variables, crops).compile()
+    program = heatmaps_on_devices(network, flip_test=False).lower(variables, crops).compile()
     return [program.as_text()], lambda: program(variables, crops)
 
 
@@ -101,7 +98,7 @@ def step(network: Network, batch_size: int) -> tuple[list[str], Callable[[], Any
 def traced(
     programs: list[str], way: Callable[[], Any], repeats: int
 ) -> tuple[collections.Counter, list[float]]:
-    """Milliseconds a round of each part, and the seconds of every round."""
+    """(milliseconds of each part in a round, seconds of every round)."""
     part_of = {instruction: part for text in programs for instruction, part in parts_of(text)}
     for _ in range(2):
         jax.block_until_ready(way())
@@ -129,7 +126,7 @@ def traced(
 
 
 def parts_of(program: str) -> list[tuple[tuple[str, str], tuple[str, bool]]]:
-    """Of a compiled program's text: (module, instruction), (part, whether a trace sees its end)."""
+    """Of a program's text: ((module, instruction), (part, whether a trace sees its end))."""
     module = program.split(maxsplit=2)[1].rstrip(",")
     found = []
     for line in program.splitlines():
@@ -138,7 +135,7 @@ def parts_of(program: str) -> list[tuple[tuple[str, str], tuple[str, bool]]]:
             part = ON_EIGENS_THREADS.get(opcode) or OTHERS.get(
                 origin.rpartition("/")[2], "norm, ReLU, sums of branches, copies"
             )
-            # XLA makes the gradients of kernels anew, without saying what they come from.
+            # XLA drops the metadata of the kernels' gradients.
             if "transpose(" in origin or (opcode == "convolution" and not origin):
                 part += ", backward"
             part = "Adam" if module == "jit_update" else part

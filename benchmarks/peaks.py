@@ -1,4 +1,4 @@
-"""What a device can do at most: from its maker's data sheet, or else measured."""
+"""The peak of a device: from its maker's data sheet, or measured."""
 
 import functools
 from collections.abc import Callable
@@ -14,12 +14,11 @@ _KNOWN = {hardware.kind: hardware for hardware in HARDWARE.values()}
 
 
 class Yardstick:
-    """The peak of this machine's devices: by `HARDWARE`, or else a large matrix product's.
+    """The peak of this machine's devices, by `HARDWARE` or by a large matrix product.
 
     Attributes:
-      ways: the product, to be timed in turn with what is measured against it, so that other work
-        slows both; empty where the table knows the device.
-      source: of the peak, in words.
+      ways: the product, to time in turn with what is measured; empty for a device of `HARDWARE`.
+      source: where the peak comes from, for the report.
     """
 
     def __init__(self, dtype: Any, size: int = 2048):
@@ -34,17 +33,17 @@ class Yardstick:
             self.ways["product"] = lambda: product(square, square).block_until_ready()
 
     def share(self, operations: float, name: str, seconds: dict[str, list[float]]) -> Spread:
-        """Of the peak, that `operations` a device reach in the way called so."""
+        """The share of the peak that a way of `operations` a device reaches."""
         if self.peak is not None:
             flops = self.peak.flops(self.dtype)
             return spread([operations / t / flops for t in seconds[name]])
-        if jax.default_backend() == "cpu":  # all cores work on a product, whatever the devices
+        if jax.default_backend() == "cpu":  # a product runs on all cores, for any number of devices
             operations *= jax.local_device_count()
         at_peak = operations / self.product_operations
         return spread([at_peak * p / t for p, t in zip(seconds["product"], seconds[name])])
 
     def share_of_bandwidth(self, bytes_moved: float, seconds: list[float]) -> Spread | None:
-        """Of the memory's, where the table knows it."""
+        """The share of the memory's bandwidth; None for a device that is not in `HARDWARE`."""
         if self.peak is None:
             return None
         return spread([bytes_moved / t / self.peak.bytes_per_second for t in seconds])

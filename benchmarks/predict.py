@@ -1,10 +1,10 @@
-"""How long a picture takes: Predictor, from a JPEG's bytes and boxes to keypoints in the picture.
+"""The time of a picture: Predictor, from a JPEG's bytes and boxes to keypoints in the picture.
 
     python benchmarks/predict.py [--stages 1] [--people 1 5 30] [--dtype float32] [--checkpoint DIR]
 
-The picture is decoded once and all its people go to the device together. The alternative, run in
-turn, is to call it once for each person, as programs do that were written for one. The network is
-a published variant with new weights, or the first stages of a checkpoint's.
+The picture is decoded once, and all its people go to the device together. In turn, the predictor is
+called once for each person. The network is a published variant with new weights, or a checkpoint's
+first stages.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, nargs="+", default=[1, 5, 30], help="in the picture")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--no_flip_test", action="store_true")
-    parser.add_argument("--checkpoint", help="of the network that --stages stops early")
+    parser.add_argument("--checkpoint", help="whose network --stages stops early")
     args = parser.parse_args()
 
     report = Report(args.json)
@@ -45,10 +45,8 @@ def main() -> None:
         predictor = new_predictor(num_stages, args)
         for count in args.people:
             height, width = PICTURE_HW
-            boxes_xywh = np.column_stack(
-                [rng.uniform(0, width / 2, count), rng.uniform(0, height / 2, count),
-                 rng.uniform(40, width / 2, count), rng.uniform(80, height / 2, count)]
-            )  # fmt: skip
+            low, high = (0, 0, 40, 80), (width / 2, height / 2) * 2
+            boxes_xywh = rng.uniform(low, high, (count, 4))
 
             def together(boxes_xywh=boxes_xywh, predictor=predictor) -> None:
                 predictor(decode_picture(jpeg), boxes_xywh)

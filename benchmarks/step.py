@@ -1,16 +1,16 @@
-"""The training step: how fast, against what the device can do, and against PyTorch.
+"""The training step: its speed, the device's peak, and PyTorch beside it.
 
     python benchmarks/step.py [--stages 1 2] [--batch 8 32] [--dtype float32 bfloat16]
 
 The step is train.py's own, on all devices, from a batch of bytes on the host to the new state.
-Operations are counted by XLA in the program as written (forward, backward, loss and Adam), bytes
-in the compiled one. A device's peak is its data sheet's; on a CPU a large matrix product is timed
-in turn. `memory GB` is XLA's plan of the step, `memory GB seen` the most that JAX has held so far.
+XLA counts operations in the program as written (forward, backward, loss and Adam), and bytes in the
+compiled one. A device's peak is that of its data sheet; on a CPU a large matrix product is timed in
+turn. `memory GB` is XLA's plan of the step, `memory GB seen` the most that JAX has held so far.
 
-PyTorch, where it is installed, runs an equal network with the same weights, losses and Adam, its
-targets ready on the device where ours are drawn in the step; first it must give the same heatmaps,
-and in float64 the same loss and norm of the gradients. With other work on the machine set
-OMP_WAIT_POLICY=PASSIVE, or its threads get slow waiting for each other.
+PyTorch, if installed, runs an equal network with the same weights, losses and Adam. Its targets are
+on the device already, ours are drawn in the step. First it must give the same heatmaps, and in
+float64 the same loss and gradient norm. With other work on the machine set OMP_WAIT_POLICY=PASSIVE,
+since its threads wait for each other.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from benchmarks import beside
 from benchmarks.compiled import compiled_step
 from benchmarks.peaks import Yardstick
 from benchmarks.report import Report
-from benchmarks.timing import in_turn, ratio, spread
+from benchmarks.timing import in_turn, spread
 from benchmarks.workload import (
     LEARNING_RATE,
     Network,
@@ -41,7 +41,7 @@ from mspn_jax import training
 from mspn_jax.data.pipeline import TrainingBatch
 from mspn_jax.devices import shard
 
-SAME = 1e-9  # relative, of a first step's loss and its gradients' norm in float64
+SAME = 1e-9  # relative difference of the first step's loss and gradient norm, in float64
 
 
 def main() -> None:
@@ -56,9 +56,13 @@ def main() -> None:
 
 
 def measure(
-    network: Network, batch_size: int, dtype: str, theirs: beside.Torch | None,
-    args: argparse.Namespace, report: Report,
-) -> None:  # fmt: skip
+    network: Network,
+    batch_size: int,
+    dtype: str,
+    theirs: beside.Torch | None,
+    args: argparse.Namespace,
+    report: Report,
+) -> None:
     num_devices = jax.local_device_count()
     batch = random_batch(batch_size * num_devices, network.crop_hw)
     state = new_state(network)
@@ -96,11 +100,7 @@ def measure(
         share_of_bandwidth=yardstick.share_of_bandwidth(program.bytes_moved, seconds["ours"]),
         memory_GB=program.peak_bytes / 1e9,
         memory_GB_seen=stats["peak_bytes_in_use"] / 1e9 if stats else None,
-        torch=torch_setup,
-        torch_crops_per_s=spread([len(batch.crops) / t for t in seconds["theirs"]])
-        if theirs
-        else None,
-        ours_over_torch=ratio(seconds["theirs"], seconds["ours"]) if theirs else None,
+        **beside.columns(torch_setup, len(batch.crops), seconds, ours="ours"),
     )
 
 
@@ -116,9 +116,9 @@ def torch_step(
 def check_same_step(
     network: Network, batch: TrainingBatch, theirs: beside.Torch, report: Report
 ) -> None:
-    """Asserts that a first step in PyTorch has our first step's loss and gradients.
+    """Asserts that PyTorch's first step has our loss and gradient norm.
 
-    Both in float64: float32 gradients of random weights have an error of their own, up to 2e-2.
+    Both run in float64: float32 gradients of random weights have errors of up to 2e-2.
     """
     with jax.enable_x64(True):
         exact = network._replace(
@@ -132,8 +132,8 @@ def check_same_step(
     apart = abs(loss / float(ours["loss"]) - 1), abs(norm / float(ours["gradient_norm"]) - 1)
     assert max(apart) < SAME, f"PyTorch: loss {loss}, gradients' norm {norm}; ours: {ours}"
     report.say(
-        f"PyTorch's first step, both in float64: its loss {apart[0]:.1e}, its gradients' norm"
-        f" {apart[1]:.1e} from ours, relatively"
+        f"first step in float64, PyTorch's relative to ours: loss {apart[0]:.1e} apart, gradient"
+        f" norm {apart[1]:.1e} apart"
     )
 
 

@@ -1,4 +1,4 @@
-"""Things timed in turn: ours, theirs, ours, theirs. What a busy machine does, it does to both."""
+"""Times ways in turn: ours, theirs, ours, theirs. A busy machine then slows both alike."""
 
 import statistics
 import time
@@ -9,7 +9,7 @@ Ways = Mapping[str, Callable[[], Any]]
 
 
 class Spread(NamedTuple):
-    """A median, and the least and the greatest that it is of."""
+    """A median, with the least and the greatest value."""
 
     median: float
     least: float
@@ -20,7 +20,7 @@ class Spread(NamedTuple):
 
 
 def brief(number: float) -> str:
-    """Three digits, as more are not measured; 1350 and not 1.35e+03."""
+    """Three significant digits; 1350 rather than 1.35e+03."""
     return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 
@@ -29,9 +29,9 @@ def spread(values: list[float]) -> Spread:
 
 
 def in_turn(ways: Ways, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each way, once in every round, after one round that is not counted.
+    """Seconds of each way, once a round. The first round warms up and is not counted.
 
-    A way must return only when its work is done: JAX and CUDA hand back promises.
+    A way must block until its work is done: JAX and CUDA return early.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for counted in range(-1, repeats):
@@ -44,5 +44,5 @@ def in_turn(ways: Ways, repeats: int) -> dict[str, list[float]]:
 
 
 def ratio(dividends: list[float], divisors: list[float]) -> Spread:
-    """Of the pairs that ran one after the other."""
+    """The ratios of the pairs that ran one after the other."""
     return spread([a / b for a, b in zip(dividends, divisors, strict=True)])

@@ -1,7 +1,7 @@
-"""An equal MSPN in PyTorch, to be timed beside ours: same weights, losses and Adam.
+"""An equal MSPN in PyTorch, to time beside ours: same weights, losses and Adam.
 
-Its modules are named as mmpose 1.x names them, so that `mspn_jax.weights.to_torch`
-gives its state dict. Images and heatmaps are NCHW.
+Its modules have the names of mmpose 1.x, so `mspn_jax.weights.to_torch` gives its state dict.
+Images and heatmaps are NCHW.
 """
 
 import contextlib
@@ -154,13 +154,10 @@ class MSPN(nn.Module):
         self.backbone.top.top = nn.Sequential(
             ConvNorm(3, like.stem_channels, 7, 2), nn.MaxPool2d(3, 2, 1)
         )
+        sizes = (like.blocks_per_unit, like.stem_channels, like.unit_channels)
         self.backbone.multi_stage_mspn = nn.ModuleList(
-            Stage(
-                like.blocks_per_unit, like.stem_channels, like.unit_channels,
-                feeds_next=s < like.num_stages - 1,
-            )
-            for s in range(like.num_stages)
-        )  # fmt: skip
+            Stage(*sizes, feeds_next=s < like.num_stages - 1) for s in range(like.num_stages)
+        )
         self.head = nn.Module()
         self.head.predict_layers = nn.ModuleList(
             Head(like.unit_channels, like.num_keypoints) for _ in range(like.num_stages * NUM_UNITS)
@@ -200,7 +197,7 @@ def mspn_loss(heatmaps: list[Tensor], targets: list[Tensor], weights: Tensor) ->
 
 
 class Setup(NamedTuple):
-    """How PyTorch is told to run a network."""
+    """A way for PyTorch to run a network."""
 
     name: str
     channels_last: bool
@@ -223,7 +220,7 @@ def device() -> torch.device:
 
 
 def new_network(like: JaxMSPN, state_dict: Mapping[str, np.ndarray], setup: Setup) -> MSPN:
-    """With these weights, every one of them placed."""
+    """A network with these weights; every one of them is used."""
     network = MSPN(like)
     network.load_state_dict({k: torch.tensor(v) for k, v in state_dict.items()}, strict=True)
     memory_format = torch.channels_last if setup.channels_last else torch.contiguous_format
@@ -268,7 +265,7 @@ def _autocast(dtype: str) -> contextlib.AbstractContextManager:
 def forward_way(
     network: MSPN, crops: np.ndarray, setup: Setup, dtype: str, flip_permutation: Any
 ) -> Callable[[], Tensor]:
-    """Crops -> the last heatmaps, merged with the mirrored ones if there is a permutation."""
+    """Crops -> the last heatmaps, merged with the mirrored ones if a permutation is given."""
     network = network.eval()
 
     def heatmaps(images: Tensor) -> Tensor:
@@ -294,15 +291,21 @@ def forward_way(
 
 
 class TrainingStep:
-    """A training step with targets that lie ready on the device; returns its loss.
+    """A training step that returns its loss. Targets are on the device already.
 
-    In float64 all is made so, for ours to be compared with.
+    With dtype float64 the whole step is float64, for `step.check_same_step`.
     """
 
     def __init__(
-        self, network: MSPN, crops: np.ndarray, targets: list[np.ndarray],
-        keypoint_weights: np.ndarray, setup: Setup, dtype: str, learning_rate: float,
-    ):  # fmt: skip
+        self,
+        network: MSPN,
+        crops: np.ndarray,
+        targets: list[np.ndarray],
+        keypoint_weights: np.ndarray,
+        setup: Setup,
+        dtype: str,
+        learning_rate: float,
+    ):
         exact = dtype == "float64"
         self.network = network.double().train() if exact else network.train()
         self.crops = crops

@@ -1,5 +1,10 @@
-"""What the benchmarks run: the published networks, or a tiny one, on random people."""
+"""What the benchmarks run: a published network or a tiny one, on random or drawn people."""
 
+import argparse
+import contextlib
+import pathlib
+import tempfile
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -8,10 +13,11 @@ import numpy as np
 
 from mspn_jax import inference, optimizer, training
 from mspn_jax.data.pipeline import TrainingBatch
-from mspn_jax.devices import replicate
+from mspn_jax.devices import REPLICATED, SHARDED, on_each_device, replicate
 from mspn_jax.folding import for_inference
 from mspn_jax.model import MSPN
 from mspn_jax.skeletons import COCO
+from mspn_jax.synthetic import people
 from mspn_jax.variables import initial_variables
 
 CROP_HW = (256, 192)
@@ -27,16 +33,15 @@ class Network(NamedTuple):
 
 
 def new_network(num_stages: int, dtype: str, quick: bool) -> Network:
-    """A network with the initial kernels, and norms that are not all alike.
+    """A network with initial kernels and random norms.
 
-    With scales and variances of one and the rest zero, norms mixed up would go unseen where
-    another implementation is compared.
+    With initial norms, a comparison with another implementation would not see norms mixed up.
     """
     model = MSPN(num_stages, dtype=jnp.dtype(dtype), **(TINY if quick else {}))
     crop_hw = TINY_CROP_HW if quick else CROP_HW
     rng = np.random.default_rng(0)
 
-    def drawn(path, leaf):
+    def random_norm(path, leaf):
         match path[-1].key:
             case "scale" | "var":
                 return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
@@ -45,11 +50,11 @@ def new_network(num_stages: int, dtype: str, quick: bool) -> Network:
         return leaf
 
     variables = initial_variables(model, 0, crop_hw)
-    return Network(model, jax.tree.map_with_path(drawn, variables), crop_hw)
+    return Network(model, jax.tree.map_with_path(random_norm, variables), crop_hw)
 
 
 def random_crops(batch_size: int, crop_hw: tuple[int, int]) -> np.ndarray:
-    """(B, H, W, 3) uint8, smooth as pictures are, from few pixels."""
+    """(B, H, W, 3) uint8, as smooth as pictures."""
     few = np.random.default_rng(0).integers(0, 256, (batch_size, 8, 8, 3), np.uint8)
     height, width = crop_hw
     return few.repeat(height // 8, axis=1).repeat(width // 8, axis=2)
@@ -65,18 +70,47 @@ def random_batch(batch_size: int, crop_hw: tuple[int, int]) -> TrainingBatch:
     )
 
 
+def add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
+    """The options for `data_folders`."""
+    parser.add_argument("--root", help="a folder in COCO's layout; default: drawn people")
+    parser.add_argument("--split", default=split)
+    parser.add_argument("--detections", default="", help="a detector's results; default: annotated")
+
+
+@contextlib.contextmanager
+def data_folders(
+    args: argparse.Namespace, num_pictures: int
+) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """(data root, scratch folder). Without --root the root is made, with drawn people."""
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = pathlib.Path(folder)
+        root = pathlib.Path(args.root or scratch / "drawn")
+        if args.root is None:
+            people.write_dataset(root, {args.split: num_pictures}, picture_hw=(480, 640))
+        yield root, scratch
+
+
 def folded(network: Network) -> Network:
-    """As it is evaluated: with batch norm folded, and without what `predict` does not use."""
+    """The network as evaluation runs it: batch norm folded, unused heads left out."""
     return Network(*for_inference(network.model, network.variables), network.crop_hw)
 
 
 def predict_heatmaps(model: MSPN, variables: Any, crops: Any, flip_test: bool) -> Any:
-    """`inference.estimate` without its last step, the decoding: crops -> (B, h, w, K)."""
+    """Crops -> (B, h, w, K): `inference.estimate` without decoding."""
     return inference.predict_heatmaps(model, variables, crops, COCO.flip_permutation, flip_test)
 
 
+def heatmaps_on_devices(network: Network, flip_test: bool) -> Any:
+    """`predict_heatmaps` jitted, with variables replicated and crops sharded."""
+    return on_each_device(
+        lambda variables, crops: predict_heatmaps(network.model, variables, crops, flip_test),
+        (REPLICATED, SHARDED),
+        SHARDED,
+    )
+
+
 def new_state(network: Network) -> training.TrainState:
-    """On the devices, as train.py starts."""
+    """The state with which train.py starts, on the devices."""
     return replicate(training.new_state(network.variables, new_adam()))
 
 

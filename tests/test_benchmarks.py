@@ -1,4 +1,4 @@
-"""The device side's benchmarks: their arithmetic, their PyTorch, and that each of them runs."""
+"""The benchmarks' arithmetic, their PyTorch, and that each of them runs."""
 
 import importlib.util
 import json
@@ -12,21 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import timing, workload, ynn
+from benchmarks import timing, workload
 from benchmarks.compiled import compiled
-from mspn_jax import cpu
+from mspn_jax.data import coco
+from mspn_jax.synthetic import coco_files, people
 
 HERE = pathlib.Path(__file__).parents[1]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def run(program: str, *arguments: object) -> list[dict]:
-    """Runs a benchmark in small; its rows of figures, each of whose columns it printed."""
+    """The rows of a benchmark, run in small; each of their columns was printed."""
+    command = [sys.executable, HERE / "benchmarks" / program, "--quick", "--repeats", "1"]
     done = subprocess.run(
-        [sys.executable, HERE / "benchmarks" / program, "--quick", "--repeats", "1"]
-        + [str(argument) for argument in arguments],
-        capture_output=True, text=True, cwd=HERE, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
-    )  # fmt: skip
+        command + [str(argument) for argument in arguments],
+        capture_output=True,
+        text=True,
+        cwd=HERE,
+        env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
+    )
     assert done.returncode == 0, done.stderr
     rows = json.loads(pathlib.Path(arguments[-1]).read_text())["rows"]
     for row in rows:
@@ -91,10 +95,10 @@ def test_pytorchs_network_is_ours():
     from benchmarks.beside import targets_for_torch
 
     targets, weights = targets_for_torch(batch, network)
+    learning_rate = workload.LEARNING_RATE
     way = torch_mspn.TrainingStep(
-        theirs, batch.crops, targets, weights, plain, "float32",
-        workload.LEARNING_RATE,
-    )  # fmt: skip
+        theirs, batch.crops, targets, weights, plain, "float32", learning_rate
+    )
     step = training.on_all_devices(training.train_step(network.model, workload.new_adam()))
     state = workload.new_state(network)
     for _ in range(2):  # the second shows what Adam made of the first
@@ -111,20 +115,6 @@ def test_parts(tmp_path):
     assert {"convolutions: 3x3, stem", "Adam"} | sums <= names
     total = sum(row["milliseconds"] for row in parts)
     assert 0 < total < 2 * whole["whole_milliseconds"]["median"] * os.cpu_count()
-
-
-def test_ynns_way_that_is_called_ours_is_ours():
-    assert ynn.options(ynn.WAYS[ynn.OURS]) == cpu.compiler_options()
-
-
-@pytest.mark.slow
-def test_ynn(tmp_path):
-    rows = run("ynn.py", "--batch", 2, "--json", tmp_path / "figures")
-    assert [row["of"] for row in rows] == ["forward"] * 4 + ["step"] * 4
-    for row in rows:
-        is_yardstick = row["way"] == "XLA's own"
-        assert (row["time_over_xlas_own"]["median"] == 1) == is_yardstick
-        assert row["load_s"]["median"] > 0
 
 
 @pytest.mark.slow
@@ -161,14 +151,27 @@ def test_evaluate(tmp_path):
 
 
 @pytest.mark.slow
-def test_scale(tmp_path):
-    rows = run(
-        "scale.py", "--of", "forward", "--stages", 1, 2, "--batch", 1, "--devices", 1, 2,
-        "--json", tmp_path / "figures",
-    )  # fmt: skip
-    two_devices = next(row for row in rows if row.get("devices") == 2)
-    assert two_devices["operations_over_first"] == pytest.approx(2, rel=1e-5)
-    assert rows[-1] == {"programs_compiled_after_the_first_step_and_evaluation": 0}
+@pytest.mark.parametrize("detections", [False, True], ids=["training", "evaluation"])
+def test_input(tmp_path, detections):
+    options = []
+    if detections:
+        coco_files.write(tmp_path, {"val2017": 4}, people.PEOPLE)
+        boxes = [
+            {key: a[key] for key in ("image_id", "category_id", "bbox")} | {"score": 1.0}
+            for a in coco.load_json(coco.annotation_file(tmp_path, "val2017"))["annotations"]
+        ]
+        (tmp_path / "boxes").write_text(json.dumps(boxes))
+        options = ["--root", tmp_path, "--split", "val2017", "--detections", tmp_path / "boxes"]
+    (row,) = run("input.py", *options, "--json", tmp_path / "figures")
+    assert row["ours_crops_per_s"]["median"] > row["plain_crops_per_s"]["median"] / 2 > 0
+    assert row["of"] == ("evaluation" if detections else "training")
+
+
+@pytest.mark.slow
+def test_checkpoint(tmp_path):
+    (row,) = run("checkpoint.py", "--batch", 2, "--json", tmp_path / "figures")
+    assert row["on_disk_after_s"]["median"] >= row["loop_waits_s"]["median"] > 0
+    assert row["state_MB"] > 0 and row["share_of_500_steps"] > 0
 
 
 def test_predict(tmp_path):

@@ -62,7 +62,11 @@ def main() -> None:
     report = Report(args.json)
     with data_folders(args, num_pictures=12 if args.quick else 120) as (root, scratch):
         dataset = evaluation_set.open_split(
-            root, args.split, COCO, args.detections, records_dir=scratch
+            root=root,
+            split=args.split,
+            skeleton=COCO,
+            detections=args.detections,
+            records_dir=scratch,
         )
         if args.boxes:
             dataset = dataclasses.replace(dataset, boxes=dataset.boxes[: args.boxes])
@@ -225,7 +229,7 @@ def one_pass(
     )
     clock("json", files.write_json, scratch / "results.json", results)
     if dataset.has_annotations:
-        clock("COCOeval", scoring.coco_metrics, dataset.annotation_file, results, COCO)
+        clock("COCOeval", scoring.coco_metrics, dataset.annotations, results, COCO)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main() -> None:
         root = pathlib.Path(folder) / "coco"
         people.write_dataset(root, SPLITS)
         for split in SPLITS:
-            open_records(root, split, COCO)
+            open_records(root=root, split=split, skeleton=COCO)
         for stages in args.stages:
             for batch in args.batch:
                 cache = pathlib.Path(folder) / f"cache{stages}x{batch}"

@@ -29,7 +29,8 @@ from benchmarks.timing import Ways, in_turn, ratio, spread
 from benchmarks.workload import add_data_options, data_folders
 from mspn_jax import geometry
 from mspn_jax.crops import decode_picture
-from mspn_jax.data import augment, coco, evaluation_set, pipeline
+from mspn_jax.data import augment, evaluation_set, pipeline
+from mspn_jax.data.annotations import Picture, read_annotations
 from mspn_jax.data.records import open_records
 from mspn_jax.heatmaps import KERNEL_SIZES, PEAK
 from mspn_jax.skeletons import COCO
@@ -38,7 +39,7 @@ CROP_HW, HEATMAP_HW, STRIDE = (256, 192), (64, 48), 4
 PADDING = 1.25
 
 
-def plain_sample(path: str, picture: coco.Picture, i: int, rng: np.random.Generator):
+def plain_sample(path: str, picture: Picture, i: int, rng: np.random.Generator):
     """One person's crop, targets and weights, from the picture's file."""
     image = cv2.imread(path, cv2.IMREAD_COLOR_RGB)
     settings = augment.Settings()
@@ -78,7 +79,7 @@ def plain_box(path: str, center_xy: np.ndarray, size_wh: np.ndarray) -> np.ndarr
     return cv2.warpAffine(image, image_to_crop, CROP_HW[::-1], flags=cv2.INTER_LINEAR)
 
 
-def plain(pool, folder: pathlib.Path, pictures: list[coco.Picture], people: int) -> None:
+def plain(pool, folder: pathlib.Path, pictures: list[Picture], people: int) -> None:
     everyone = [(p, i) for p in pictures for i in range(len(p.annotation_ids))]
     order = np.random.default_rng(0).permutation(people) % len(everyone)
 
@@ -146,8 +147,11 @@ def training_ways(
 ) -> tuple[Ways, int, int, int]:
     """(the three ways; how many pictures and people there are; how many crops each way makes)."""
     folder = root / args.split
-    pictures = [p for p in coco.read_pictures(root, args.split, COCO) if len(p.annotation_ids)]
-    records = open_records(root, args.split, COCO, scratch, only_with_people=True)
+    annotations = read_annotations(root=root, split=args.split, skeleton=COCO)
+    pictures = annotations.pictures(only_with_people=True)
+    records = open_records(
+        root=root, split=args.split, skeleton=COCO, records_dir=scratch, only_with_people=True
+    )
     chunks = pipeline.TrainingChunks(
         records,
         COCO,
@@ -181,10 +185,14 @@ def evaluation_ways(
 ) -> tuple[Ways, int, int, int]:
     """The same as `training_ways`, for a detector's boxes."""
     folder = root / args.split
-    names = {p.image_id: p.file_name for p in coco.read_pictures(root, args.split, COCO)}
     dataset = evaluation_set.open_split(
-        root, args.split, COCO, args.detections, records_dir=scratch
+        root=root,
+        split=args.split,
+        skeleton=COCO,
+        records_dir=scratch,
+        detections=args.detections,
     )
+    names = dict(zip(dataset.annotations.image_ids.tolist(), dataset.annotations.file_names))
     boxes = dataset.boxes
     chunks = evaluation_set.EvaluationChunks(
         dataset.records,

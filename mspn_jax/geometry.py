@@ -13,19 +13,21 @@ import functools
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 Array = np.ndarray
 
 
-def clip_boxes(boxes_xywh: Float[Array, "*N 4"], image_hw: tuple[int, int]) -> Float[Array, "*N 4"]:
-    """Annotated boxes as `boxes_xyxy` float32, cut to [0, w-1] x [0, h-1].
+def clip_boxes(
+    boxes_xywh: Float[Array, "*N 4"], image_hw: tuple[int, int] | Int[Array, "*N 2"]
+) -> Float[Array, "*N 4"]:
+    """Annotated boxes as `boxes_xyxy` float32, clipped to [0, w-1] x [0, h-1].
 
     The corners are added in float64: in float32 one crop in twenty changes.
     """
-    height, width = image_hw
+    limits = np.asarray(image_hw)[..., [1, 0, 1, 0]] - 1
     boxes_xyxy = _corners(boxes_xywh)
-    np.minimum(boxes_xyxy, (width - 1, height - 1, width - 1, height - 1), out=boxes_xyxy)
+    np.minimum(boxes_xyxy, limits, out=boxes_xyxy)
     return np.maximum(boxes_xyxy, 0, out=boxes_xyxy).astype(np.float32)
 
 

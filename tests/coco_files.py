@@ -4,6 +4,7 @@ import json
 import pathlib
 
 from mspn_jax.data import coco
+from mspn_jax.data.annotations import Picture, read_annotations
 from mspn_jax.skeletons import COCO
 
 SPLIT = "train2017"  # of the fixtures `drawn` and `drawn_copy`
@@ -20,5 +21,6 @@ def first_person(content) -> dict:
     return next(a for a in content["annotations"] if a["num_keypoints"] and not a["iscrowd"])
 
 
-def read(root, **arguments):
-    return coco.read_pictures(root, SPLIT, COCO, **arguments)
+def read(root, first_people: int = 0, split: str = SPLIT, skeleton=COCO) -> list[Picture]:
+    annotations = read_annotations(root=root, split=split, skeleton=skeleton)
+    return annotations.first_people(first_people).pictures(only_with_people=first_people > 0)

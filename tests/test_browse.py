@@ -82,7 +82,7 @@ def test_left_is_orange_and_hidden_is_fainter():
 @pytest.fixture(scope="module")
 def folder(root, tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("look")
-    records = open_records(root, "train2017", COCO, only_with_people=True)
+    records = open_records(root=root, split="train2017", skeleton=COCO, only_with_people=True)
     batches = pipeline.training_batches(records, COCO, crop_hw=(128, 96), batch_size=4)
     crops.write(folder, batches, 6, COCO, {"split": "train2017"})
     batches.close()
@@ -91,7 +91,7 @@ def folder(root, tmp_path_factory) -> pathlib.Path:
 
 def test_the_page_is_of_the_training_batches(folder, root):
     shown = json.loads((folder / "browse.json").read_text())["people"]
-    records = open_records(root, "train2017", COCO, only_with_people=True)
+    records = open_records(root=root, split="train2017", skeleton=COCO, only_with_people=True)
     batches = pipeline.training_batches(records, COCO, crop_hw=(128, 96), batch_size=4)
     first, second = next(batches), next(batches)
     batches.close()
@@ -130,7 +130,7 @@ def test_the_command(root, tmp_path):
     assert written["counts"]["pictures"] == 6
 
     content = json.loads((root / "annotations/person_keypoints_train2017.json").read_text())
-    next(a for a in content["annotations"] if a["num_keypoints"])["area"] = 0
+    next(a for a in content["annotations"] if a["num_keypoints"])["area"] = -1
     (root / "annotations/person_keypoints_bad.json").write_text(json.dumps(content))
     (root / "bad").symlink_to(root / "train2017")
     for arguments, message in (

@@ -40,34 +40,39 @@ def test_records_are_made_of_a_root_in_a_bucket_and_kept_in_one(
 ):
     caplog.set_level(logging.INFO)
     upload_folder(drawn_copy, bucket / "coco")
-    expected = records.open_records(drawn_copy, "train2017", COCO)
-    arguments = (bucket / "coco", "train2017", COCO, bucket / "records")
-    same_records(records.open_records(*arguments), expected)
+    expected = records.open_records(root=drawn_copy, split="train2017", skeleton=COCO)
+    arguments = {
+        "root": bucket / "coco",
+        "split": "train2017",
+        "skeleton": COCO,
+        "records_dir": bucket / "records",
+    }
+    same_records(records.open_records(**arguments), expected)
     (last,) = [name for name in buckets.objects(bucket / "records") if records.WHOLE in name]
     buckets.reads()
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another_host"))
     caplog.clear()
-    same_records(records.open_records(*arguments), expected)
+    same_records(records.open_records(**arguments), expected)
     assert "making records" not in caplog.text
     assert not [name for name in buckets.reads() if name.endswith("jpg")]
 
     # What was not copied there whole is no record, and is made and sent again.
     del buckets.buckets[bucket.name][f"records/{last}"]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "third_host"))
-    same_records(records.open_records(*arguments), expected)
+    same_records(records.open_records(**arguments), expected)
     assert "making records" in caplog.text and last in buckets.objects(bucket / "records")
 
 
 def test_a_root_in_a_bucket_is_refused_as_one_on_a_disk(bucket, buckets, drawn_copy):
     with pytest.raises(DataError, match=r"gs://.*/coco: no such folder"):
-        records.open_records(bucket / "coco", "train2017", COCO)
+        records.open_records(root=bucket / "coco", split="train2017", skeleton=COCO)
     upload_folder(drawn_copy / "annotations", bucket / "coco" / "annotations")
     with pytest.raises(DataError, match=r"gs://.*/coco/train2017: no such folder of pictures"):
-        records.open_records(bucket / "coco", "train2017", COCO)
+        records.open_records(root=bucket / "coco", split="train2017", skeleton=COCO)
     buckets.refuse = lambda *request: 403
     with pytest.raises(StorageError, match="refuses access"):
-        records.open_records(bucket / "coco", "train2017", COCO)
+        records.open_records(root=bucket / "coco", split="train2017", skeleton=COCO)
 
 
 def test_weights_are_kept_in_a_bucket(bucket, buckets):

@@ -9,9 +9,9 @@ import pytest
 
 from mspn_jax.commands.browse import lines
 from mspn_jax.data import check
-from mspn_jax.data.check import ERROR, NOTE, SUSPECT
+from mspn_jax.data.schema import ERROR, NOTE, SUSPECT, WARNING
 from mspn_jax.errors import DataError
-from mspn_jax.skeletons import COCO
+from mspn_jax.skeletons import COCO, Skeleton
 from mspn_jax.synthetic import people
 
 NAMES = list(COCO.keypoint_names)
@@ -35,7 +35,7 @@ def person(number: int, points=FRONT_XY, visibility=2, **changes) -> dict:
     }  # fmt: skip
 
 
-def inspected(tmp_path: pathlib.Path, *annotations, **changes) -> check.Inspection:
+def inspected(tmp_path: pathlib.Path, *annotations, skeleton=COCO, **changes) -> check.Inspection:
     content = {
         "images": [{"id": 1, "file_name": "1.jpg", "height": 200, "width": 100}],
         "annotations": list(annotations),
@@ -45,7 +45,13 @@ def inspected(tmp_path: pathlib.Path, *annotations, **changes) -> check.Inspecti
     (tmp_path / "val").mkdir(exist_ok=True)
     (tmp_path / "val" / "1.jpg").touch()
     (tmp_path / "annotations" / "person_keypoints_val.json").write_text(json.dumps(content))
-    return check.inspect(tmp_path, "val", padding=1.25, crop_hw=(256, 192))
+    return inspect(tmp_path, skeleton=skeleton)
+
+
+def inspect(root: pathlib.Path, split="val", skeleton=COCO) -> check.Inspection:
+    return check.inspect(
+        root=root, split=split, skeleton=skeleton, padding=1.25, crop_hw=(256, 192)
+    )
 
 
 def found(inspection) -> dict[str, tuple]:
@@ -74,7 +80,7 @@ def turned(points: dict, degrees: float) -> dict:
 
 def test_a_sound_file_has_no_findings_and_is_counted(tmp_path):
     hidden = person(2, visibility=1, bbox=[21, 10, 60, 185])
-    crowd = {"id": 3, "image_id": 1, "category_id": 1, "iscrowd": 1, "keypoints": [0] * 51}
+    crowd = {"id": 3, "image_id": 1, "category_id": 1, "iscrowd": 1, "bbox": [0, 0, 9, 9]}
     unlabelled = person(4, visibility=0, num_keypoints=0)
     inspection = inspected(tmp_path, person(1), hidden, crowd, unlabelled)
     assert found(inspection) == {}
@@ -87,59 +93,52 @@ def test_a_sound_file_has_no_findings_and_is_counted(tmp_path):
     assert "nothing looks wrong" in lines(inspection)
 
 
-ONE = "people whose eyes are exchanged, left for right, as their nose shows"
-TRUNK = "people with the face to the front and the trunk to the back"
-HALVES = "people whose shoulders and hips disagree on left and right"
+EYES = "the eyes are exchanged, left for right, as the nose shows"
+TRUNK = "face to the front and trunk to the back"
+HALVES = "shoulders and hips disagree on left and right"
 
 
 @pytest.mark.parametrize(
-    "annotation, level, what",
+    "changes, level, what",
     [
-        (person(1, bbox=[150, 10, 60, 185]), ERROR, "people whose box has no area inside"),
-        (person(1, moved("left_wrist", (85, 115))), NOTE, "people with keypoints outside their"
-         " box"),
-        (person(1, bbox=[20, 10, 60, 60]), SUSPECT, "people with keypoints outside their crop"),
-        (person(1, moved("left_wrist", (101, 115))), SUSPECT, "people with keypoints outside their"
-         " picture"),
-        (person(1, area=0), ERROR, "people whose area is not positive"),
-        (person(1, area=None), ERROR, "people without an area"),
-        (person(1, area=60 * 185), NOTE, "people whose area is their box's"),
-        (person(1, area=2e4), SUSPECT, "people whose area is greater than their box's"),
-        (person(1, num_keypoints=3), SUSPECT, "people whose num_keypoints is not"),
-        (person(1, moved("left_ear", (0, 0))), SUSPECT, "people with a labelled keypoint at"
-         " (0, 0)"),
-        (person(1, category_id=2), NOTE, "annotations of a category without keypoints"),
-        (person(1, image_id=9), ERROR, "annotations on pictures that the file does not list"),
-        (person(1, bbox="wide"), ERROR, "annotations whose bbox or keypoints are missing"),
-        (person(1, bbox=[1, 2, 3]), ERROR, "annotations whose bbox is not 4 numbers"),
-        (person(1, keypoints=[1, 2]), ERROR, "annotations whose bbox is not 4 numbers, or"),
-        (person(1, keypoints=[1, 1, 2]), ERROR, "annotations that do not have the category's 17"),
-        (person(1, visibility=3), ERROR, "annotations with a visibility that is not 0, 1 or 2"),
-        (person(1, moved("nose", (float("nan"), 0))), ERROR, "annotations with a NaN"),
-        ("person", ERROR, "annotations without an id"),
-        (person(1, exchanged("eye")), SUSPECT, ONE),
-        (person(1, exchanged("shoulder", "hip", "elbow", "knee")), SUSPECT, TRUNK),
-        (person(1, exchanged("hip")), SUSPECT, HALVES),
+        (dict(bbox=[150, 10, 60, 185]), WARNING, "the box has no area inside its picture"),
+        (dict(points=moved("left_wrist", (85, 115))), NOTE, "keypoints outside the box"),
+        (dict(bbox=[20, 10, 60, 60]), SUSPECT, "keypoints outside the crop"),
+        (dict(points=moved("left_wrist", (101, 115))), SUSPECT, "keypoints outside the picture"),
+        (dict(area=0), WARNING, "the area is missing or 0"),
+        (dict(area=None), WARNING, "the area is missing or 0"),
+        (dict(area=60 * 185), NOTE, "the area is the box's"),
+        (dict(area=2e4), SUSPECT, "the area is greater than the box's"),
+        (dict(num_keypoints=3), SUSPECT, "num_keypoints is not the number"),
+        (dict(points=moved("left_ear", (0, 0))), SUSPECT, "a labelled keypoint at (0, 0)"),
+        (dict(category_id=2), NOTE, "of category 2, which has no keypoints, and left out"),
+        (dict(bbox=[1, 2, 3]), ERROR, "bbox is [1, 2, 3]; needed is x, y, width, height"),
+        (dict(points=exchanged("eye")), SUSPECT, EYES),
+        (dict(points=exchanged("shoulder", "hip", "elbow", "knee")), SUSPECT, TRUNK),
+        (dict(points=exchanged("hip")), SUSPECT, HALVES),
     ],
-)  # fmt: skip
-def test_what_is_wrong_is_named(tmp_path, annotation, level, what):
-    inspection = inspected(tmp_path, annotation)
-    ((name, (found_level, count)),) = [
-        item for item in found(inspection).items() if item[0].startswith(what)
-    ]
-    assert (found_level, count) == (level, 1)
-    ids = next(finding.ids for finding in inspection.findings if finding.what == name)
-    assert ids == ((1,) if isinstance(annotation, dict) else ("person",))
+)
+def test_what_is_wrong_is_named(tmp_path, changes, level, what):
+    sound = [person(n, bbox=[20, 10, 60, 185 + n / 8]) for n in range(2, 14)]
+    for one in sound:
+        one["keypoints"][0] += one["id"] / 8  # no two are the same
+    inspection = inspected(tmp_path, person(1, **changes), *sound)
+    (finding,) = [f for f in inspection.findings if f.what.startswith(what)]
+    assert (finding.level, finding.of, finding.count) == (level, "annotation", 1)
+    assert finding.ids == (1,)
     assert inspection.num_errors == (level == ERROR)
-    assert any(f"1  {name}: {ids[0]}" in line for line in lines(inspection))
+    assert any(
+        line.startswith(f"       1  {finding.what}") and line.endswith(": annotation 1")
+        for line in lines(inspection)
+    )
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 def test_left_and_right_are_judged_whichever_way_up_a_person_is(tmp_path, degrees):
     changes = {"bbox": [0, 0, 99, 199]}
     whole = {name: FRONT_XY[name] for name in FRONT_XY}
-    assert not {ONE, HALVES} & set(found(inspected(tmp_path, person(1, turned(whole, degrees)))))
-    for parts, what in ((["eye"], ONE), (["shoulder", "hip"], TRUNK), (["hip"], HALVES)):
+    assert not {EYES, HALVES} & set(found(inspected(tmp_path, person(1, turned(whole, degrees)))))
+    for parts, what in ((["eye"], EYES), (["shoulder", "hip"], TRUNK), (["hip"], HALVES)):
         points = turned(exchanged(*parts), degrees)
         names = found(inspected(tmp_path, person(1, points, **changes)))
         assert any(name.startswith(what) for name in names)
@@ -165,7 +164,7 @@ def test_the_crop_that_keypoints_are_held_against(tmp_path, y, is_outside):
     points = {name: (x, min(at_y, 85)) for name, (x, at_y) in FRONT_XY.items()}
     points["left_ankle"] = (60, y)
     names = found(inspected(tmp_path, person(1, points, bbox=[20, 10, 60, 60])))
-    assert any("outside their crop" in name for name in names) == is_outside
+    assert any("outside the crop" in name for name in names) == is_outside
 
 
 def test_a_single_keypoint_and_duplicates(tmp_path):
@@ -174,34 +173,49 @@ def test_a_single_keypoint_and_duplicates(tmp_path):
     same_box = person(2, moved("nose", (51, 31)))
     same_all = person(3, moved("nose", (51, 31)))
     names = found(inspected(tmp_path, one, same_box, same_all))
-    assert names["people with a single labelled keypoint"] == (NOTE, 1)
-    assert names["pairs of people with the same box"] == (SUSPECT, 2)
-    assert names["pairs of people with the same keypoints"] == (SUSPECT, 1)
+    assert names["a single labelled keypoint"] == (NOTE, 1)
+    assert names["the same box"] == (SUSPECT, 2)
+    assert names["the same keypoints"] == (SUSPECT, 1)
     names = found(inspected(tmp_path, one, copy.deepcopy(one)))
-    assert names["annotation ids that occur more than once"] == (ERROR, 1)
+    assert names["id occurs more than once"] == (ERROR, 1)
 
 
 def test_pictures_and_their_files(tmp_path):
     image = {"id": 1, "file_name": "1.jpg", "height": 200, "width": 100}
     images = [image, image, image | {"id": 2, "file_name": "2.jpg"}, {"id": 3}]
     names = found(inspected(tmp_path, person(1), images=images))
-    assert names == {
-        "picture ids that occur more than once": (ERROR, 1),
-        "pictures whose file is not there": (ERROR, 1),
-        "pictures without id, file_name, height or width": (ERROR, 1),
-    }
+    assert list(names.items())[:-1] == [
+        ("file_name is missing; needed is a path within the split's folder", (ERROR, 1)),
+        ("height is missing; needed is a whole number of pixels, 1 or more", (ERROR, 1)),
+        ("width is missing; needed is a whole number of pixels, 1 or more", (ERROR, 1)),
+        ("id occurs more than once", (ERROR, 1)),
+    ]
+    assert names[f"there is no such file in {tmp_path / 'val'}"] == (ERROR, 1)
 
 
-def test_another_skeleton_and_one_without_names(tmp_path):
+def test_pictures_in_folders_and_links_that_dangle(tmp_path):
+    inspected(tmp_path, person(1))
+    (tmp_path / "val" / "sub").mkdir()
+    (tmp_path / "val" / "sub" / "a.jpg").touch()
+    (tmp_path / "val" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    image = {"id": 1, "file_name": "sub/a.jpg", "height": 200, "width": 100}
+    assert found(inspected(tmp_path, person(1), images=[image])) == {}
+    images = [image, image | {"id": 2, "file_name": "gone.jpg"}]
+    (finding,) = inspected(tmp_path, person(1), images=images).findings
+    assert finding.ids == ("gone.jpg",)
+
+
+def test_another_skeleton(tmp_path):
     dog = {"id": 7, "image_id": 1, "category_id": 3, "bbox": [10, 10, 50, 50], "area": 900,
            "keypoints": [20, 20, 2, 30, 30, 1]}  # fmt: skip
+    skeleton = Skeleton("dog", ("nose", "tail"), (), (0.1, 0.1))
     category = {"id": 3, "name": "dog", "keypoints": ["nose", "tail"]}
-    inspection = inspected(tmp_path, dog, categories=[category])
-    assert found(inspection) == {}
-    assert inspection.keypoints == {"nose": (0, 0, 1), "tail": (0, 1, 0)}
-    inspection = inspected(tmp_path, dog, categories=[{"id": 3, "name": "dog"}])
-    assert found(inspection) == {}
-    assert inspection.keypoints == {"keypoint 0": (0, 0, 1), "keypoint 1": (0, 1, 0)}
+    for categories in ([category], [{"id": 3, "name": "dog"}]):
+        inspection = inspected(tmp_path, dog, categories=categories, skeleton=skeleton)
+        assert found(inspection) == {}
+        assert inspection.keypoints == {"nose": (0, 0, 1), "tail": (0, 1, 0)}
+    (finding,) = inspected(tmp_path, dog, categories=[category]).findings
+    assert finding.level == ERROR and finding.what.startswith("it has 2 keypoints, and skeleton")
 
 
 def test_only_the_first_few_ids_are_named(tmp_path):
@@ -219,7 +233,7 @@ def test_what_is_not_cocos_at_all_is_one_line(tmp_path):
 def test_drawn_and_real_people_have_no_errors_and_no_exchanged_eyes(tmp_path, coco_sample):
     people.write_dataset(tmp_path, {"val2017": 40})
     for root in (tmp_path, coco_sample):
-        inspection = check.inspect(root, "val2017", padding=1.25, crop_hw=(256, 192))
+        inspection = inspect(root, "val2017")
         assert inspection.num_errors == 0
-        assert ONE not in found(inspection)
+        assert EYES not in found(inspection)
         assert inspection.counts["people with labelled keypoints"] > 20

@@ -9,7 +9,6 @@ from coco_files import SPLIT, edit, first_person, read
 
 from mspn_jax.data import coco
 from mspn_jax.errors import DataError
-from mspn_jax.skeletons import COCO
 
 
 def test_people_with_labelled_keypoints_are_read_in_order(drawn):
@@ -30,7 +29,7 @@ def test_people_with_labelled_keypoints_are_read_in_order(drawn):
 
 def test_the_sample_holds_the_people_it_says(coco_sample):
     counts = {
-        split: sum(len(p.annotation_ids) for p in coco.read_pictures(coco_sample, split, COCO))
+        split: sum(len(p.annotation_ids) for p in read(coco_sample, split=split))
         for split in ("train2017", "val2017")
     }
     assert counts == {"train2017": 792, "val2017": 459}
@@ -43,49 +42,6 @@ def test_the_first_people_of_the_file(drawn):
         np.concatenate([p.annotation_ids for p in pictures]), everyone[:3]
     )
     assert all(len(p.annotation_ids) for p in pictures)
-
-
-FAULTS = {
-    "not COCO's": lambda c: c.pop("images"),
-    "an image needs id": lambda c: c["images"][0].pop("height"),
-    "image ids occur twice": lambda c: c["images"].append(c["images"][0]),
-    "which 'images' does not list": lambda c: first_person(c).update(image_id=-5),
-    "lacks bbox": lambda c: first_person(c).pop("bbox"),
-    "has no keypoints: is this the instances json": lambda c: first_person(c).pop("keypoints"),
-    "has 48 keypoint numbers": lambda c: first_person(c).update(keypoints=[1.0] * 48),
-    "bbox of 3 numbers": lambda c: first_person(c).update(bbox=[1, 2, 3]),
-    "not numbers": lambda c: first_person(c).update(bbox=["a", 0, 1, 1]),
-    "a NaN or infinite number": lambda c: first_person(c).update(bbox=[float("nan"), 0, 1, 1]),
-    "visibility that is not 0, 1 or 2": lambda c: first_person(c)["keypoints"].__setitem__(2, 7),
-    "occurs twice": lambda c: c["annotations"].append(first_person(c)),
-    "lists no pictures": lambda c: c.update(images=[]),
-    "an id that is not a whole number": lambda c: first_person(c).update(id="a"),
-    "not an object": lambda c: c["annotations"].insert(0, 3),
-    "no annotation has a labelled keypoint": lambda c: [
-        a.update(keypoints=[0] * 51) for a in c["annotations"]
-    ],
-}
-
-
-@pytest.mark.parametrize("message", FAULTS)
-def test_damaged_annotations_are_refused_by_file_and_id(drawn_copy, message):
-    edit(drawn_copy, FAULTS[message])
-    with pytest.raises(DataError, match=message) as error:
-        read(drawn_copy)
-    assert "person_keypoints_train2017.json" in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_the_id_of_the_damaged_annotation_is_named(drawn_copy):
-    ids = []
-
-    def change(content):
-        ids.append(first_person(content)["id"])
-        first_person(content)["keypoints"] = [0.0] * 9
-
-    edit(drawn_copy, change)
-    with pytest.raises(DataError, match=f"annotation {ids[0]} has 9 keypoint numbers"):
-        read(drawn_copy)
 
 
 @pytest.mark.parametrize("box", [[5, 5, 0, 9], [5, 5, -3, 9], [-50, 5, 20, 20], [999, 5, 20, 20]])
@@ -101,16 +57,16 @@ def test_people_without_an_area_inside_the_picture_are_left_out_and_named(drawn_
     with caplog.at_level(logging.WARNING, "mspn_jax"):
         after = sum(len(p.annotation_ids) for p in read(drawn_copy))
     assert after == before - 1
-    assert f"left out 1 people whose box has no area inside their picture: annotation {ids[0]}" in (
+    assert f"annotation {ids[0]}: the box has no area inside its picture. Neither trained on" in (
         caplog.text
     )
 
 
 def test_what_is_not_there_is_named(drawn_copy, tmp_path):
     with pytest.raises(DataError, match=r"nowhere: no such folder.*COCO's layout"):
-        coco.read_pictures(tmp_path / "nowhere", SPLIT, COCO)
+        read(tmp_path / "nowhere")
     with pytest.raises(DataError, match="splits found there: train2017"):
-        coco.read_pictures(drawn_copy, "test2017", COCO)
+        read(drawn_copy, split="test2017")
     coco.annotation_file(drawn_copy, SPLIT).write_text('{"images": [')
     with pytest.raises(DataError, match="not json"):
         read(drawn_copy)

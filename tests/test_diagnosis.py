@@ -5,6 +5,7 @@ import pytest
 from pycocotools.cocoeval import COCOeval
 
 from conftest import GOLDEN, golden_json
+from mspn_jax.data.annotations import Annotations, examine, read
 from mspn_jax.evaluation import diagnosis, scoring
 from mspn_jax.evaluation.diagnosis import (
     GOOD,
@@ -50,8 +51,16 @@ def distance_of(similarity: float, keypoint: int) -> float:
     return np.sqrt(-2 * np.log(similarity) * AREA) * 2 * COCO.oks_sigmas[keypoint]
 
 
+def truth_of(annotations) -> Annotations:
+    ids = sorted({a["image_id"] for a in annotations})
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 9999, "width": 9999} for i in ids]
+    truth, findings = examine({"images": images, "annotations": annotations}, "truth.json", COCO)
+    assert not findings.errors
+    return truth
+
+
 def diagnose(results, annotations):
-    people = diagnosis.labelled_people(annotations, K)
+    people = diagnosis.labelled_people(truth_of(annotations))
     return diagnosis.diagnose(results, people, COCO), people
 
 
@@ -169,9 +178,12 @@ def test_oks_and_matches_equal_pycocotools(threshold, monkeypatch):
         wanted(self)
 
     monkeypatch.setattr(COCOeval, "evaluate", at_one_threshold)
-    theirs = scoring.coco_evaluation(GOLDEN / "eval_synth_ann.json", results, COCO, kept)
-    pairs = {
-        (int(annotation_id), int(result_id))
+    truth = read(GOLDEN / "eval_synth_ann.json", COCO)
+    truth = truth.select(truth.is_person)
+    assert set(truth.ids.tolist()) == kept
+    theirs = scoring.coco_evaluation(truth, results, COCO)
+    pairs = {  # the annotations are numbered from 1
+        (int(truth.ids[int(annotation_id) - 1]), int(result_id))
         for of_picture in theirs.evalImgs[: len(theirs.params.imgIds)]
         if of_picture
         for result_id, annotation_id in zip(of_picture["dtIds"], of_picture["dtMatches"][0])

@@ -8,7 +8,8 @@ import pytest
 
 from conftest import GOLDEN, golden_json
 from mspn_jax import geometry, heatmaps
-from mspn_jax.data import augment, coco
+from mspn_jax.data import annotations, augment, coco
+from mspn_jax.data.annotations import Annotations, read_annotations
 from mspn_jax.errors import DataError
 from mspn_jax.evaluation import scoring
 from mspn_jax.skeletons import COCO
@@ -40,7 +41,11 @@ def four_pictures(coco_sample, predictions, tmp_path_factory):
         content[key] = [row for row in content[key] if row[field] in kept]
     path = tmp_path_factory.mktemp("four") / "annotations.json"
     path.write_text(json.dumps(content))
-    return path
+    return annotations.read(path, COCO)
+
+
+def synthetic_truth() -> Annotations:
+    return annotations.read(GOLDEN / "eval_synth_ann.json", COCO)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +87,7 @@ def test_results_have_the_references_rows(predictions):
 
 def test_synthetic_figures_equal_the_references():
     results = golden_json("eval_synth_results.json")
-    metrics, _ = scoring.coco_metrics(GOLDEN / "eval_synth_ann.json", results, COCO)
+    metrics, _ = scoring.coco_metrics(synthetic_truth(), results, COCO)
     expected = golden_json("eval_results.json")["synthetic"]["pycocotools"]
     np.testing.assert_allclose(
         list(metrics.values()), [expected[name] for name in NAMES], atol=1e-9
@@ -94,19 +99,20 @@ def test_a_subset_of_people_is_scored_alone():
     person = next(a for a in content["annotations"] if a["num_keypoints"] and not a["iscrowd"])
     perfect = [{"image_id": person["image_id"], "category_id": 1, "score": 1.0,
                 "keypoints": person["keypoints"], "bbox": person["bbox"]}]  # fmt: skip
-    path = GOLDEN / "eval_synth_ann.json"
-    metrics, _ = scoring.coco_metrics(path, perfect, COCO, annotation_ids={person["id"]})
+    truth = synthetic_truth()
+    metrics, _ = scoring.coco_metrics(truth.select(truth.ids == person["id"]), perfect, COCO)
     assert metrics["AP"] == pytest.approx(1)
-    assert scoring.coco_metrics(path, perfect, COCO)[0]["AP"] < 0.1
+    assert scoring.coco_metrics(truth, perfect, COCO)[0]["AP"] < 0.1
 
 
 def test_nobody_found_and_nobody_annotated(tmp_path):
-    metrics, _ = scoring.coco_metrics(GOLDEN / "eval_synth_ann.json", [], COCO)
+    metrics, _ = scoring.coco_metrics(synthetic_truth(), [], COCO)
     assert set(metrics.values()) == {0.0}
     path = tmp_path / "empty.json"
-    path.write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    image = {"id": 1, "file_name": "1.jpg", "height": 9, "width": 9}
+    path.write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
     with pytest.raises(DataError, match="no annotations"):
-        scoring.coco_metrics(path, [], COCO)
+        scoring.coco_metrics(annotations.read(path, COCO), [], COCO)
 
 
 def test_people_through_crops_targets_and_decoding_score_as_the_references(coco_sample, tmp_path):
@@ -117,7 +123,7 @@ def test_people_through_crops_targets_and_decoding_score_as_the_references(coco_
     """
     people = [
         (picture.image_id, annotation_id, picture.image_hw[1], box_xyxy, keypoints, visibility)
-        for picture in coco.read_pictures(coco_sample, "val2017", COCO)
+        for picture in read_annotations(root=coco_sample, split="val2017", skeleton=COCO).pictures()
         for annotation_id, box_xyxy, keypoints, visibility in zip(
             picture.annotation_ids,
             geometry.clip_boxes(picture.boxes_xywh, picture.image_hw),
@@ -146,6 +152,7 @@ def test_people_through_crops_targets_and_decoding_score_as_the_references(coco_
             triples[np.asarray(weights)[row_of[annotation["id"]]] == 0] = 0
             annotation["keypoints"] = triples.ravel().tolist()
     (tmp_path / "truth.json").write_text(json.dumps(truth))
+    changed = annotations.read(tmp_path / "truth.json", COCO)
 
     center_xy, size_wh = geometry.crop_regions(boxes_xyxy, 1.25, CROP_HW)
 
@@ -155,7 +162,7 @@ def test_people_through_crops_targets_and_decoding_score_as_the_references(coco_
             geometry.crop_to_image(keypoints_crop_xy, center_xy, size_wh, CROP_HW),
             keypoint_scores, size_wh.prod(-1), COCO,
         )  # fmt: skip
-        return scoring.coco_metrics(tmp_path / "truth.json", results, COCO)[0]["AP"]
+        return scoring.coco_metrics(changed, results, COCO)[0]["AP"]
 
     assert average_precision(decoded) >= 0.998
     for wrong in (-2, -1, 1, 2):  # crop pixels: half and a quarter of a cell

@@ -12,6 +12,7 @@ import pytest
 from mspn_jax import skeletons
 from mspn_jax.commands import configured
 from mspn_jax.data import coco, evaluation_set, records
+from mspn_jax.data.annotations import read_annotations
 from mspn_jax.errors import DataError, SkeletonError
 from mspn_jax.evaluation import scoring
 from mspn_jax.synthetic import animals, coco_files
@@ -44,7 +45,7 @@ def content_of(root) -> dict:
 
 
 def test_animals_are_annotated_where_they_are(drawn):
-    for picture in coco.read_pictures(drawn, SPLIT, QUADRUPED):
+    for picture in read_annotations(root=drawn, split=SPLIT, skeleton=QUADRUPED).pictures():
         for box, keypoints, visibility in zip(
             picture.boxes_xywh, picture.keypoints_image_xy, picture.visibility
         ):
@@ -94,17 +95,22 @@ def test_the_annotations_shown_are_enough(root):
     shown["images"] = [i for i in content_of(root)["images"] if i["id"] == image["id"]]
     assert shown["images"] == [image]
     coco.annotation_file(root, SPLIT).write_text(json.dumps(shown))
-    dataset = evaluation_set.open_split(root, SPLIT, QUADRUPED)
-    assert len(dataset.boxes) == 1 and dataset.category_id == 7
-    records.open_records(root, SPLIT, QUADRUPED, only_with_people=True)
+    dataset = evaluation_set.open_split(root=root, split=SPLIT, skeleton=QUADRUPED)
+    assert len(dataset.boxes) == 1 and dataset.annotations.category_id == 7
+    records.open_records(root=root, split=SPLIT, skeleton=QUADRUPED, only_with_people=True)
     truth = np.reshape(shown["annotations"][0]["keypoints"], (1, 11, 3))
+    boxes = dataset.boxes
     results = scoring.coco_results(
-        dataset.boxes.image_ids, dataset.boxes.boxes_xyxy, dataset.boxes.scores,
-        truth[..., :2], np.ones((1, 11)), np.ones(1), QUADRUPED, category_id=dataset.category_id,
-    )  # fmt: skip
-    figures, _ = scoring.coco_metrics(
-        dataset.annotation_file, results, QUADRUPED, None, dataset.category_id
+        boxes.image_ids,
+        boxes.boxes_xyxy,
+        boxes.scores,
+        truth[..., :2],
+        np.ones((1, 11)),
+        np.ones(1),
+        QUADRUPED,
+        category_id=dataset.annotations.category_id,
     )
+    figures, _ = scoring.coco_metrics(dataset.annotations, results, QUADRUPED)
     assert figures["AP"] == pytest.approx(1)
 
 
@@ -119,7 +125,7 @@ def everyone(change):
         for annotation in content["annotations"]:
             change(annotation, content)
         coco.annotation_file(root, SPLIT).write_text(json.dumps(content))
-        coco.read_pictures(root, SPLIT, QUADRUPED)
+        read_annotations(root=root, split=SPLIT, skeleton=QUADRUPED).pictures()
 
     return make
 
@@ -177,7 +183,9 @@ MISTAKES = {
     "corners": everyone(corners),
     "fractions": everyone(fractions),
     "other order": everyone(other_order),
-    "COCO's skeleton": lambda root: coco.read_pictures(root, SPLIT, skeletons.COCO),
+    "COCO's skeleton": lambda root: read_annotations(
+        root=root, split=SPLIT, skeleton=skeletons.COCO
+    ).pictures(),
     "fewer keypoints": everyone(lambda a, c: a.update(keypoints=a["keypoints"][:27])),
     "no sigmas": without("oks_sigmas"),
     "unknown limb": skeleton_with(limbs=[["nose", "tail"]]),
@@ -207,13 +215,13 @@ def test_the_message_shown_for_a_mistake_is_the_real_one(mistake, root, caplog):
 
 
 def test_what_is_said_where_nobody_is_found(root):
-    dataset = evaluation_set.open_split(root, SPLIT, QUADRUPED)
+    dataset = evaluation_set.open_split(root=root, split=SPLIT, skeleton=QUADRUPED)
     boxes, count = dataset.boxes, len(dataset.boxes)
 
     def said(image_ids, keypoints) -> str:
         results = scoring.coco_results(
             image_ids, boxes.boxes_xyxy, boxes.scores, keypoints, np.ones((count, 11)),
-            np.ones(count), QUADRUPED, category_id=dataset.category_id,
+            np.ones(count), QUADRUPED, category_id=dataset.annotations.category_id,
         )  # fmt: skip
         return scoring.how_far_off(dataset, results)
 
@@ -224,5 +232,5 @@ def test_what_is_said_where_nobody_is_found(root):
     ids = np.array([a["image_id"] for a in everyone])
     roots = np.sqrt([a["area"] for a in everyone])[:, None]
     beside = np.dstack([triples[..., 0] + 0.3 * roots, triples[..., 1]])
-    assert "lie 0.30 of sqrt(area) off, in the median of 44 people" in said(ids, beside)
+    assert "are 0.30 of sqrt(area) off, in the median of 44 people" in said(ids, beside)
     assert said(ids + 1000, beside).startswith("no result is on a picture that has people")

@@ -10,9 +10,10 @@ import pytest
 
 from conftest import golden_json, golden_npz
 from mspn_jax import geometry
-from mspn_jax.crops import cut
-from mspn_jax.data import augment, coco, evaluation_set, pipeline
-from mspn_jax.data.records import Records, decode_picture, open_records
+from mspn_jax.crops import cut, decode_picture
+from mspn_jax.data import augment, evaluation_set, pipeline
+from mspn_jax.data.annotations import read_annotations
+from mspn_jax.data.records import Records, open_records
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import people
 
@@ -31,7 +32,7 @@ def read_image(folder, image_id: int) -> np.ndarray:
 def records(tmp_path_factory) -> Records:
     root = tmp_path_factory.mktemp("drawn")
     people.write_dataset(root, {"train2017": 30, "val2017": 10})
-    return open_records(root, "train2017", COCO, only_with_people=True)
+    return open_records(root=root, split="train2017", skeleton=COCO, only_with_people=True)
 
 
 # ------------------------------------------------------------------------------------ crops
@@ -41,7 +42,7 @@ def test_crops_of_annotated_boxes_equal_the_references(coco_sample):
     golden = golden_npz("pipeline_val_gt.npz")
     people = {
         annotation_id: (picture, i)
-        for picture in coco.read_pictures(coco_sample, "val2017", COCO)
+        for picture in read_annotations(root=coco_sample, split="val2017", skeleton=COCO).pictures()
         for i, annotation_id in enumerate(picture.annotation_ids)
     }
     for row, annotation_id in enumerate(golden["ann_id"]):
@@ -78,7 +79,7 @@ def test_augmented_crops_and_keypoints_equal_the_references(coco_sample):
     golden = golden_npz("pipeline_train.npz")
     people = {
         annotation_id: (picture, i)
-        for picture in coco.read_pictures(coco_sample, "val2017", COCO)
+        for picture in read_annotations(root=coco_sample, split="val2017", skeleton=COCO).pictures()
         for i, annotation_id in enumerate(picture.annotation_ids)
     }
     kinds = set()

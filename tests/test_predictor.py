@@ -51,7 +51,7 @@ def some_boxes(count: int) -> np.ndarray:
 def test_it_finds_what_evaluation_finds(predictor, tmp_path):
     """Through records, TFDS and grain on the one hand; picture by picture on the other."""
     people.write_dataset(tmp_path, {"val2017": 6})
-    dataset = evaluation_set.open_split(tmp_path, "val2017", COCO)
+    dataset = evaluation_set.open_split(root=tmp_path, split="val2017", skeleton=COCO)
     model, variables = for_inference(DESCRIPTION.new_model(), VARIABLES)
     expected_xy, expected_scores = estimate_boxes(
         inference.estimate_on_devices(model, COCO.flip_permutation), variables, dataset.records,

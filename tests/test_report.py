@@ -32,7 +32,7 @@ def root(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def dataset(root):
-    return evaluation_set.open_split(root, "val2017", COCO)
+    return evaluation_set.open_split(root=root, split="val2017", skeleton=COCO)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def metrics(folder) -> dict:
 
 
 def test_the_figures_are_cocos(dataset, results, metrics):
-    ten, _ = coco_metrics(dataset.annotation_file, results, COCO)
+    ten, _ = coco_metrics(dataset.annotations, results, COCO)
     assert {name: metrics[name] for name in METRICS} == ten
     curves = metrics["precision_recall"]
     assert list(curves["precision"]) == [f"{0.5 + 0.05 * i:.2f}" for i in range(10)]
@@ -99,8 +99,8 @@ def test_a_group_is_not_charged_with_the_estimates_of_another(dataset, results):
         keypoints_xy = people.keypoints_image_xy[row] + 40 * is_big[row]
         triples = np.concatenate([keypoints_xy, np.ones((17, 1))], -1)
         perfect.append(results[judged.match[row]] | {"keypoints": triples.ravel().tolist()})
-    matched = frozenset(people.annotation_ids[judged.match >= 0].tolist())
-    of_matched = dataclasses.replace(dataset, annotation_ids=matched)
+    matched = np.isin(dataset.annotations.ids, people.annotation_ids[judged.match >= 0])
+    of_matched = dataclasses.replace(dataset, annotations=dataset.annotations.select(matched))
     figures, *_ = evaluation.measure(of_matched, perfect, COCO)
     below_64 = [group for group in figures["by_size"][:2] if group["people"]]
     assert below_64 and all(group["AP"] == pytest.approx(1) for group in below_64)

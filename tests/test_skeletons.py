@@ -7,7 +7,9 @@ import pytest
 
 from mspn_jax import skeletons
 from mspn_jax.commands import configured
-from mspn_jax.data import augment, coco
+from mspn_jax.data import augment
+from mspn_jax.data.categories import find
+from mspn_jax.data.schema import Findings
 from mspn_jax.errors import DataError, SkeletonError, UsageError
 from mspn_jax.skeletons import COCO, Skeleton, mirror_name
 
@@ -133,14 +135,33 @@ CAT_CATEGORY = {"id": 17, "name": "cat", "keypoints": CAT["keypoint_names"]}
     ],
 )
 def test_the_category_is_the_one_with_the_skeletons_keypoints(categories, expected):
-    assert coco.keypoint_category({"categories": categories}, "a.json", CATS) == expected
+    findings = Findings()
+    assert find(categories, CATS, findings) == expected
+    assert not findings
 
 
-def test_another_order_or_other_keypoints_are_refused():
-    names = ["nose", "paw_l", "paw_r", "tail"]
-    with pytest.raises(DataError, match="another order: keypoint 1 is paw_l here and paw_r there"):
-        coco.keypoint_category({"categories": [CAT_CATEGORY | {"keypoints": names}]}, "a", CATS)
-    with pytest.raises(DataError, match="category 1 has 17 keypoints, skeleton 'cat' has 4 others"):
-        coco.keypoint_category({"categories": [PERSON_CATEGORY]}, "a.json", CATS)
-    with pytest.raises(DataError, match="a category needs an id"):
-        coco.keypoint_category({"categories": [{"name": "cat"}]}, "a.json", CATS)
+@pytest.mark.parametrize(
+    "category, message",
+    [
+        (
+            CAT_CATEGORY | {"keypoints": ["nose", "paw_l", "paw_r", "tail"]},
+            "category 17: its keypoints are those of skeleton 'cat' in another order: keypoint 1 is"
+            " paw_l here and paw_r there. Give",
+        ),
+        (PERSON_CATEGORY, "category 1: it has 17 keypoints, and skeleton 'cat' has 4 others"),
+        ({"name": "cat"}, "category at index 0: id is missing; needed is a whole number"),
+        (CAT_CATEGORY | {"id": "17"}, 'category at index 0: id is "17"; needed is a whole number'),
+        (
+            CAT_CATEGORY | {"keypoints": "nose"},
+            'category 17: keypoints is "nose"; needed is a list',
+        ),
+        (CAT_CATEGORY | {"keypoints": [["nose"]]}, "category 17: keypoints is a list of 1 lists"),
+        ("cat", 'category at index 0: "cat" is not a json object'),
+    ],
+)
+def test_another_order_or_other_keypoints_are_refused(category, message):
+    findings = Findings()
+    find([category], CATS, findings)
+    with pytest.raises(DataError) as error:
+        findings.raise_error("a.json")
+    assert str(error.value).startswith(f"a.json: {message}")

@@ -13,6 +13,7 @@ import pytest
 
 from commands import HERE, command, environment, metrics_of, run, variables_at
 from mspn_jax.data import coco
+from mspn_jax.data.annotations import read_annotations
 from mspn_jax.evaluation.scoring import METRICS
 from mspn_jax.skeletons import COCO
 from mspn_jax.weights import checkpoints
@@ -120,7 +121,10 @@ def test_evaluation_prints_and_writes_the_ten_figures(workdir, config, root, tmp
     during = json.loads((step / "evaluation.json").read_text())
     assert metrics == pytest.approx(during, abs=1e-6)
     results = json.loads((tmp_path / "out" / "keypoints_results.json").read_text())
-    people = sum(len(p.annotation_ids) for p in coco.read_pictures(root, "val2017", COCO))
+    people = sum(
+        len(p.annotation_ids)
+        for p in read_annotations(root=root, split="val2017", skeleton=COCO).pictures()
+    )
     assert len(results) == people
     assert (tmp_path / "out" / "pictures.jpg").stat().st_size > 10_000
 

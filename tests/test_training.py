@@ -10,7 +10,8 @@ from conftest import golden_json, golden_npz
 from golden import recipe
 from mspn_jax import geometry, heatmaps, losses, training
 from mspn_jax.crops import cut, decode_picture
-from mspn_jax.data import augment, coco
+from mspn_jax.data import augment
+from mspn_jax.data.annotations import read_annotations
 from mspn_jax.devices import AXIS, replicate, shard
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
@@ -28,7 +29,7 @@ def reference_batch(coco_sample) -> dict[str, np.ndarray]:
     """The four crops of the golden step, cut by our own pipeline."""
     wanted = golden_json("train_step.json")["ann_ids"]
     rows = {}
-    for picture in coco.read_pictures(coco_sample, "val2017", COCO):
+    for picture in read_annotations(root=coco_sample, split="val2017", skeleton=COCO).pictures():
         for i, annotation_id in enumerate(picture.annotation_ids.tolist()):
             if annotation_id not in wanted:
                 continue

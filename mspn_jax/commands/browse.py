@@ -13,8 +13,9 @@ from ml_collections import config_flags
 
 from mspn_jax.commands import configured, program
 from mspn_jax.data import augment, check, pipeline
-from mspn_jax.data.check import Finding, Inspection
+from mspn_jax.data.check import Inspection
 from mspn_jax.data.records import open_records
+from mspn_jax.data.schema import Finding
 from mspn_jax.errors import DataError, UsageError
 from mspn_jax.reports import crops
 from mspn_jax.storage.files import write_json
@@ -44,14 +45,24 @@ def browse_split() -> None:
     skeleton = configured.skeleton_named(config.skeleton)
     split = _SPLIT.value or config.data.train_split
     records = open_records(
-        config.data.root, split, skeleton, config.data.records_dir, config.data.first_people,
+        root=config.data.root,
+        split=split,
+        skeleton=skeleton,
+        first_people=config.data.first_people,
+        records_dir=config.data.records_dir,
         only_with_people=True,
-    )  # fmt: skip
+    )
     batches = pipeline.training_batches(
-        records, skeleton, crop_hw=tuple(config.crop_hw), batch_size=config.batch_size,
-        first_step=_STEP.value, settings=augment.Settings(**config.augment),
-        padding=config.padding, seed=config.seed, num_threads=config.data.num_threads,
-    )  # fmt: skip
+        records,
+        skeleton,
+        crop_hw=tuple(config.crop_hw),
+        batch_size=config.batch_size,
+        first_step=_STEP.value,
+        settings=augment.Settings(**config.augment),
+        padding=config.padding,
+        seed=config.seed,
+        num_threads=config.data.num_threads,
+    )
     about: dict[str, str | int] = {
         "variant": config.variant,
         "split": split,
@@ -70,7 +81,11 @@ def check_split() -> None:
     config = _CONFIG.value
     split = _SPLIT.value or config.data.train_split
     inspection = check.inspect(
-        config.data.root, split, padding=config.padding, crop_hw=tuple(config.crop_hw)
+        root=config.data.root,
+        split=split,
+        skeleton=configured.skeleton_named(config.skeleton),
+        padding=config.padding,
+        crop_hw=tuple(config.crop_hw),
     )
     print("\n".join(lines(inspection)))
     if _OUTPUT.value:
@@ -87,21 +102,22 @@ def lines(inspection: Inspection) -> list[str]:
     """The inspection in words, to print."""
     counted = (f"{count:,} {what}" for what, count in inspection.counts.items())
     width = max(map(len, inspection.keypoints), default=0)
-    said = [f"{inspection.file}", ", ".join(counted), ""]
+    text = [f"{inspection.file}", ", ".join(counted), ""]
     if inspection.keypoints:
-        said += [f"{'':{width}}  not labelled   hidden  visible"]
-        said += [
+        text += [f"{'':{width}}  not labelled   hidden  visible"]
+        text += [
             f"{name:{width}}  {missing:12,} {hidden:8,} {visible:8,}"
             for name, (missing, hidden, visible) in inspection.keypoints.items()
         ]
     for level, findings in itertools.groupby(inspection.findings, lambda f: f.level):
-        said += ["", f"{level}s:", *map(_line, findings)]
-    return said if inspection.findings else [*said, "", "nothing looks wrong"]
+        text += ["", f"{level}s:", *map(_line, findings)]
+    return text if inspection.findings else [*text, "", "nothing looks wrong"]
 
 
 def _line(finding: Finding) -> str:
     more = ", ..." if finding.count > len(finding.ids) else ""
-    return f"{finding.count:8,}  {finding.what}: {', '.join(map(str, finding.ids))}{more}"
+    ids = f": {finding.of} {', '.join(map(str, finding.ids))}{more}" if finding.of else ""
+    return f"{finding.count:8,}  {finding.what}{finding.remedy_text}{ids}"
 
 
 def command() -> None:

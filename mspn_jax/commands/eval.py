@@ -13,13 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 from tqdm import tqdm
 
 from mspn_jax import inference
 from mspn_jax.commands import configured, program
 from mspn_jax.crops import decode_picture
 from mspn_jax.data import evaluation_set
+from mspn_jax.data.annotations import Annotations, read_annotations
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.drawing import annotate_people, grid, write_picture
 from mspn_jax.errors import UsageError
@@ -60,9 +61,18 @@ def main() -> None:
     model, variables = for_inference(model, variables, _STAGES.value)
     skeleton = description.new_skeleton()
     dataset = evaluation_set.open_split(
-        config.data.root, config.data.val_split, skeleton, config.data.detections,
-        config.data.first_people, config.data.records_dir,
-    )  # fmt: skip
+        root=config.data.root,
+        split=config.data.val_split,
+        skeleton=skeleton,
+        first_people=config.data.first_people,
+        records_dir=config.data.records_dir,
+        detections=config.data.detections,
+    )
+    training = None
+    if _MEAN_POSE.value and dataset.has_annotations:
+        training = read_annotations(
+            root=config.data.root, split=config.data.train_split, skeleton=skeleton
+        )
     if _REPORT.value and not dataset.has_annotations:
         raise UsageError(
             f"--report: {config.data.val_split} has no annotations, so there is nothing to report"
@@ -96,8 +106,8 @@ def main() -> None:
         if figures is None:
             log.info("%s has no annotations: no figures, only results", config.data.val_split)
         print(table, end="")
-        if _MEAN_POSE.value and figures is not None:
-            print_mean_pose(config, dataset, figures, skeleton)
+        if training is not None and figures is not None:
+            print_mean_pose(training, dataset, figures, skeleton)
         if output is not None:
             write_results(output, dataset, results, figures, skeleton)
         if page is not None:
@@ -114,12 +124,10 @@ def main() -> None:
 
 
 def print_mean_pose(
-    config: ConfigDict, dataset: EvaluationSet, figures: dict[str, float], skeleton: Skeleton
+    training: Annotations, dataset: EvaluationSet, figures: dict[str, float], skeleton: Skeleton
 ) -> None:
-    guesses = mean_pose_results(config.data.root, config.data.train_split, dataset, skeleton)
-    blind, _ = coco_metrics(
-        dataset.annotation_file, guesses, skeleton, dataset.annotation_ids, dataset.category_id
-    )
+    guesses = mean_pose_results(training, dataset, skeleton)
+    blind, _ = coco_metrics(dataset.annotations, guesses, skeleton)
     print(f"AP {figures['AP']:.3f}; of the mean pose put into every box {blind['AP']:.3f}")
 
 

@@ -51,14 +51,16 @@ def main() -> None:
     dtype = configured.dtype_named(config.dtype)
 
     # Data. What is wrong with it is said now, before anything is compiled.
-    records = open_records(
-        config.data.root, config.data.train_split, skeleton, config.data.records_dir,
-        config.data.first_people, only_with_people=True,
-    )  # fmt: skip
+    place = {
+        "root": config.data.root,
+        "skeleton": skeleton,
+        "first_people": config.data.first_people,
+        "records_dir": config.data.records_dir,
+    }
+    records = open_records(split=config.data.train_split, only_with_people=True, **place)
     validation = evaluation_set.open_split(
-        config.data.root, config.data.val_split, skeleton, config.data.detections,
-        config.data.first_people, config.data.records_dir,
-    )  # fmt: skip
+        split=config.data.val_split, detections=config.data.detections, **place
+    )
     if not validation.has_annotations:
         raise UsageError(
             f"{config.data.val_split}: has no annotations, so no AP can be taken on it"

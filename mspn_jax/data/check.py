@@ -1,55 +1,36 @@
-"""What is in a data set, and what in it looks wrong: COCO's json, of any skeleton.
+"""What a split's annotations contain, and what in them is wrong or looks wrong.
 
-Reading for training stops at the first annotation that it cannot take. This goes through all of
-them, counts what is wrong or strange, and names the first few.
+The errors and warnings are those of reading for training (`annotations.examine`). Here all of them
+are listed, and people are looked at more closely.
 """
 
 import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from mspn_jax import geometry
-from mspn_jax.data.coco import annotation_file, load_json
-from mspn_jax.errors import DataError
+from mspn_jax.data.annotations import Annotations, examine
+from mspn_jax.data.coco import annotation_file, load_json, missing_files
+from mspn_jax.data.schema import ERROR, LEVELS, NOTE, SUSPECT, Finding
+from mspn_jax.skeletons import Skeleton
 from mspn_jax.storage import paths
 
-Array = np.ndarray
-
-ERROR, SUSPECT, NOTE = "error", "suspect", "note"
-SHOWN_IDS = 5
 PLAIN = 0.6  # from here on a part of the body is plainly seen from the front; 1 at most
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """Something found in `count` places.
-
-    Attributes:
-      level: `error`, training would refuse it or leave it out; `suspect`, look at it; `note`.
-      what: in words; of what the ids are, too.
-      ids: the first few.
-    """
-
-    level: str
-    what: str
-    count: int
-    ids: tuple[int | str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What there is.
+    """What a split contains.
 
     Attributes:
       counts: {"pictures", "people", ...: how many}.
-      keypoints: name -> how many are (not labelled, hidden, visible), over people that are
-        labelled at all.
+      keypoints: name -> how many are (not labelled, hidden, visible), over people with labelled
+        keypoints.
       findings: errors first.
     """
 
@@ -63,250 +44,142 @@ class Inspection:
         return sum(finding.count for finding in self.findings if finding.level == ERROR)
 
 
-@dataclasses.dataclass(frozen=True)
-class Person:
-    """An annotated person whose numbers can be read."""
-
-    annotation: dict[str, Any]
-    image_hw: tuple[int, int]
-    keypoints_image_xy: Float[Array, "K 2"]
-    visibility: Float[Array, "K"]
-    box_xywh: Float[Array, "4"]
-
-
 def inspect(
-    root: str | os.PathLike, split: str, *, padding: float, crop_hw: tuple[int, int]
+    *,
+    root: str | os.PathLike,
+    split: str,
+    skeleton: Skeleton,
+    padding: float,
+    crop_hw: tuple[int, int],
 ) -> Inspection:
-    """Goes through a split's annotations.
-
-    Keypoint names are those of the file's category; without any, keypoints go by number, and left
-    and right are not looked at.
+    """Examines a split's json.
 
     Args:
-      padding, crop_hw: of the crop region, over the box's size, and the shape of a crop in pixels.
+      padding: size of the crop region over the box's.
+      crop_hw: shape of a crop, pixels.
 
     Raises:
-      DataError: the file cannot be read, or is not COCO's at all.
+      DataError: the file cannot be read, or has no list of images.
     """
     file = annotation_file(root, split)
     content = load_json(file)
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise DataError(f"{file}: not COCO's: no list of 'images' in it")
-    found: dict[tuple[str, str], list] = collections.defaultdict(list)
-
-    def find(level: str, what: str, place: Any) -> None:
-        found[level, what].append(place)
-
-    images = _images(content["images"], paths.path(root) / split, find)
-    names_of = _names(content)
-    annotations = content.get("annotations") or []
-    people, counts = [], collections.Counter(pictures=len(content["images"]))
-    for number in _twice(a.get("id") for a in annotations if isinstance(a, dict)):
-        find(ERROR, "annotation ids that occur more than once", number)
-    for annotation in annotations:
-        counts["annotations"] += 1
-        person = _person(annotation, images, names_of, find)
-        if annotation.get("iscrowd") if isinstance(annotation, dict) else False:
-            counts["crowds"] += 1
-        elif person is not None:
-            counts["people"] += 1
-            people.append(person)
-
-    labelled = [person for person in people if (person.visibility > 0).any()]
-    counts["people with labelled keypoints"] = len(labelled)
-    counts["pictures with labelled people"] = len({p.annotation["image_id"] for p in labelled})
-    for person in labelled:
-        for level, what in _complaints(person, names_of, padding, crop_hw):
-            find(level, what, person.annotation["id"])
-    for what, ids in _duplicates(labelled):
-        find(SUSPECT, what, ids)
-
-    order = (ERROR, SUSPECT, NOTE)
+    annotations, findings = examine(content, file, skeleton)
+    num_rows = len(content.get("annotations") or [])
+    del content
+    people = annotations.select(annotations.is_person)
+    if not len(people.ids) and not findings.errors:
+        findings.add(ERROR, "", "there is nobody in it to learn from", [""])
+    names = [name for name in annotations.file_names if name]
+    missing = missing_files(paths.path(root) / split, names)
+    what = f"there is no such file in {paths.path(root) / split}"
+    findings.add(ERROR, "picture", what, missing, "Unpack the split's pictures there")
+    for finding in _doubts(people, skeleton, padding, crop_hw):
+        findings.add(*finding)
+    is_labelled = (annotations.visibility > 0).any(1) & ~annotations.is_crowd
+    visibility = annotations.visibility[is_labelled]
+    columns = [(visibility == v).sum(0).tolist() for v in (0, 1, 2)]
     return Inspection(
         file=file,
-        counts=dict(counts),
-        keypoints=_by_keypoint(labelled, names_of),
-        findings=sorted(
-            (
-                Finding(level, what, len(places), tuple(places[:SHOWN_IDS]))
-                for (level, what), places in found.items()
-            ),
-            key=lambda finding: order.index(finding.level),
-        ),
+        counts={
+            "pictures": len(annotations.image_ids),
+            "annotations": num_rows,
+            "people": int((~annotations.is_crowd).sum()),
+            "crowds": int(annotations.is_crowd.sum()),
+            "people with labelled keypoints": int(is_labelled.sum()),
+            "pictures with labelled people": len(np.unique(annotations.image_rows[is_labelled])),
+        },
+        keypoints=dict(zip(skeleton.keypoint_names, zip(*columns))) if len(visibility) else {},
+        findings=sorted(findings, key=lambda finding: LEVELS.index(finding.level)),
     )
 
 
-Find = Callable[[str, str, Any], None]
-Names = dict[Any, list[str]]  # of a category's keypoints
+def _doubts(
+    people: Annotations, skeleton: Skeleton, padding: float, crop_hw: tuple[int, int]
+) -> Iterator[tuple[str, str, str, list[int | str]]]:
+    """(level, of, what, ids) of what looks wrong about labelled people."""
+    xy, is_labelled = people.keypoints_image_xy, people.visibility > 0
+    image_hw = people.image_hw[people.image_rows]
+    boxes_xyxy = geometry.clip_boxes(people.boxes_xywh, image_hw)
+    center_xy, size_wh = geometry.crop_regions(boxes_xyxy, padding, crop_hw)
+    box_areas = people.boxes_xywh[:, 2:].prod(1)
 
+    def any_outside(low: np.ndarray, high: np.ndarray) -> Bool[np.ndarray, "N"]:
+        outside = (xy < low[:, None]) | (xy > high[:, None])
+        return np.asarray((outside.any(-1) & is_labelled).any(1))
 
-def _images(rows: list, folder: paths.Path, find: Find) -> dict[Any, tuple[int, int]]:
-    """(height, width) of every picture that the file describes."""
-    there = None
-    if paths.is_folder(folder):
-        with paths.named(folder):
-            there = {path.name for path in folder.iterdir()}
-    if there is None:
-        find(ERROR, f"no folder of pictures {folder}", folder.name)
-    images: dict[Any, tuple[int, int]] = {}
-    for row in rows:
-        try:
-            number, hw = row["id"], (int(row["height"]), int(row["width"]))
-            name = str(row["file_name"])
-        except (KeyError, TypeError, ValueError):
-            find(ERROR, "pictures without id, file_name, height or width", str(row)[:60])
-            continue
-        if number in images:
-            find(ERROR, "picture ids that occur more than once", number)
-        images[number] = hw
-        if there is not None and name not in there:
-            find(ERROR, "pictures whose file is not there", name)
-    return images
-
-
-def _names(content: dict) -> Names:
-    return {
-        category.get("id"): category["keypoints"]
-        for category in content.get("categories") or []
-        if isinstance(category, dict) and category.get("keypoints")
+    doubts = {
+        (NOTE, "keypoints outside the box"): any_outside(boxes_xyxy[:, :2], boxes_xyxy[:, 2:]),
+        (SUSPECT, "keypoints outside the crop, where no heatmap reaches"): any_outside(
+            center_xy - size_wh / 2, center_xy + size_wh / 2
+        ),
+        # Some tools give positions by the corners of pixels, not by their centers.
+        (SUSPECT, "keypoints outside the picture"): any_outside(
+            np.full_like(center_xy, -0.5), image_hw[:, ::-1]
+        ),
+        (NOTE, "the area is the box's: estimated, not segmented"): (
+            np.abs(people.areas - box_areas) <= 1e-6 * box_areas
+        ),
+        (SUSPECT, "the area is greater than the box's"): people.areas > 1.01 * box_areas,
+        (NOTE, "a single labelled keypoint"): is_labelled.sum(1) == 1,
+        (SUSPECT, "a labelled keypoint at (0, 0)"): ((xy == 0).all(-1) & is_labelled).any(1),
+        **{
+            (SUSPECT, what): applies
+            for what, applies in _exchanged_sides(skeleton, xy, is_labelled).items()
+        },
     }
+    for (level, what), applies in doubts.items():
+        yield level, "annotation", what, people.ids[applies].tolist()
+    for what, pairs in _duplicates(people).items():
+        yield SUSPECT, "annotations", what, pairs
 
 
-def _person(annotation: Any, images: dict, names_of: Names, find: Find) -> Person | None:
-    if not isinstance(annotation, dict) or "id" not in annotation:
-        find(ERROR, "annotations without an id", str(annotation)[:60])
-        return None
-    number = annotation["id"]
-    if annotation.get("image_id") not in images:
-        find(ERROR, "annotations on pictures that the file does not list", number)
-        return None
-    if annotation.get("iscrowd"):
-        return None
-    category = annotation.get("category_id")
-    if names_of and category not in names_of:
-        find(NOTE, "annotations of a category without keypoints", number)
-        return None
-    try:
-        box = np.array(annotation["bbox"], float)
-        triples = np.array(annotation["keypoints"], float)
-    except (KeyError, TypeError, ValueError):
-        find(ERROR, "annotations whose bbox or keypoints are missing or no numbers", number)
-        return None
-    names = names_of.get(category, [])
-    if box.shape != (4,) or triples.ndim != 1 or len(triples) % 3 or not len(triples):
-        find(ERROR, "annotations whose bbox is not 4 numbers, or keypoints are no triples", number)
-    elif names and len(triples) != 3 * len(names):
-        find(ERROR, f"annotations that do not have the category's {len(names)} keypoints", number)
-    elif not (np.isfinite(box).all() and np.isfinite(triples).all()):
-        find(ERROR, "annotations with a NaN or infinite number", number)
-    elif not np.isin(triples[2::3], (0, 1, 2)).all():
-        find(ERROR, "annotations with a visibility that is not 0, 1 or 2", number)
-    else:
-        xy, visibility = triples.reshape(-1, 3)[:, :2], triples[2::3]
-        return Person(annotation, images[annotation["image_id"]], xy, visibility, box)
-    return None
-
-
-def _complaints(
-    person: Person, names_of: Names, padding: float, crop_hw: tuple[int, int]
-) -> Iterator[tuple[str, str]]:
-    """What is wrong or strange about one labelled person."""
-    labelled = person.visibility > 0
-    xy, (height, width) = person.keypoints_image_xy[labelled], person.image_hw
-    box_xyxy = geometry.clip_boxes(person.box_xywh, person.image_hw)
-    if not (box_xyxy[2:] > box_xyxy[:2]).all():
-        yield ERROR, "people whose box has no area inside their picture"
-    else:
-        if _any_outside(xy, box_xyxy[:2], box_xyxy[2:]):
-            yield NOTE, "people with keypoints outside their box"
-        center_xy, size_wh = geometry.crop_regions(box_xyxy, padding, crop_hw)
-        if _any_outside(xy, center_xy - size_wh / 2, center_xy + size_wh / 2):
-            yield SUSPECT, "people with keypoints outside their crop, where no heatmap reaches"
-    if _any_outside(xy, (-0.5, -0.5), (width, height)):  # some tools count corners, not centers
-        yield SUSPECT, "people with keypoints outside their picture"
-    area, box_area = person.annotation.get("area"), float(person.box_xywh[2:].prod())
-    if not isinstance(area, int | float) or not np.isfinite(area):
-        yield ERROR, "people without an area, by which OKS is scaled"
-    elif area <= 0:
-        yield ERROR, "people whose area is not positive, so that their OKS is 0"
-    elif abs(area - box_area) <= 1e-6 * box_area:
-        yield NOTE, "people whose area is their box's: estimated, not segmented"
-    elif area > 1.01 * box_area:
-        yield SUSPECT, "people whose area is greater than their box's"
-    if labelled.sum() == 1:
-        yield NOTE, "people with a single labelled keypoint"
-    if person.annotation.get("num_keypoints", labelled.sum()) != labelled.sum():
-        yield SUSPECT, "people whose num_keypoints is not how many are labelled"
-    if ((xy == 0).all(1)).any():
-        yield SUSPECT, "people with a labelled keypoint at (0, 0)"
-    names = names_of.get(person.annotation.get("category_id"), [])
-    yield from ((SUSPECT, what) for what in _sides(names, person.keypoints_image_xy, labelled))
-
-
-def _any_outside(xy, low, high) -> bool:
-    return bool(((xy < low) | (xy > high)).any())
-
-
-def _sides(names: Sequence[str], xy: Array, labelled: Array) -> Iterator[str]:
-    """In what way left and right look exchanged, whichever way up the person is.
+def _exchanged_sides(
+    skeleton: Skeleton, xy: Float[np.ndarray, "N K 2"], is_labelled: Bool[np.ndarray, "N K"]
+) -> dict[str, Bool[np.ndarray, "N"]]:
+    """Whose left and right look exchanged, whichever way up they are.
 
     Seen from the front, left eye, right eye, nose turn one way in the picture, and so do left
-    shoulder, right shoulder and hips. Names as COCO's; nothing is said where they are missing.
+    shoulder, right shoulder and hips. Keypoints are found by COCO's names.
     """
-    at = {name: xy[k] for k, name in enumerate(names) if labelled[k]}
+    column = {name: k for k, name in enumerate(skeleton.keypoint_names)}
 
-    def turn(a: str, b: str, *between: str) -> float:
-        """Towards 1 seen from the front, -1 from the back, 0 in profile or where not labelled."""
-        if not {a, b, *between} <= at.keys():
-            return 0.0
-        across = at[a] - at[b]
-        down = np.mean([at[name] for name in between], 0) - (at[a] + at[b]) / 2
-        cross = across[0] * down[1] - across[1] * down[0]
-        return float(2 * cross / max(across @ across + down @ down, 1e-9))
+    def turn(a: str, b: str, *between: str) -> np.ndarray:
+        """1 seen from the front, -1 from the back, 0 in profile or where not labelled."""
+        names = (a, b, *between)
+        if not {*names} <= column.keys():
+            return np.zeros(len(xy))
+        columns = [column[name] for name in names]
+        at = xy[:, columns]
+        across = at[:, 0] - at[:, 1]
+        down = at[:, 2:].mean(1) - at[:, :2].mean(1)
+        cross = across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0]
+        turns = 2 * cross / np.maximum((across**2 + down**2).sum(1), 1e-9)
+        return np.where(is_labelled[:, columns].all(1), turns, 0.0)
 
     face = turn("left_eye", "right_eye", "nose")
     shoulders = turn("left_shoulder", "right_shoulder", "left_hip", "right_hip")
     hips = -turn("left_hip", "right_hip", "left_shoulder", "right_shoulder")
-    if face < -PLAIN:
-        yield "people whose eyes are exchanged, left for right, as their nose shows"
-    if face > PLAIN and max(shoulders, hips) < -PLAIN:
-        yield (
-            "people with the face to the front and the trunk to the back: they look over their"
-            " shoulder, or left and right of the trunk are exchanged"
-        )
-    if shoulders * hips < 0 and min(abs(shoulders), abs(hips)) > PLAIN:
-        yield "people whose shoulders and hips disagree on left and right"
+    return {
+        "the eyes are exchanged, left for right, as the nose shows": face < -PLAIN,
+        "face to the front and trunk to the back: a look over the shoulder, or left and right of"
+        " the trunk are exchanged": (face > PLAIN) & (np.maximum(shoulders, hips) < -PLAIN),
+        "shoulders and hips disagree on left and right": (shoulders * hips < 0)
+        & (np.minimum(np.abs(shoulders), np.abs(hips)) > PLAIN),
+    }
 
 
-def _duplicates(people: list[Person]) -> Iterator[tuple[str, str]]:
-    """Pairs in one picture, as "id = id"."""
-    for what, part in (
-        ("pairs of people with the same box", lambda p: p.box_xywh.tobytes()),
-        (
-            "pairs of people with the same keypoints",
-            lambda p: (
-                (p.keypoints_image_xy * (p.visibility > 0)[:, None]).tobytes()
-                + p.visibility.tobytes()
-            ),
-        ),
-    ):
-        first: dict[tuple, Any] = {}
-        for person in people:
-            key = (person.annotation["image_id"], part(person))
-            if key in first:
-                yield what, f"{first[key]} = {person.annotation['id']}"
-            first.setdefault(key, person.annotation["id"])
-
-
-def _by_keypoint(people: list[Person], names_of: Names) -> dict[str, tuple[int, int, int]]:
-    counts: dict[str, list[int]] = {}
-    for person in people:
-        names = names_of.get(person.annotation.get("category_id"))
-        for k, visibility in enumerate(person.visibility):
-            row = counts.setdefault(names[k] if names else f"keypoint {k}", [0, 0, 0])
-            row[int(visibility)] += 1
-    return {name: (row[0], row[1], row[2]) for name, row in counts.items()}
-
-
-def _twice(values) -> list:
-    return [value for value, count in collections.Counter(values).items() if count > 1]
+def _duplicates(people: Annotations) -> dict[str, list[int | str]]:
+    """Pairs of people in one picture, as "id = id"."""
+    seen_xy = people.keypoints_image_xy * (people.visibility > 0)[..., None]
+    kinds = {
+        "the same box": people.boxes_xywh,
+        "the same keypoints": np.concatenate([seen_xy, people.visibility[..., None]], -1),
+    }
+    found: dict[str, list[int | str]] = collections.defaultdict(list)
+    for what, columns in kinds.items():
+        first: dict[tuple, int] = {}
+        for row, image in enumerate(people.image_rows.tolist()):
+            other = first.setdefault((image, columns[row].tobytes()), row)
+            if other != row:
+                found[what].append(f"{people.ids[other]} = {people.ids[row]}")
+    return found

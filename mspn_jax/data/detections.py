@@ -1,18 +1,26 @@
-"""Json files of detected boxes, in COCO's results format: reading and checking."""
+"""Json files of detected boxes, in COCO's results format: reading and validation."""
 
+import collections
 import dataclasses
-import json
 import logging
 import os
-from collections.abc import Iterable
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from mspn_jax import geometry
-from mspn_jax.data.coco import PERSON, load_json, some
+from mspn_jax.data.coco import PERSON, load_json, no_garbage_collection
+from mspn_jax.data.schema import PIXELS, Field, Findings, number, numbers, read_columns, some, whole
 from mspn_jax.errors import DataError
 
 log = logging.getLogger(__name__)
+
+CATEGORY = (Field("category_id", "a whole number, the id of a category", whole),)
+DETECTION = (
+    Field("image_id", "a whole number, the id of an image", whole),
+    Field("bbox", "x, y, width, height: 4 numbers, in pixels", numbers(4)),
+    Field("score", "a number", number),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,60 +28,63 @@ class Detections:
     """Boxes of people found by a detector, in the order of the file.
 
     Attributes:
-      image_ids: (N,) int64.
-      boxes_xywh: (N, 4) float64, image pixels, not clipped.
-      scores: (N,) float64.
+      boxes_xywh: image pixels, not clipped.
     """
 
-    image_ids: np.ndarray
-    boxes_xywh: np.ndarray
-    scores: np.ndarray
+    image_ids: Int[np.ndarray, "N"]
+    boxes_xywh: Float[np.ndarray, "N 4"]
+    scores: Float[np.ndarray, "N"]
 
 
+@no_garbage_collection()
 def read_detections(
-    path: str | os.PathLike, image_ids: Iterable[int], category_id: int = PERSON
+    path: str | os.PathLike, image_ids: Int[np.ndarray, "M"], category_id: int = PERSON
 ) -> Detections:
-    """Reads a detector's results in COCO's format; only those of the category count.
+    """Reads a detector's results in COCO's format; boxes of other categories are left out.
+
+    Args:
+      image_ids: of the split.
 
     Raises:
-      DataError: not such a file, it has no box of the category, or it names a picture that is
-        not among `image_ids`.
+      DataError: the file is not such a list, it has no box of the category, or it has boxes on
+        pictures that are not among `image_ids`.
     """
     content = load_json(path)
     if not isinstance(content, list):
         raise DataError(f"{path}: not detections: COCO's results are a list of boxes with scores")
-    people, others = [], set()
-    for i, row in enumerate(content):
-        try:
-            if row["category_id"] != category_id:
-                others.add(row["category_id"])
-                continue
-            people.append((int(row["image_id"]), *map(float, row["bbox"]), float(row["score"])))
-            if len(people[-1]) != 6:
-                raise ValueError
-        except (KeyError, TypeError, ValueError):
-            raise DataError(
-                f"{path}: entry {i} is not a detection (image_id, category_id, bbox of four"
-                f" numbers, score): {json.dumps(row)[:200]}"
-            ) from None
-    if not people:
+    findings = Findings()
+    categories = read_columns(content, CATEGORY, "entry", findings)[0]["category_id"]
+    findings.raise_error(path)
+    chosen = np.flatnonzero(categories == category_id)
+    if not len(chosen):
+        present = collections.Counter(categories.tolist()).most_common()
         raise DataError(
             f"{path}: no box of category {category_id} in it; there are boxes of category"
-            f" {some(sorted(others)) or 'none'}"
+            f" {some([f'{each} ({count})' for each, count in present]) or 'none'}"
         )
-    table = np.array(people, np.float64).reshape(-1, 6)
-    ids = table[:, 0].astype(np.int64)
-    unknown = np.setdiff1d(ids, np.fromiter(image_ids, np.int64))
+    indices = [f"at index {i}" for i in chosen.tolist()]
+    rows = [content[i] for i in chosen]
+    columns, _ = read_columns(rows, DETECTION, "entry", findings, indices)
+    findings.raise_error(path)
+    ids, boxes_xywh, scores = columns["image_id"], columns["bbox"], columns["score"]
+    unknown = np.setdiff1d(ids, image_ids)
     if len(unknown):
         raise DataError(
-            f"{path}: has boxes on {len(unknown)} pictures that the split has not"
+            f"{path}: has boxes on {len(unknown)} pictures that are not in the split"
             f" ({some(unknown.tolist())}): is it the detection file of another split?"
         )
-    usable = geometry.usable_boxes(table[:, 1:5]) & np.isfinite(table[:, 5])
+    usable = geometry.usable_boxes(boxes_xywh) & np.isfinite(scores)
+    usable &= (np.abs(boxes_xywh) <= PIXELS).all(1)
     if not usable.all():
-        bad = np.flatnonzero(~usable)
+        left_out = [indices[i] for i in np.flatnonzero(~usable)]
         log.warning(
-            "%s: left out %d boxes that are not finite or have no area, person %s of the file",
-            path, len(bad), some(bad.tolist()),
-        )  # fmt: skip
-    return Detections(ids[usable], table[usable, 1:5], table[usable, 5])
+            "%s: %d boxes are left out: they have no area, or are not finite or beyond %s pixels:"
+            " entry %s",
+            path,
+            len(left_out),
+            f"{PIXELS:,}",
+            some(left_out),
+        )
+    if not usable.any():
+        raise DataError(f"{path}: no usable box of category {category_id} in it")
+    return Detections(ids[usable], boxes_xywh[usable], scores[usable])

@@ -5,15 +5,14 @@ Estimation", ICCV 2017, and the authors' coco-analyze. All of it is NumPy, in im
 """
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from mspn_jax.data.annotations import Annotations
+from mspn_jax.evaluation.similarity import keypoint_similarities, object_keypoint_similarity
 from mspn_jax.skeletons import Skeleton
-
-Array = np.ndarray
 
 KINDS = ("good", "jitter", "inversion", "swap", "miss")
 GOOD, JITTER, INVERSION, SWAP, MISS = range(len(KINDS))
@@ -36,34 +35,31 @@ class People:
       boxes_xywh: as annotated.
     """
 
-    image_ids: Int[Array, "M"]
-    annotation_ids: Int[Array, "M"]
-    keypoints_image_xy: Float[Array, "M K 2"]
-    visibility: Float[Array, "M K"]
-    areas: Float[Array, "M"]
-    boxes_xywh: Float[Array, "M 4"]
+    image_ids: Int[np.ndarray, "M"]
+    annotation_ids: Int[np.ndarray, "M"]
+    keypoints_image_xy: Float[np.ndarray, "M K 2"]
+    visibility: Float[np.ndarray, "M K"]
+    areas: Float[np.ndarray, "M"]
+    boxes_xywh: Float[np.ndarray, "M 4"]
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     @property
-    def num_labelled(self) -> Int[Array, "M"]:
+    def num_labelled(self) -> Int[np.ndarray, "M"]:
         return (self.visibility > 0).sum(1)
 
 
-def labelled_people(annotations: Iterable[dict[str, Any]], num_keypoints: int) -> People:
-    """COCO's annotations, without the crowds and those that have no labelled keypoint."""
-    rows = [
-        a for a in annotations if not a.get("iscrowd") and any(a.get("keypoints", ())[2::3])
-    ]  # fmt: skip
-    triples = np.array([a["keypoints"] for a in rows], float).reshape(-1, num_keypoints, 3)
+def labelled_people(annotations: Annotations) -> People:
+    """Those of the annotations that count in a score."""
+    people = annotations.select(annotations.is_person)
     return People(
-        image_ids=np.array([a["image_id"] for a in rows], np.int64),
-        annotation_ids=np.array([a["id"] for a in rows], np.int64),
-        keypoints_image_xy=triples[..., :2],
-        visibility=triples[..., 2],
-        areas=np.array([a["area"] for a in rows], float),
-        boxes_xywh=np.array([a["bbox"] for a in rows], float).reshape(-1, 4),
+        image_ids=people.image_ids[people.image_rows],
+        annotation_ids=people.ids,
+        keypoints_image_xy=people.keypoints_image_xy,
+        visibility=people.visibility,
+        areas=people.areas,
+        boxes_xywh=people.boxes_xywh,
     )
 
 
@@ -82,28 +78,16 @@ class Diagnosis:
       kinds: (M, K) index into KINDS, or NOT_JUDGED.
     """
 
-    nearest: Int[Array, "N"]
-    match: Int[Array, "M"]
-    oks: Float[Array, "M"]
-    closest: Int[Array, "M"]
-    similarities: Float[Array, "M K"]
-    errors_px: Float[Array, "M K"]
-    kinds: Int[Array, "M K"]
+    nearest: Int[np.ndarray, "N"]
+    match: Int[np.ndarray, "M"]
+    oks: Float[np.ndarray, "M"]
+    closest: Int[np.ndarray, "M"]
+    similarities: Float[np.ndarray, "M K"]
+    errors_px: Float[np.ndarray, "M K"]
+    kinds: Int[np.ndarray, "M K"]
 
 
-def keypoint_similarities(
-    found_image_xy: Float[Array, "N K 2"],
-    people_image_xy: Float[Array, "M K 2"],
-    areas: Float[Array, "M"],
-    skeleton: Skeleton,
-) -> Float[Array, "N M K"]:
-    """exp(-distance^2 / (2 area (2 sigma)^2)): OKS is its mean over the labelled keypoints."""
-    squared = np.square(found_image_xy[:, None] - people_image_xy[None]).sum(-1)
-    variances = np.square(2 * np.array(skeleton.oks_sigmas)) * (areas[:, None] + np.spacing(1))
-    return np.exp(-squared / variances / 2)
-
-
-def matches(oks: Float[Array, "N M"], threshold: float) -> Int[Array, "N"]:
+def matches(oks: Float[np.ndarray, "N M"], threshold: float) -> Int[np.ndarray, "N"]:
     """COCO's matching of one picture: each found person, best first, takes the best one left.
 
     Args:
@@ -124,8 +108,8 @@ def matches(oks: Float[Array, "N M"], threshold: float) -> Int[Array, "N"]:
 
 
 def kinds_of_errors(
-    found_image_xy: Float[Array, "K 2"], person: int, people: People, skeleton: Skeleton
-) -> Int[Array, "K"]:
+    found_image_xy: Float[np.ndarray, "K 2"], person: int, people: People, skeleton: Skeleton
+) -> Int[np.ndarray, "K"]:
     """What kind of estimate each keypoint of a found person is.
 
     The labelled keypoint that it is most similar to decides, among its own, its mirror image's,
@@ -140,7 +124,10 @@ def kinds_of_errors(
     candidates = []
     for permutation in (slice(None), skeleton.flip_permutation):
         similarities = keypoint_similarities(
-            found_image_xy[None], people.keypoints_image_xy[:, permutation], people.areas, skeleton
+            found_image_xy[None],
+            people.keypoints_image_xy[:, permutation],
+            people.areas,
+            skeleton.oks_sigmas,
         )[0]
         labelled = people.visibility[:, permutation] > 0
         candidates.append(np.where(labelled, similarities, -1)[order])
@@ -175,11 +162,10 @@ def diagnose(results: list[dict[str, Any]], people: People, skeleton: Skeleton) 
         if not len(found):
             continue
         here = People(*(getattr(people, f.name)[members] for f in dataclasses.fields(People)))
-        labelled = here.visibility > 0
         of_keypoints = keypoint_similarities(
-            found_image_xy[found], here.keypoints_image_xy, here.areas, skeleton
+            found_image_xy[found], here.keypoints_image_xy, here.areas, skeleton.oks_sigmas
         )
-        oks = (of_keypoints * labelled).sum(-1) / labelled.sum(-1)
+        oks = object_keypoint_similarity(of_keypoints, here.visibility > 0)
         nearest[found] = members[oks.argmax(1)]
         rows = oks.argmax(0)  # who is shown beside a person without a match
         for row, person in enumerate(matches(oks[:MAX_FOUND], MATCH_OKS)):
@@ -198,13 +184,13 @@ def diagnose(results: list[dict[str, Any]], people: People, skeleton: Skeleton) 
     return Diagnosis(nearest, match, oks_of, closest, similarities, errors_px, kinds)
 
 
-def _rows_by_picture(image_ids: Int[Array, "N"]) -> dict[int, Int[Array, "N"]]:
+def _rows_by_picture(image_ids: Int[np.ndarray, "N"]) -> dict[int, Int[np.ndarray, "N"]]:
     order = np.argsort(image_ids, kind="stable")
     ids, starts = np.unique(image_ids[order], return_index=True)
     return dict(zip(ids.tolist(), np.split(order, starts[1:])))
 
 
-def count_kinds(kinds: Int[Array, "*n"]) -> dict[str, dict[str, float | None]]:
+def count_kinds(kinds: Int[np.ndarray, "*n"]) -> dict[str, dict[str, float | None]]:
     """{kind: {"count", "share" of the judged keypoints, None without any}}."""
     counts = [int((kinds == kind).sum()) for kind in range(len(KINDS))]
     total = sum(counts)

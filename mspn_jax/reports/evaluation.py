@@ -70,16 +70,15 @@ def measure(
     Raises:
       DataError: nobody in the split has labelled keypoints.
     """
-    file, chosen = dataset.annotation_file, dataset.annotation_ids
-    evaluation = coco_evaluation(file, results, skeleton, chosen, dataset.category_id)
+    annotations = dataset.annotations
+    evaluation = coco_evaluation(annotations, results, skeleton)
     ten, _ = summarize(evaluation)
-    annotations = evaluation.cocoGt.dataset["annotations"]
-    people = diagnosis.labelled_people(annotations, skeleton.num_keypoints)
+    people = diagnosis.labelled_people(annotations)
     if not len(people):
-        raise DataError(f"{file}: nobody in it has labelled keypoints to report on")
+        raise DataError(f"{annotations.file}: nobody in it has labelled keypoints to report on")
     judged = diagnosis.diagnose(results, people, skeleton)
 
-    ignored = {a["id"] for a in annotations} - set(people.annotation_ids.tolist())
+    people_rows = np.flatnonzero(annotations.is_person)
 
     def score(name: str, mask: Bool[Array, "M"]) -> dict[str, Any]:
         count = {"name": name, "people": int(mask.sum())}
@@ -87,10 +86,8 @@ def measure(
             return count | dict.fromkeys(("AP", "AP50", "AP75", "AR"))
         near = judged.nearest
         rows = np.flatnonzero((near == NOBODY) | mask[near])
-        ids = ignored | set(people.annotation_ids[mask].tolist())
-        metrics, _ = coco_metrics(
-            file, [results[i] for i in rows], skeleton, ids, dataset.category_id
-        )
+        truth = annotations.select(np.delete(np.arange(len(annotations.ids)), people_rows[~mask]))
+        metrics, _ = coco_metrics(truth, [results[i] for i in rows], skeleton)
         return count | {key: metrics[key] for key in ("AP", "AP50", "AP75", "AR")}
 
     sizes = np.digitize(np.sqrt(people.areas), SIZE_EDGES_PX[1:])

@@ -25,6 +25,7 @@ import numpy as np
 from mspn_jax.errors import SkeletonError
 
 _MIRROR = {"left": "right", "right": "left", "l": "r", "r": "l"}
+SIGMAS = (0.0001, 1)  # the range of oks_sigmas
 _WORDS = re.compile(r"[^\W_]+")
 
 
@@ -41,7 +42,7 @@ class Skeleton:
       upper_body: names of the keypoints that half-body augmentation counts as the upper half.
 
     Raises:
-      SkeletonError: sigmas, limbs or names do not fit each other.
+      SkeletonError: sigmas, limbs or names do not fit each other, or a sigma is out of range.
     """
 
     name: str
@@ -58,11 +59,13 @@ class Skeleton:
         twice = sorted({n for n in self.keypoint_names if self.keypoint_names.count(n) > 1})
         if twice:
             self._refuse(f"names {', '.join(twice)} twice: every keypoint needs a name of its own")
-        if len(self.oks_sigmas) != self.num_keypoints or min(self.oks_sigmas) <= 0:
+        low, high = SIGMAS
+        is_sigma = [low <= sigma <= high for sigma in self.oks_sigmas]
+        if len(is_sigma) != self.num_keypoints or not all(is_sigma):
             self._refuse(
-                f"needs {self.num_keypoints} oks_sigmas above 0, one a keypoint, and has"
-                f" {list(self.oks_sigmas)}: COCO's go from 0.025 (eyes) to 0.107 (hips); where"
-                " nobody has measured them, 0.05 for all will do"
+                f"needs {self.num_keypoints} oks_sigmas, one a keypoint, from {low} to {high}, and"
+                f" has {list(self.oks_sigmas)}: COCO's go from 0.025 (eyes) to 0.107 (hips); 0.05"
+                " for all will do if nobody has measured them"
             )
         unknown = sorted(set(self.upper_body) - set(self.keypoint_names))
         if unknown:
@@ -119,26 +122,30 @@ class Skeleton:
                 f"not a skeleton: {'; '.join(faults)}. It holds {', '.join(required)} and, if"
                 " wanted, limbs and upper_body"
             )
-        names = tuple(_strings(content, "keypoint_names"))
-        limbs = content.get("limbs", [])
-        if not all(isinstance(limb, list | tuple) and len(limb) == 2 for limb in limbs):
-            raise SkeletonError(f"skeleton {content['name']!r}: a limb is a pair of names")
-        strangers = sorted({str(joint) for limb in limbs for joint in limb} - set(names))
+        name = content["name"]
+        if not isinstance(name, str):
+            raise SkeletonError("name must be a string")
+        names = _tuple(content, "keypoint_names", "names", str)
+        limbs = _tuple(content, "limbs", "pairs of names", list, tuple)
+        if not all(len(limb) == 2 for limb in limbs):
+            raise SkeletonError(f"skeleton {name!r}: a limb is a pair of names")
+        strangers = sorted({str(joint) for limb in limbs for joint in limb if joint not in names})
         if strangers:
             raise SkeletonError(
-                f"skeleton {content['name']!r} has limbs to {', '.join(strangers)}, which"
-                " keypoint_names does not list"
+                f"skeleton {name!r} has limbs to {', '.join(strangers)}, which keypoint_names does"
+                " not list"
             )
+        sigmas = _tuple(content, "oks_sigmas", "numbers, one a keypoint", int, float)
         try:
-            sigmas = tuple(float(sigma) for sigma in content.get("oks_sigmas", ()))
-        except (TypeError, ValueError):
-            raise SkeletonError("oks_sigmas must be a list of numbers, one a keypoint") from None
+            sigmas = tuple(map(float, sigmas))
+        except OverflowError:
+            raise SkeletonError(f"oks_sigmas must be from {SIGMAS[0]} to {SIGMAS[1]}") from None
         return cls(
-            name=str(content["name"]),
+            name=name,
             keypoint_names=names,
             limbs=tuple((names.index(a), names.index(b)) for a, b in limbs),
             oks_sigmas=sigmas,
-            upper_body=tuple(_strings(content, "upper_body")),
+            upper_body=_tuple(content, "upper_body", "names", str),
         )
 
 
@@ -146,7 +153,7 @@ def read(path: str | os.PathLike) -> Skeleton:
     """A skeleton from its json file.
 
     Raises:
-      SkeletonError: it is not there, not json, or not a skeleton; the file is named.
+      SkeletonError: the file does not exist, is not json, or holds no skeleton; it is named.
     """
     try:
         with open(path, "rb") as file:
@@ -155,7 +162,7 @@ def read(path: str | os.PathLike) -> Skeleton:
         raise SkeletonError(f"{path}: {error.strerror}") from None
     except SkeletonError as error:
         raise SkeletonError(f"{path}: {error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SkeletonError(f"{path}: not json ({error})") from None
 
 
@@ -181,24 +188,29 @@ def _side(name: str) -> str:
     return "middle"
 
 
-def _strings(content: Mapping[str, Any], key: str) -> list[str]:
+def _tuple(content: Mapping[str, Any], key: str, what: str, *types: type) -> tuple[Any, ...]:
+    """A list of a json, empty if it is missing."""
     values = content.get(key, [])
-    if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
-        raise SkeletonError(f"{key} must be a list of names")
-    return list(values)
+    if not isinstance(values, list | tuple) or not all(type(v) in types for v in values):
+        raise SkeletonError(f"{key} must be a list of {what}")
+    return tuple(values)
 
 
+_SIDES = ("left", "right")
 _COCO_UPPER_BODY = (
     "nose",
-    *(f"{side}_{joint}"
-      for joint in ("eye", "ear", "shoulder", "elbow", "wrist") for side in ("left", "right")),
-)  # fmt: skip
+    *(
+        f"{side}_{joint}"
+        for joint in ("eye", "ear", "shoulder", "elbow", "wrist")
+        for side in _SIDES
+    ),
+)
 
 COCO = Skeleton(
     name="coco",
     keypoint_names=(
         *_COCO_UPPER_BODY,
-        *(f"{side}_{joint}" for joint in ("hip", "knee", "ankle") for side in ("left", "right")),
+        *(f"{side}_{joint}" for joint in ("hip", "knee", "ankle") for side in _SIDES),
     ),
     limbs=(
         (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),

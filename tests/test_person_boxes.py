@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mspn_jax.data.person_boxes import read_person_boxes
+from mspn_jax.data.person_boxes import parse_boxes, read_person_boxes
 from mspn_jax.errors import DataError
 
 ANNOTATIONS = {
@@ -62,10 +62,20 @@ def test_boxes_are_found_by_picture(content, name, expected, tmp_path):
     [
         (3, "no file of boxes: needed is COCO's"),
         ({"a.jpg": 3}, "no file of boxes"),
-        ({"a.jpg": [[1, 2, 3]]}, r"a.jpg: box 0 is \[1, 2, 3\], not x, y, width, height"),
-        ([[1, 2, 3, 4], [1, 2, 3, "wide"]], r"box 1 is \[1, 2, 3, 'wide'\]"),
-        ([{"image_id": 3, "score": 1.0}], "an entry has no 'bbox'"),
-        ({"images": ANNOTATIONS["images"]}, "an entry has no 'annotations'"),
+        ({"a.jpg": [[1, 2, 3]]}, r"a.jpg: box 0 is \[1, 2, 3\]; needed are x, y, width, height"),
+        ([[1, 2, 3, 4], [1, 2, 3, "wide"]], r'box 1 is \[1, 2, 3, "wide", 1.0\]'),
+        ([["1", "2", "3", "4"]], r'box 0 is \["1", "2"'),
+        ([[1, 2, 3, float("nan")]], "box 0 is .1, 2, 3, NaN"),
+        (["1234"], 'box 0 is "1234"'),
+        ([{"image_id": 3, "score": 1.0}], "entry at index 0: bbox is missing; needed is x, y"),
+        ([DETECTIONS[0] | {"bbox": "1234"}], 'entry at index 0: bbox is "1234"'),
+        ([DETECTIONS[0] | {"image_id": 7.5}], "entry at index 0: image_id is 7.5; needed is a"),
+        ([DETECTIONS[0] | {"score": "high"}], 'entry at index 0: score is "high"'),
+        ([DETECTIONS[0] | {"file_name": 3}], "entry at index 0: file_name is 3"),
+        ([DETECTIONS[0] | {"category_id": "cat"}, DETECTIONS[0]], 'category_id is "cat"'),
+        ({"images": ANNOTATIONS["images"]}, "it has no list of 'annotations'"),
+        (ANNOTATIONS | {"images": ANNOTATIONS["images"][1:]}, "index 0: its image_id is not the"),
+        (ANNOTATIONS | {"images": [{"id": 7}]}, "image 7: file_name is missing"),
         ([row | {"category_id": 5 + i} for i, row in enumerate(DETECTIONS)],
          "has boxes of categories 5, 6, 7, and none of COCO's person"),
     ],
@@ -80,3 +90,13 @@ def test_boxes_of_another_category_are_not_taken_silently(tmp_path, caplog):
     assert "no boxes of COCO's person (1); those of category 5, the only one, are" in caplog.text
     caplog.clear()
     assert boxes_of(DETECTIONS, "7.jpg", tmp_path) and not caplog.text
+
+
+def test_boxes_of_a_command_line():
+    assert parse_boxes(["1,2,3,4", "5,6,7,8,0.5"], "--box").tolist() == [
+        [1, 2, 3, 4, 1],
+        [5, 6, 7, 8, 0.5],
+    ]
+    for text in ("1,2,3", "1,2,3,wide", "", "nan,1,2,3"):
+        with pytest.raises(DataError, match=r"^--box: box 0 is "):
+            parse_boxes([text], "--box")

@@ -61,12 +61,32 @@ def test_cocos_own_survives_the_way_through_json():
 
 FAULTS = {
     "lacks keypoint_names. It holds": lambda s: s.pop("keypoint_names"),
-    "needs 4 oks_sigmas above 0, one a keypoint, and has \\[\\]": lambda s: s.pop("oks_sigmas"),
+    r"needs 4 oks_sigmas, one a keypoint, from 0.0001 to 1, and has \[\]": lambda s: s.pop(
+        "oks_sigmas"
+    ),
     "does not know flip_pairs": lambda s: s.update(flip_pairs=[[1, 2]]),
-    "needs 4 oks_sigmas above 0": lambda s: s["oks_sigmas"].pop(),
-    "one a keypoint, and has \\[0.0": lambda s: s["oks_sigmas"].__setitem__(0, 0),
+    r"needs 4 oks_sigmas, .* and has \[0.03, 0.06, 0.05\]": lambda s: s["oks_sigmas"].pop(),
+    **{
+        rf"needs 4 oks_sigmas, .* has \[{shown}": lambda s, value=value: s[
+            "oks_sigmas"
+        ].__setitem__(0, value)
+        for shown, value in {
+            "0.0": 0,
+            "nan": float("nan"),
+            "inf": float("inf"),
+            "-0.03": -0.03,
+            "1e-300": 1e-300,
+            "5.0": 5.0,
+        }.items()
+    },
+    "oks_sigmas must be a list of numbers": lambda s: s.update(oks_sigmas=["0.05"] * 4),
+    "oks_sigmas must be from 0.0001 to 1": lambda s: s["oks_sigmas"].__setitem__(0, 10**400),
+    "upper_body must be a list of names": lambda s: s.update(upper_body=None),
+    "limbs must be a list of pairs": lambda s: s.update(limbs=5),
+    "name must be a string": lambda s: s.update(name=None),
     "limbs to ear, which": lambda s: s["limbs"].append(["nose", "ear"]),
     "limbs to 1, 4, which": lambda s: s["limbs"].append([1, 4]),
+    r"limbs to \['nose'\], which": lambda s: s["limbs"].append([["nose"], "tail"]),
     "a limb is a pair": lambda s: s["limbs"].append(["nose", "tail", "paw_l"]),
     "lacks paw_l, the mirror image": lambda s: s.update(
         keypoint_names=["nose", "paw_r", "paw", "tail"], limbs=[]

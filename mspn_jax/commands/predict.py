@@ -26,7 +26,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mspn_jax import geometry
 from mspn_jax.commands import program
-from mspn_jax.data.person_boxes import PersonBoxes, read_person_boxes, table
+from mspn_jax.data.person_boxes import PersonBoxes, parse_boxes, read_person_boxes
 from mspn_jax.data.pictures import Frame, Source, count_frames, find_sources, frames
 from mspn_jax.detector import Detector
 from mspn_jax.drawing import annotate_people, write_picture
@@ -139,7 +139,7 @@ def people_finder(sources: list[Source]) -> Callable[[Frame], Float[np.ndarray, 
         log.info("no --boxes, --box or --detector: each picture is taken for one person's box")
         return lambda frame: np.array([(0, 0, *frame.image.shape[1::-1], 1)], np.float64)
     if _BOX.value:
-        boxes = PersonBoxes({}, table([box.split(",") for box in _BOX.value], "--box"))
+        boxes = PersonBoxes({}, parse_boxes(_BOX.value, "--box"))
     else:
         boxes = read_person_boxes(_BOXES.value or "")
         if all(boxes.of(source.name) is None for source in sources):

@@ -4,23 +4,38 @@ import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mspn_jax import geometry
+from mspn_jax.data.annotations import BOX, IDS, IMAGE, IS_CROWD, lookup
 from mspn_jax.data.coco import PERSON, load_json
+from mspn_jax.data.schema import (
+    ERROR,
+    PIXELS,
+    Field,
+    Findings,
+    number,
+    numbers,
+    read_columns,
+    shown,
+    texts,
+    whole,
+)
 from mspn_jax.errors import DataError
 
-Array = np.ndarray
 log = logging.getLogger(__name__)
 
 FORMATS = (
     "COCO's detections or annotations, {file name: [[x, y, width, height], ...]}, or"
     " [[x, y, width, height], ...] for every picture"
 )
+CATEGORY = (Field("category_id", "a whole number, the id of a category", whole, default=PERSON),)
+SCORE = Field("score", "a finite number", number, default=1, low=-1e9, high=1e9)
+IMAGE_ID = Field("image_id", "a whole number, or else a file_name", whole)
+FILE_NAME = Field("file_name", "the name of a picture's file", texts())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,108 +43,140 @@ class PersonBoxes:
     """Boxes by picture.
 
     Attributes:
-      by_picture: file name, or COCO's image id as a string -> (N, 5) x, y, width, height, score.
-      everywhere: (N, 5) of a picture that is not in `by_picture`; None: such a picture has none.
+      by_picture: file name, or COCO's image id as a string -> x, y, width, height, score.
+      everywhere: of a picture that is not in `by_picture`; None: such a picture has no boxes.
     """
 
-    by_picture: dict[str, Float[Array, "N 5"]]
-    everywhere: Float[Array, "N 5"] | None = None
+    by_picture: dict[str, Float[np.ndarray, "_ 5"]]
+    everywhere: Float[np.ndarray, "_ 5"] | None = None
 
-    def of(self, name: str) -> Float[Array, "N 5"] | None:
-        """Those of a picture, found by its path, its file name, or COCO's id in it; None: none."""
+    def of(self, name: str) -> Float[np.ndarray, "N 5"] | None:
+        """The boxes of a picture, found by its path, its file name, or COCO's id in it."""
         path = pathlib.PurePosixPath(name)
-        image_id = str(int(path.stem)) if path.stem.isdecimal() else ""
+        image_id = str(int(path.stem)) if path.stem.isdecimal() and len(path.stem) < 20 else ""
         for key in (name, path.name, image_id):
             if key in self.by_picture:
                 return self.by_picture[key]
         return self.everywhere
 
 
-def table(rows: list[Any], what: str) -> Float[Array, "N 5"]:
-    """Rows of x, y, width, height and perhaps a score, which else is 1.
+def parse_boxes(given: list[str], what: str) -> Float[np.ndarray, "N 5"]:
+    """Boxes of a command line, each as "x,y,width,height" and optionally ",score".
 
     Raises:
-      DataError: a row has not so many numbers; `what` says whose it is.
+      DataError: one is no such box.
     """
-    boxes = np.ones((len(rows), 5))
-    for i, row in enumerate(rows):
+    rows: list[Any] = []
+    for text in given:
         try:
-            if len(row) not in (4, 5):
-                raise ValueError
-            boxes[i, : len(row)] = np.array(row, np.float64)
-        except (TypeError, ValueError):
-            raise DataError(
-                f"{what}: box {i} is {str(row)[:100]}, not x, y, width, height and, if you like,"
-                " score"
-            ) from None
+            rows.append([float(part) for part in text.split(",")])
+        except ValueError:
+            rows.append(text)
+    return table(rows, what)
+
+
+def table(rows: list[Any], what: str) -> Float[np.ndarray, "N 5"]:
+    """Lists of x, y, width, height and optionally a score, by default 1.
+
+    Args:
+      what: whose boxes they are, for messages.
+
+    Raises:
+      DataError: one is no such list.
+    """
+    rows = [[*row, 1.0] if type(row) is list and len(row) == 4 else row for row in rows]
+    boxes, is_good = numbers(5)(rows)
+    is_good &= np.abs(boxes).max(1, initial=0) <= PIXELS  # false for NaN
+    for i in np.flatnonzero(~is_good)[:1].tolist():
+        raise DataError(
+            f"{what}: box {i} is {shown(rows[i])}; needed are x, y, width, height and, optionally,"
+            " a score"
+        )
     return boxes
 
 
 def read_person_boxes(path: str | os.PathLike) -> PersonBoxes:
-    """Reads a file of boxes; which of the `FORMATS` it has is seen from what is in it.
+    """Reads a file of boxes in any of the `FORMATS`.
 
-    Boxes of annotations are clipped to their picture, as they are for evaluation; all others are
-    taken as they are. Only people (category 1) count, or the one category that there is, and no
-    crowds.
+    Boxes of annotations are clipped to their picture, as they are for evaluation; others are not.
+    Only people (category 1) count, or the only category that occurs, and no crowds.
 
     Raises:
-      DataError: the file is none of these, and the entry that is not is named; or it has several
-        categories, and none of them people.
+      DataError: the file has none of the formats, an entry is faulty, or there are several
+        categories but no people.
     """
     content = load_json(path)
-    try:
-        if isinstance(content, dict) and isinstance(content.get("images"), list):
-            return PersonBoxes(_annotated(content, path))
-        if isinstance(content, dict) and all(isinstance(v, list) for v in content.values()):
-            return PersonBoxes({k: table(v, f"{path}: {k}") for k, v in content.items()})
-        if isinstance(content, list) and all(isinstance(row, dict) for row in content):
-            return PersonBoxes(_detected(content, path))
-        if isinstance(content, list):
-            return PersonBoxes({}, table(content, str(path)))
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: an entry has no {error}: needed is {FORMATS}") from None
+    if isinstance(content, dict) and isinstance(content.get("images"), list):
+        return PersonBoxes(_annotated(content, path))
+    if isinstance(content, dict) and all(isinstance(v, list) for v in content.values()):
+        return PersonBoxes({k: table(v, f"{path}: {k}") for k, v in content.items()})
+    if isinstance(content, list) and all(isinstance(row, dict) for row in content):
+        return PersonBoxes(_detected(content, path))
+    if isinstance(content, list):
+        return PersonBoxes({}, table(content, str(path)))
     raise DataError(f"{path}: no file of boxes: needed is {FORMATS}")
 
 
-def _annotated(content: dict, path: str | os.PathLike) -> dict[str, Float[Array, "N 5"]]:
-    images = {image["id"]: image for image in content["images"]}
-    rows: dict[str, list] = {image["file_name"]: [] for image in images.values()}
-    category_id = _category((row["category_id"] for row in content["annotations"]), path)
-    for annotation in content["annotations"]:
-        if annotation["category_id"] != category_id or annotation.get("iscrowd"):
-            continue
-        image = images[annotation["image_id"]]
-        image_hw = int(image["height"]), int(image["width"])
-        left, top, right, bottom = geometry.clip_boxes(annotation["bbox"], image_hw).tolist()
-        rows[image["file_name"]].append((left, top, right - left, bottom - top))
-    return {name: table(boxes, name) for name, boxes in rows.items()}
+def _annotated(content: dict[str, Any], path: str | os.PathLike) -> dict[str, np.ndarray]:
+    rows = content.get("annotations")
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: it has no list of 'annotations'")
+    findings = Findings()
+    images, _ = read_columns(content["images"], IMAGE, "image", findings)
+    columns, _ = read_columns(rows, (*IDS[1:], IS_CROWD), "annotation", findings)
+    findings.raise_error(path)
+    category_id = _category(columns["category_id"], path)
+    chosen = np.flatnonzero((columns["category_id"] == category_id) & (columns["iscrowd"] == 0))
+    indices = [f"at index {i}" for i in chosen.tolist()]
+    boxes, _ = read_columns([rows[i] for i in chosen], [BOX], "annotation", findings, indices)
+    of_image = np.full(len(chosen), -1)
+    if len(images["id"]):
+        of_image = lookup(images["id"], columns["image_id"][chosen])
+    what = "its image_id is not the id of an image in 'images'"
+    findings.add(ERROR, "annotation", what, [indices[i] for i in np.flatnonzero(of_image < 0)])
+    findings.raise_error(path)
+    image_hw = np.stack([images["height"], images["width"]], 1)[of_image]
+    boxes_xyxy = geometry.clip_boxes(boxes["bbox"], image_hw)
+    sizes_wh = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    boxes_of = np.column_stack([boxes_xyxy[:, :2], sizes_wh, np.ones(len(chosen))])
+    return {
+        name: boxes_of[of_image == image].astype(np.float64)
+        for image, name in enumerate(images["file_name"].tolist())
+    }
 
 
-def _detected(content: list[dict], path: str | os.PathLike) -> dict[str, Float[Array, "N 5"]]:
-    rows: dict[str, list] = {}
-    category_id = _category((row.get("category_id", PERSON) for row in content), path)
-    for row in content:
-        if row.get("category_id", PERSON) == category_id:
-            key = str(row["file_name"] if "file_name" in row else int(row["image_id"]))
-            rows.setdefault(key, []).append((*row["bbox"], row.get("score", 1.0)))
-    return {name: table(boxes, name) for name, boxes in rows.items()}
+def _detected(content: list[dict[str, Any]], path: str | os.PathLike) -> dict[str, np.ndarray]:
+    findings = Findings()
+    categories, _ = read_columns(content, CATEGORY, "entry", findings)
+    findings.raise_error(path)
+    chosen = np.flatnonzero(categories["category_id"] == _category(categories["category_id"], path))
+    indices = [f"at index {i}" for i in chosen.tolist()]
+    rows = [content[i] for i in chosen]
+    columns, _ = read_columns(rows, [BOX, SCORE], "entry", findings, indices)
+    boxes = np.column_stack([columns["bbox"], columns["score"]])
+    of_picture: dict[str, list[np.ndarray]] = {}
+    for row, index, box in zip(rows, indices, boxes):
+        field = FILE_NAME if "file_name" in row else IMAGE_ID
+        named, _ = read_columns([row], [field], "entry", findings, [index])
+        of_picture.setdefault(str(named[field.name][0]), []).append(box)
+    findings.raise_error(path)
+    return {name: np.array(boxes) for name, boxes in of_picture.items()}
 
 
-def _category(category_ids: Iterable[int], path: str | os.PathLike) -> int:
-    """COCO's person; where there is none, the only one there is, as of somebody's own skeleton."""
-    present = set(category_ids)
+def _category(category_ids: Int[np.ndarray, "N"], path: str | os.PathLike) -> int:
+    """COCO's person, or else the only category that occurs, as of somebody's own skeleton."""
+    present = np.unique(category_ids).tolist()
     if PERSON in present or not present:
         return PERSON
     if len(present) > 1:
         raise DataError(
-            f"{path}: has boxes of categories {', '.join(map(str, sorted(present)))}, and none of"
+            f"{path}: has boxes of categories {', '.join(map(str, present))}, and none of"
             f" COCO's person ({PERSON}): keep those of one category"
         )
-    (category_id,) = present
     log.warning(
         "%s: has no boxes of COCO's person (%d); those of category %s, the only one, are taken",
-        path, PERSON, category_id,
-    )  # fmt: skip
-    return category_id
+        path,
+        PERSON,
+        present[0],
+    )
+    return present[0]

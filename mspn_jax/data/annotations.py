@@ -297,7 +297,7 @@ def _read_people(
     is_crowd = crowds["iscrowd"] == 1
     blank = {"keypoints": [0] * 3 * skeleton.num_keypoints}
     rows = [
-        blank | row if crowd and row.get("keypoints") is None else row
+        row | blank if crowd and row.get("keypoints") is None else row
         for row, crowd in zip(rows, is_crowd)
     ]
     fields = [BOX, AREA, keypoints_field(skeleton)]

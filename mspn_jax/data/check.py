@@ -64,8 +64,9 @@ def inspect(
     file = annotation_file(root, split)
     content = load_json(file)
     annotations, findings = examine(content, file, skeleton)
-    num_rows = len(content.get("annotations") or [])
-    del content
+    rows = content.get("annotations")
+    num_rows = len(rows) if isinstance(rows, list) else 0
+    del content, rows
     people = annotations.select(annotations.is_person)
     if not len(people.ids) and not findings.errors:
         findings.add(ERROR, "", "there is nobody in it to learn from", [""])

@@ -24,7 +24,7 @@ from conftest import golden_json, golden_npz
 from golden import recipe
 from mspn_jax.errors import ConversionError
 from mspn_jax.model import MSPN
-from mspn_jax.weights import checkpoints, conversion
+from mspn_jax.weights import checkpoints, conversion, start
 from mspn_jax.weights.description import Description
 from mspn_jax.weights.torch import state_dicts
 from mspn_jax.weights.torch.names import Architecture, architecture_of, kind_of
@@ -93,19 +93,20 @@ def test_back_come_the_reference_s_names_in_its_order(num_stages):
         name: np.broadcast_to(np.array(1, np.int64 if name in counted else np.float32), shape)
         for name, shape, *_ in entries
     }
-    back = conversion.to_torch(conversion.from_torch(state_dict))
-    assert [*back] == [name for name, *_ in entries if name not in counted]
-    assert [list(array.shape) for array in back.values()] == [
-        shape for name, shape, *_ in entries if name not in counted
+    variables, counts = conversion.from_torch(state_dict), conversion.batches_tracked(state_dict)
+    assert [*counts] == counted
+    back = conversion.to_torch(variables, counts)
+    assert [(name, list(array.shape)) for name, array in back.items()] == [
+        (name, shape) for name, shape, *_ in entries
     ]
-    assert [*conversion.batches_tracked(state_dict)] == counted
+    assert [*conversion.to_torch(variables)] == [name for name in back if name not in counted]
 
 
 def test_there_and_back_is_exact_to_the_bit():
     state_dict = tiny_state_dict("mmpose 1.x")
-    back = conversion.to_torch(conversion.from_torch(state_dict))
+    counts = conversion.batches_tracked(state_dict)
+    back = conversion.to_torch(conversion.from_torch(state_dict), counts)
     assert all(array.flags.c_contiguous for array in back.values())
-    back |= {name: np.array(n) for name, n in conversion.batches_tracked(state_dict).items()}
     assert_same(back, state_dict)
     assert_same(conversion.from_torch(back), tiny_variables())
 
@@ -140,9 +141,9 @@ def test_what_does_not_fit_is_named(kind):
     with pytest.raises(ConversionError) as caught:
         conversion.from_torch(state_dict)
     assert str(caught.value) == (
-        f"an MSPN ({kind} names), but not wholly the one needed: "
+        f"an MSPN ({kind} names), but not exactly the one needed: "
         f"1 not finite: {names.norm}.weight; "
-        f"1 misshapen: {names.norm}.bias is (5,) where (4,) belongs; "
+        f"1 misshapen: {names.norm}.bias is (5,), expected (4,); "
         f"1 not floating-point: {names.norm}.running_mean; "
         f"1 missing: {names.norm}.running_var; 1 left over: a.num_batches_tracked"
     )
@@ -203,7 +204,7 @@ def test_a_stem_that_is_no_kernel_is_refused():
 
 def test_a_resnet_goes_into_the_stem_and_every_encoder():
     initial, resnet = tiny_variables(), resnet_state_dict()
-    started, said = conversion.start_from_resnet(resnet, initial)
+    started, said = start.start_from_resnet(resnet, initial)
     assert said == (
         "a ResNet in the stem and the encoder of each of 2 stages; decoders and heads are new, and"
         " the ResNet's fc is not used"
@@ -236,46 +237,46 @@ def test_a_resnet_that_does_not_fit_is_refused():
         resnet = {"deconv.0.weight": np.zeros(1)} | resnet_state_dict()
         more = {name.replace("1.1", "1.2"): resnet[name] for name in resnet if "1.1.conv" in name}
         more["layer1.2.bn1.weight"] = resnet["bn1.weight"]
-        conversion.start_from_resnet(resnet | more, tiny_variables())
+        start.start_from_resnet(resnet | more, tiny_variables())
 
 
 def test_new_heads_keep_all_that_does_not_depend_on_the_keypoints():
     loaded = tiny_variables()
     initial = tiny_variables(Architecture(2, 7, (2, 1, 1, 1), 3, 4), seed=1)
-    started, said = conversion.start_from(loaded, initial)
+    started, said = start.start_from(loaded, initial)
     assert "the last convolution of each head is new, for 7 keypoints" in said
     for collection in ("params", "batch_stats"):
         for name, subtree in started[collection].items():
             source = initial if name.endswith("_out") else loaded
             assert_same(subtree, source[collection][name])
     same = tiny_variables(seed=1)
-    assert_same(conversion.start_from(loaded, same)[0], loaded)
-    fresh, _ = conversion.start_from(loaded, same, new_heads=True)
+    assert_same(start.start_from(loaded, same)[0], loaded)
+    fresh, _ = start.start_from(loaded, same, new_heads=True)
     assert_same(fresh["params"]["stage1_head3_out"], same["params"]["stage1_head3_out"])
 
 
 def test_a_start_from_another_network_is_refused():
     other = tiny_variables(Architecture(1, 5, (2, 1, 1, 1), 3, 4))
-    with pytest.raises(ConversionError, match=r"MSPN of 1 stage .* where one of 2 stages"):
-        conversion.start_from(other, tiny_variables())
+    with pytest.raises(ConversionError, match=r"MSPN of 1 stage .* but one of 2 stages"):
+        start.start_from(other, tiny_variables())
 
 
 def test_a_start_is_read_from_a_file_or_a_checkpoint(tmp_path):
     state_dict, initial = tiny_state_dict("mmpose 0.x"), tiny_variables(seed=1)
     file = write_pth(tmp_path / "a.pth", state_dict)
-    started, said = conversion.initial_from(file, initial)
+    started, said = start.initial_from(file, initial)
     assert said == f"an MSPN of {TINY}"
     assert_same(started, tiny_variables())
 
     state_dicts.write_safetensors(tmp_path / "r.safetensors", resnet_state_dict(), {})
-    started, said = conversion.initial_from(tmp_path / "r.safetensors", initial)
+    started, said = start.initial_from(tmp_path / "r.safetensors", initial)
     assert said.startswith("a ResNet in the stem")
 
     description = Description("tiny", dict(TINY.__dict__))
     checkpoints.save_variables(tmp_path / "checkpoint", description, tiny_variables())
-    assert_same(conversion.initial_from(tmp_path / "checkpoint", initial)[0], tiny_variables())
+    assert_same(start.initial_from(tmp_path / "checkpoint", initial)[0], tiny_variables())
 
     del state_dict["keypoint_head.predict_layers.0.conv_layers.0.bn.bias"]
     write_pth(file, state_dict)
     with pytest.raises(ConversionError, match=r"a\.pth: an MSPN .* 1 missing: keypoint_head"):
-        conversion.initial_from(file, initial)
+        start.initial_from(file, initial)

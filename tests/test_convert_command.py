@@ -131,13 +131,16 @@ def test_a_resnet_starts_a_network(tmp_path):
     [
         (["--source", "missing.pth"], "missing.pth: is not a file"),
         (["--source", "."], "no checkpoint there"),
-        (["--source", "TINY", "--crop_hw", "250,192"], "--crop_hw 250,192: two multiples of 32"),
+        (
+            ["--source", "TINY", "--crop_hw", "250,192"],
+            "crop_hw (250, 192): both must be multiples of 32",
+        ),
         (
             ["--source", "TINY", "--skeleton", "coco"],
             "has 17 keypoints, the heads 5; --keypoints 17",
         ),
         (["--source", "TINY", "--stages", "3"], "--stages 3: the source has 2"),
-        (["--source", "TINY", "--keypoints", "-1"], "must be positive"),
+        (["--source", "TINY", "--keypoints", "-1"], "-1 is not a positive integer"),
         (["--source", "TINY", "--to", "caffe"], "caffe"),
         (["--source", "PUBLISHED"], "its sha256 begins"),
     ],

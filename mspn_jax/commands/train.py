@@ -27,7 +27,7 @@ from mspn_jax.folding import fold
 from mspn_jax.reports.training_log import TrainingReport
 from mspn_jax.storage import files, paths
 from mspn_jax.variables import count_parameters, initial_variables
-from mspn_jax.weights import conversion
+from mspn_jax.weights import start
 from mspn_jax.weights.description import Description
 from mspn_jax.weights.run import Checkpoints
 
@@ -88,7 +88,7 @@ def main() -> None:
         if len(given) > 1:
             raise UsageError(f"config.init: one start at most, not {' and '.join(given)}")
         if given and checkpoints.latest_step() is None:
-            variables, taken = conversion.initial_from(given[0], variables)
+            variables, taken = start.initial_from(given[0], variables)
             log.info("starting from %s: %s", given[0], taken)
         state = training.new_state(variables, adam, with_ema=config.ema_decay > 0)
         del variables  # the devices have their own soon

@@ -1,15 +1,13 @@
-"""PyTorch's state dicts <-> the Flax tree, by the table of `torch.names`.
+"""PyTorch's state dicts <-> the Flax tree, by the table in `torch.names`.
 
-Every tensor of a source and every leaf of the result is used exactly once, or the conversion fails
-and names what is left.
+Every tensor of a source and every leaf of the result is used exactly once. Otherwise the conversion
+fails and names each one.
 """
 
 import collections
-import dataclasses
 import functools
-import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,10 +15,8 @@ import numpy as np
 from flax import traverse_util
 
 from mspn_jax.errors import ConversionError
-from mspn_jax.storage import files, mirror, paths
+from mspn_jax.storage import files
 from mspn_jax.variables import variable_shapes
-from mspn_jax.weights import checkpoints
-from mspn_jax.weights.torch import state_dicts
 from mspn_jax.weights.torch.names import (
     Architecture,
     Brick,
@@ -33,7 +29,7 @@ from mspn_jax.weights.torch.names import (
 
 Variables = dict[str, Any]
 
-# Leaf of a brick (collection, name) -> whose it is in torch, and under what name; in torch's order.
+# Leaf of a brick (collection, name) -> its module and name in torch; in torch's order.
 _LEAVES = {
     ("params", "kernel"): ("conv", "weight"),
     ("params", "scale"): ("norm", "weight"),
@@ -41,11 +37,11 @@ _LEAVES = {
     ("batch_stats", "mean"): ("norm", "running_mean"),
     ("batch_stats", "var"): ("norm", "running_var"),
 }
-_COUNT = "num_batches_tracked"  # a norm has it in torch, and nothing here needs it
+_COUNT = "num_batches_tracked"  # of a norm in torch; nothing here needs it
 
 
 def architecture_of_variables(variables: Variables) -> Architecture:
-    """Finds the size of the network whose {"params", "batch_stats"} these are.
+    """The sizes of the network that {"params", "batch_stats"} belong to.
 
     Raises:
       ConversionError: they are not an MSPN's.
@@ -67,31 +63,36 @@ def architecture_of_variables(variables: Variables) -> Architecture:
         raise ConversionError(f"not the variables of an MSPN: no {error}") from None
 
 
-# --- from torch -----------------------------------------------------------------------------------
-
-
 def from_torch(state_dict: StateDict) -> Variables:
-    """A state dict of any kind of MSPN -> {"params", "batch_stats"} of `MSPN`, float32.
+    """Converts a state dict of any kind of MSPN to {"params", "batch_stats"} of `MSPN`, float32.
 
-    Kernels turn from (out, in, h, w) to (h, w, in, out). The original authors' convolutions have
-    biases, which only shift what the norm subtracts: they are taken off the running mean. Where
-    nothing has to be computed the leaves are views of the state dict's arrays, lest a large model
-    be in memory twice.
+    Kernels are transposed from (out, in, h, w) to (h, w, in, out). The original authors'
+    convolutions have biases, which only shift what the norm subtracts: they are subtracted from the
+    running mean. Other float32 leaves are views of the state dict's arrays, so that a large model
+    is in memory once.
 
     Raises:
-      ConversionError: not an MSPN, tensors missing, left over, of a wrong shape, or not
-        floating-point and finite; each is named.
+      ConversionError: the state dict is not an MSPN's, or tensors are missing, left over, of a
+        wrong shape, not floating-point or not finite; each is named.
     """
     architecture = architecture_of(state_dict)
     shapes = _shapes(architecture)
-    leaves = _place(state_dict, kind_of(state_dict), architecture.bricks(), shapes)
+    leaves = place_tensors(state_dict, kind_of(state_dict), architecture.bricks(), shapes)
     assert leaves.keys() == shapes.keys(), "the table of names does not mirror the network"
     return traverse_util.unflatten_dict(leaves)
 
 
+@functools.cache
+def _shapes(architecture: Architecture) -> dict[Path, tuple[int, ...]]:
+    shapes = variable_shapes(architecture.new_model())
+    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
+
+
 def batches_tracked(state_dict: StateDict) -> dict[str, int]:
-    """The norms' `num_batches_tracked`, by their names in mmpose 1.x: all of a state dict that
-    `from_torch` leaves behind."""
+    """The norms' `num_batches_tracked` by their names in mmpose 1.x.
+
+    `from_torch` uses all other tensors of a state dict; `to_torch` takes these counts back.
+    """
     kind = kind_of(state_dict)
     counts = {}
     for brick in architecture_of(state_dict).bricks():
@@ -101,165 +102,109 @@ def batches_tracked(state_dict: StateDict) -> dict[str, int]:
     return counts
 
 
-def _place(
-    state_dict: StateDict, kind: Kind, table: Iterable[Brick], shapes: dict[Path, tuple[int, ...]]
+def place_tensors(
+    state_dict: StateDict,
+    kind: Kind,
+    table: Iterable[Brick],
+    shapes: Mapping[Path, tuple[int, ...]],
 ) -> dict[Path, np.ndarray]:
-    """The leaves of the table's bricks, by path; or ConversionError."""
-    left = dict.fromkeys(state_dict)
-    if kind == "torchvision":
-        for name in ("fc.weight", "fc.bias"):
-            left.pop(name, None)
+    """Every leaf of the table's bricks, from the state dict.
+
+    Raises:
+      ConversionError: as in `from_torch`.
+    """
+    used = {"fc.weight", "fc.bias"} if kind == "torchvision" else set()
     problems = collections.defaultdict[str, list[str]](list)
     leaves: dict[Path, np.ndarray] = {}
 
     def take(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-        left.pop(name, None)
-        tensor = state_dict.get(name)
-        if tensor is None:
-            problems["missing"].append(name)
-        elif tensor.shape != shape:
-            problems["misshapen"].append(f"{name} is {tensor.shape} where {shape} belongs")
-        elif not jnp.issubdtype(tensor.dtype, jnp.floating):  # which knows bfloat16
-            problems["not floating-point"].append(name)
-        else:
-            with np.errstate(over="ignore"):
-                tensor = tensor.astype(np.float32, copy=False)
-            finite = np.isfinite(tensor).all()
-            files.release(state_dict[name])
-            if finite:
-                return tensor
-            problems["not finite"].append(name)
-        return None
+        used.add(name)
+        return _float32(name, state_dict.get(name), shape, problems)
 
     for brick in table:
         names = brick.names(kind)
-        left.pop(f"{names.norm}.{_COUNT}", None)
+        used.add(f"{names.norm}.{_COUNT}")
         for (collection, leaf), (module, tensor_name) in _LEAVES.items():
             path = (collection, *brick.path, leaf)
             shape = shapes[path]
             if leaf == "kernel":
                 shape = tuple(shape[axis] for axis in (3, 2, 0, 1))
-            tensor = take(f"{getattr(names, module)}.{tensor_name}", shape)
+            array = take(f"{getattr(names, module)}.{tensor_name}", shape)
             if kind == "authors" and leaf == "mean":
                 conv_bias = take(f"{names.conv}.bias", shape)
-                if tensor is not None and conv_bias is not None:
-                    tensor = tensor - conv_bias
-            if tensor is not None:
-                leaves[path] = tensor.transpose(2, 3, 1, 0) if leaf == "kernel" else tensor
+                if array is not None and conv_bias is not None:
+                    array = array - conv_bias
+            if array is not None:
+                leaves[path] = array.transpose(2, 3, 1, 0) if leaf == "kernel" else array
 
-    problems["left over"] = list(left)
-    listed = "; ".join(
-        f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names
-    )
-    if listed:
-        whose = "a ResNet" if kind == "torchvision" else f"an MSPN ({kind} names)"
-        raise ConversionError(f"{whose}, but not wholly the one needed: {listed}")
+    problems["left over"] = [name for name in state_dict if name not in used]
+    whose = "a ResNet" if kind == "torchvision" else f"an MSPN ({kind} names)"
+    _raise_if_any(problems, f"{whose}, but not exactly the one needed")
     return leaves
 
 
-@functools.cache
-def _shapes(architecture: Architecture) -> dict[Path, tuple[int, ...]]:
-    """The model's own word for every leaf."""
-    shapes = variable_shapes(architecture.new_model())
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
+def _float32(
+    name: str, tensor: np.ndarray | None, shape: tuple[int, ...], problems: dict[str, list[str]]
+) -> np.ndarray | None:
+    """A tensor in float32; None, and an entry in `problems`, if it is not usable."""
+    if tensor is None:
+        problems["missing"].append(name)
+    elif tensor.shape != shape:
+        problems["misshapen"].append(f"{name} is {tensor.shape}, expected {shape}")
+    elif not jnp.issubdtype(tensor.dtype, jnp.floating):  # NumPy's own does not know bfloat16
+        problems["not floating-point"].append(name)
+    else:
+        with np.errstate(over="ignore"):
+            array = tensor.astype(np.float32, copy=False)
+        is_finite = np.isfinite(array).all()
+        files.release(tensor)
+        if is_finite:
+            return array
+        problems["not finite"].append(name)
+    return None
 
 
-# --- to torch -------------------------------------------------------------------------------------
+def to_torch(
+    variables: Variables, batches_tracked: Mapping[str, int] | None = None
+) -> dict[str, np.ndarray]:
+    """Converts {"params", "batch_stats"} of `MSPN` to a state dict with mmpose 1.x names.
 
+    The inverse of `from_torch`, bit-identical, in mmpose's order.
 
-def to_torch(variables: Variables) -> dict[str, np.ndarray]:
-    """{"params", "batch_stats"} of `MSPN` -> a state dict with mmpose 1.x names, in its order.
-
-    The inverse of `from_torch`, to the bit. It lacks `num_batches_tracked`, which torch takes for
-    0 where a state dict does not have it.
+    Args:
+      batches_tracked: the norms' `num_batches_tracked`, from `batches_tracked`. torch takes those
+        that a state dict lacks for 0.
 
     Raises:
-      ConversionError: leaves missing or left over; each is named.
+      ConversionError: leaves are missing or left over; each is named.
     """
     leaves = traverse_util.flatten_dict(variables)
-    state_dict, missing = {}, []
+    counts = batches_tracked or {}
+    state_dict: dict[str, np.ndarray] = {}
+    problems: dict[str, list[str]] = {"missing": []}
     for brick in architecture_of_variables(variables).bricks():
         for (collection, leaf), (module, tensor_name) in _LEAVES.items():
             path = (collection, *brick.path, leaf)
             if path not in leaves:
-                missing.append("/".join(path))
+                problems["missing"].append("/".join(path))
                 continue
             array = np.asarray(leaves.pop(path))
             array = array.transpose(3, 2, 0, 1) if leaf == "kernel" else array
             name = f"{getattr(brick.mmpose, module)}.{tensor_name}"
             state_dict[name] = np.ascontiguousarray(array)
-    left = ["/".join(path) for path in leaves]
-    listed = "; ".join(
-        f"{len(names)} {what}: {', '.join(names)}"
-        for what, names in (("missing", missing), ("left over", left))
-        if names
-    )
-    if listed:
-        raise ConversionError(f"not the variables of an MSPN: {listed}")
+        count = f"{brick.mmpose.norm}.{_COUNT}"
+        if count in counts:
+            state_dict[count] = np.array(counts[count], np.int64)
+    problems["left over"] = ["/".join(path) for path in leaves]
+    _raise_if_any(problems, "not the variables of an MSPN")
     return state_dict
 
 
-# --- as the start of a training -------------------------------------------------------------------
-
-
-def initial_from(
-    path: str | os.PathLike, variables: Variables, new_heads: bool = False
-) -> tuple[Variables, str]:
-    """What a file has of a network, put over a network's initial values.
-
-    A ResNet gives the stem and every stage's encoder. An MSPN gives everything, except the last
-    convolution and norm of every head (all that depends on the keypoints) where the number of
-    keypoints is another, or `new_heads` says so.
-
-    Args:
-      path: PyTorch's `.pth`, a `.safetensors`, or one of our own checkpoints.
-      variables: of the network to start, from `initial_variables`.
-
-    Returns:
-      The variables to start with, and a line that says what was taken.
-
-    Raises:
-      ConversionError, TorchFileError, CheckpointError: the file is
-        not a checkpoint, or not of this network.
-    """
-    try:
-        if paths.is_folder(paths.path(path)):
-            return start_from(checkpoints.load(path)[1], variables, new_heads)
-        state_dict = state_dicts.read(mirror.fetched(path))
-        if kind_of(state_dict) == "torchvision":
-            return start_from_resnet(state_dict, variables)
-        return start_from(from_torch(state_dict), variables, new_heads)
-    except ConversionError as error:
-        raise ConversionError(f"{path}: {error}") from None
-
-
-def start_from(
-    loaded: Variables, initial: Variables, new_heads: bool = False
-) -> tuple[Variables, str]:
-    """An MSPN over another's initial values: see `initial_from`."""
-    found, needed = architecture_of_variables(loaded), architecture_of_variables(initial)
-    if dataclasses.replace(found, num_keypoints=needed.num_keypoints) != needed:
-        raise ConversionError(f"an MSPN of {found}, where one of {needed} is to start")
-    taken = traverse_util.flatten_dict(loaded)
-    new_heads = new_heads or found.num_keypoints != needed.num_keypoints
-    if new_heads:
-        taken = {path: leaf for path, leaf in taken.items() if not path[1].endswith("_out")}
-    merged = traverse_util.flatten_dict(initial) | taken
-    said = f"an MSPN of {found}"
-    if new_heads:
-        said += f"; the last convolution of each head is new, for {needed.num_keypoints} keypoints"
-    return traverse_util.unflatten_dict(merged), said
-
-
-def start_from_resnet(state_dict: StateDict, initial: Variables) -> tuple[Variables, str]:
-    """torchvision's ResNet-50 in the stem and in every stage's encoder: see `initial_from`."""
-    needed = architecture_of_variables(initial)
-    merged = traverse_util.flatten_dict(initial)
-    shapes = {path: leaf.shape for path, leaf in merged.items()}
-    table = (brick for brick in needed.bricks() if brick.torchvision is not None)
-    merged |= _place(state_dict, "torchvision", table, shapes)
-    stages = "1 stage" if needed.num_stages == 1 else f"each of {needed.num_stages} stages"
-    return traverse_util.unflatten_dict(merged), (
-        f"a ResNet in the stem and the encoder of {stages}; decoders and heads are new, and the"
-        " ResNet's fc is not used"
-    )
+def _raise_if_any(problems: Mapping[str, list[str]], what: str) -> None:
+    listed = [
+        f"{len(names)} {problem}: {', '.join(names)}"
+        for problem, names in problems.items()
+        if names
+    ]
+    if listed:
+        raise ConversionError(f"{what}: {'; '.join(listed)}")

@@ -111,6 +111,20 @@ def write_safetensors(
             file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
 
 
+def write_pth(
+    path: str | os.PathLike, arrays: Mapping[str, np.ndarray], notes: Mapping[str, str]
+) -> None:
+    """Writes name -> array as torch and mmengine do: `notes` as `meta` beside `state_dict`.
+
+    Raises:
+      ImportError: torch is not installed.
+    """
+    import torch
+
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    torch.save({"meta": dict(notes), "state_dict": tensors}, path)
+
+
 @contextlib.contextmanager
 def _mapped(path: str | os.PathLike) -> Iterator[mmap.mmap]:
     """The bytes of a file. Errors inside the context become TorchFileErrors that name the file."""

@@ -1,5 +1,4 @@
-"""A network's weights: our checkpoints, a training run's, PyTorch's files, and what turns one into
-another."""
+"""Weights of a network: checkpoints, a run's checkpoints, PyTorch's files, and conversion."""
 
 from mspn_jax.weights.conversion import from_torch, to_torch
 from mspn_jax.weights.torch.state_dicts import read as read_torch

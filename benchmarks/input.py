@@ -43,21 +43,21 @@ def plain_sample(path: str, picture: Picture, i: int, rng: np.random.Generator):
     """One person's crop, targets and weights, from the picture's file."""
     image = cv2.imread(path, cv2.IMREAD_COLOR_RGB)
     settings = augment.Settings()
-    drawn = augment.draw(
+    augmentation = augment.sample(
         rng, picture.visibility[i], COCO.is_upper_body, COCO.flip_permutation, settings
     )
     image_to_crop, keypoints_crop_xy, visibility = augment.apply(
-        drawn,
+        augmentation,
         picture.keypoints_image_xy[i],
         picture.visibility[i],
         geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw),
-        PADDING,
-        image.shape[1],
-        CROP_HW,
-        COCO.flip_permutation,
-        settings.half_body_padding,
+        padding=PADDING,
+        image_width=image.shape[1],
+        crop_hw=CROP_HW,
+        flip_permutation=COCO.flip_permutation,
+        half_body_padding=settings.half_body_padding,
     )
-    if drawn.flip:
+    if augmentation.flip:
         image = cv2.flip(image, 1)
     crop = cv2.warpAffine(image, image_to_crop, CROP_HW[::-1], flags=cv2.INTER_LINEAR)
     targets = np.zeros((len(KERNEL_SIZES), COCO.num_keypoints, *HEATMAP_HW), np.float32)

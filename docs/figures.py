@@ -34,16 +34,22 @@ def main() -> None:
     write_picture(folder / "targets.png", target_figure(image, person))
 
 
-def crop_of(image, person, drawn: augment.Drawn, skeleton=COCO):
+def crop_of(image, person, augmentation: augment.Augmentation, skeleton=COCO):
     """A crop, as training cuts it; with its keypoints, their visibility, and the map to it."""
     triples = np.array(person["keypoints"], np.float32).reshape(-1, 3)
     image_to_crop, keypoints_crop_xy, visibility = augment.apply(
-        drawn, triples[:, :2], triples[:, 2],
-        geometry.clip_boxes(np.array(person["bbox"]), image.shape[:2]), 1.25, image.shape[1],
-        CROP_HW, skeleton.flip_permutation, augment.Settings().half_body_padding,
-    )  # fmt: skip
+        augmentation,
+        triples[:, :2],
+        triples[:, 2],
+        geometry.clip_boxes(np.array(person["bbox"], np.float64), image.shape[:2]),
+        padding=1.25,
+        image_width=image.shape[1],
+        crop_hw=CROP_HW,
+        flip_permutation=skeleton.flip_permutation,
+        half_body_padding=augment.Settings().half_body_padding,
+    )
     crop = np.zeros((*CROP_HW, 3), np.uint8)
-    cut(image, image_to_crop, drawn.flip, crop)
+    cut(image, image_to_crop, augmentation.flip, crop)
     return crop, keypoints_crop_xy, visibility, image_to_crop
 
 
@@ -68,12 +74,12 @@ def crop_figure(image, person) -> np.ndarray:
     settings = augment.Settings()
     wanted = [lambda d: d.flip, lambda d: d.half_body.any(), lambda d: d.rotation_deg > 25]
     for is_wanted in (*wanted, lambda d: d.scale < 0.8):
-        drawn = augment.UNCHANGED
-        while not is_wanted(drawn):
-            drawn = augment.draw(
+        augmentation = augment.UNCHANGED
+        while not is_wanted(augmentation):
+            augmentation = augment.sample(
                 rng, visibility, COCO.is_upper_body, COCO.flip_permutation, settings
             )
-        panels.append(with_joints(*crop_of(image, person, drawn)[:3]))
+        panels.append(with_joints(*crop_of(image, person, augmentation)[:3]))
     space = np.full((height, 6, 3), 255, np.uint8)
     return np.hstack([part for panel in panels for part in (panel, space)][:-1])
 

@@ -66,8 +66,8 @@ def fix_aspect(size_wh: Float[Array, "*N 2"], crop_hw: tuple[int, int]) -> Float
 
 
 def crop_regions(
-    boxes_xyxy: Float[Array, "N 4"], padding: float, crop_hw: tuple[int, int]
-) -> tuple[Float[Array, "N 2"], Float[Array, "N 2"]]:
+    boxes_xyxy: Float[Array, "*N 4"], padding: float, crop_hw: tuple[int, int]
+) -> tuple[Float[Array, "*N 2"], Float[Array, "*N 2"]]:
     """(center_xy, size_wh) of the regions that are cut for boxes, when nothing is augmented."""
     center_xy, size_wh = crop_region(boxes_xyxy, padding)
     return center_xy, fix_aspect(size_wh, crop_hw)
@@ -136,7 +136,7 @@ def crop_to_image(
 
 
 def mirror_x(
-    points_xy: Float[Array, "*N 2"], image_width: int | Float[Array, "*N"]
+    points_xy: Float[Array, "*N 2"], image_width: int | Int[Array, "*#N"]
 ) -> Float[Array, "*N 2"]:
     """Points of a picture after it is mirrored left to right: x -> w - 1 - x."""
     mirrored = np.array(points_xy, np.float32)

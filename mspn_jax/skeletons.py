@@ -103,11 +103,11 @@ class Skeleton:
         return dataclasses.asdict(self) | {"limbs": [[names[a], names[b]] for a, b in self.limbs]}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Skeleton":
-        """The reverse of `to_json`.
+    def from_json(cls, content: Any) -> "Skeleton":
+        """The inverse of `to_json`.
 
         Raises:
-          SkeletonError: something is missing, superfluous, or does not fit the rest.
+          SkeletonError: something is missing, unknown, or does not fit the rest.
         """
         if not isinstance(content, Mapping):
             raise SkeletonError("not a skeleton: a json object is needed")

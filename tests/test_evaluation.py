@@ -131,13 +131,22 @@ def test_people_through_crops_targets_and_decoding_score_as_the_references(coco_
             picture.visibility,
         )
     ]
-    keypoints_crop_xy = np.stack([
-        augment.apply(
-            augment.UNCHANGED, keypoints, visibility, box_xyxy, 1.25, width, CROP_HW,
-            COCO.flip_permutation, 1.5,
-        )[1]
-        for _, _, width, box_xyxy, keypoints, visibility in people
-    ])  # fmt: skip
+    keypoints_crop_xy = np.stack(
+        [
+            augment.apply(
+                augment.UNCHANGED,
+                keypoints,
+                visibility,
+                box_xyxy,
+                padding=1.25,
+                image_width=width,
+                crop_hw=CROP_HW,
+                flip_permutation=COCO.flip_permutation,
+                half_body_padding=1.5,
+            )[1]
+            for _, _, width, box_xyxy, keypoints, visibility in people
+        ]
+    )
     image_ids, annotation_ids, _, boxes_xyxy, _, visibility = map(np.array, zip(*people))
     targets, weights = heatmaps.encode(
         jnp.asarray(keypoints_crop_xy), jnp.asarray(visibility), CROP_HW, HEATMAP_HW, (5,)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -50,9 +51,16 @@ def test_crops_of_annotated_boxes_equal_the_references(coco_sample):
         box_xyxy = geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw)
         np.testing.assert_array_equal(box_xyxy, golden["bbox_xyxy"][row])
         image_to_crop, keypoints_crop_xy, visibility = augment.apply(
-            augment.UNCHANGED, picture.keypoints_image_xy[i], picture.visibility[i], box_xyxy,
-            1.25, picture.image_hw[1], CROP_HW, COCO.flip_permutation, 1.5,
-        )  # fmt: skip
+            augment.UNCHANGED,
+            picture.keypoints_image_xy[i],
+            picture.visibility[i],
+            box_xyxy,
+            padding=1.25,
+            image_width=picture.image_hw[1],
+            crop_hw=CROP_HW,
+            flip_permutation=COCO.flip_permutation,
+            half_body_padding=1.5,
+        )
         np.testing.assert_array_equal(image_to_crop, golden["warp_mat"][row])
         np.testing.assert_allclose(
             keypoints_crop_xy, golden["transformed_keypoints"][row], atol=1e-3
@@ -86,19 +94,27 @@ def test_augmented_crops_and_keypoints_equal_the_references(coco_sample):
     for row, annotation_id in enumerate(golden["ann_id"]):
         picture, i = people[annotation_id]
         half_body = golden["half_body_ids_mask"][row].astype(bool)
-        drawn = augment.Drawn(
-            flip=golden["flip"][row].astype(bool),
+        augmentation = augment.Augmentation(
+            flip=np.asarray(golden["flip"][row], bool),
             half_body=half_body,
             shift_xy=golden["offset"][row],
-            scale=golden["scale_factor"][row],
-            rotation_deg=golden["rotation"][row],
+            scale=np.asarray(golden["scale_factor"][row]),
+            rotation_deg=np.asarray(golden["rotation"][row]),
         )
-        kinds.add((bool(drawn.flip), bool(half_body.any()), bool(drawn.rotation_deg != 0)))
+        kinds.add(
+            (bool(augmentation.flip), bool(half_body.any()), bool(augmentation.rotation_deg != 0))
+        )
         image_to_crop, keypoints_crop_xy, visibility = augment.apply(
-            drawn, picture.keypoints_image_xy[i], picture.visibility[i],
+            augmentation,
+            picture.keypoints_image_xy[i],
+            picture.visibility[i],
             geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw),
-            1.25, picture.image_hw[1], CROP_HW, COCO.flip_permutation, 1.5,
-        )  # fmt: skip
+            padding=1.25,
+            image_width=picture.image_hw[1],
+            crop_hw=CROP_HW,
+            flip_permutation=COCO.flip_permutation,
+            half_body_padding=1.5,
+        )
         np.testing.assert_array_equal(image_to_crop, golden["warp_mat"][row])
         np.testing.assert_allclose(
             keypoints_crop_xy, golden["transformed_keypoints"][row], atol=2e-3
@@ -106,7 +122,7 @@ def test_augmented_crops_and_keypoints_equal_the_references(coco_sample):
         np.testing.assert_array_equal(np.minimum(visibility, 1), golden["keypoints_visible"][row])
         crop = np.empty((*CROP_HW, 3), np.uint8)
         image = read_image(coco_sample / "val2017", picture.image_id)
-        cut(image, image_to_crop, drawn.flip, crop)
+        cut(image, image_to_crop, augmentation.flip, crop)
         assert sha256(crop) == golden["crop_rgb_sha256"][row], row
     assert len(kinds) >= 4  # with and without each
 
@@ -131,21 +147,21 @@ def test_a_mirrored_region_is_cut_as_from_the_mirrored_picture():
 def test_frequencies_and_spread_of_augmentations_are_the_references():
     golden = golden_json("augment.json")
     rng = np.random.default_rng(0)
-    drawn = augment.draw(
+    augmentation = augment.sample(
         rng, np.ones((20_000, 17)), COCO.is_upper_body, COCO.flip_permutation, augment.Settings()
     )
     distributions = golden["distributions"]
-    assert np.mean(drawn.flip) == pytest.approx(0.5, abs=0.015)
+    assert np.mean(augmentation.flip) == pytest.approx(0.5, abs=0.015)
     halves = golden["half_body"][1]["freq"]
-    none = np.mean(~drawn.half_body.any(-1))
-    upper = np.mean(drawn.half_body[:, 0])
+    none = np.mean(~augmentation.half_body.any(-1))
+    upper = np.mean(augmentation.half_body[:, 0])
     assert none == pytest.approx(halves["none"], abs=0.015)
     assert upper == pytest.approx(halves["upper"], abs=0.015)
     columns = {
-        "offset_x": drawn.shift_xy[:, 0],
-        "offset_y": drawn.shift_xy[:, 1],
-        "scale": drawn.scale,
-        "rotation": drawn.rotation_deg,
+        "offset_x": augmentation.shift_xy[:, 0],
+        "offset_y": augmentation.shift_xy[:, 1],
+        "scale": augmentation.scale,
+        "rotation": augmentation.rotation_deg,
     }
     for name, values in columns.items():
         expected = distributions[name]
@@ -163,7 +179,7 @@ def test_half_bodies_are_chosen_as_the_reference_does():
     for case in golden_json("augment.json")["half_body_selection"]:
         visibility = np.array(case["visible"], np.float32)
         for chance, expected in ((0.0, case["prefer_upper"]), (0.99, case["prefer_lower"])):
-            chosen = augment._draw_half_body(
+            chosen = augment._half_body(
                 visibility > 0, COCO.is_upper_body, np.array(0.0), np.array(chance),
                 augment.Settings(),
             )  # fmt: skip
@@ -177,16 +193,23 @@ def test_one_bright_pixel_at_a_keypoint_follows_it_through_every_map():
         image = np.zeros((200, 200, 3), np.uint8)
         cv2.circle(image, (int(x), int(y)), 2, (255, 255, 255), -1)
         keypoints = np.tile(np.float32([x, y]), (17, 1))
-        drawn = augment.draw(
+        augmentation = augment.sample(
             rng, np.ones(17), COCO.is_upper_body, COCO.flip_permutation, augment.Settings()
         )
-        drawn = dataclasses.replace(drawn, half_body=np.array(False))
+        augmentation = dataclasses.replace(augmentation, half_body=np.zeros(17, bool))
         image_to_crop, keypoints_crop_xy, _ = augment.apply(
-            drawn, keypoints, np.ones(17, np.float32), np.float32([50, 40, 150, 160]), 1.25, 200,
-            CROP_HW, COCO.flip_permutation, 1.5,
-        )  # fmt: skip
+            augmentation,
+            keypoints,
+            np.ones(17, np.float32),
+            np.float32([50, 40, 150, 160]),
+            padding=1.25,
+            image_width=200,
+            crop_hw=CROP_HW,
+            flip_permutation=COCO.flip_permutation,
+            half_body_padding=1.5,
+        )
         crop = np.empty((*CROP_HW, 3), np.uint8)
-        cut(image, image_to_crop, drawn.flip, crop)
+        cut(image, image_to_crop, augmentation.flip, crop)
         if not ((keypoints_crop_xy[0] > 8) & (keypoints_crop_xy[0] < (184, 248))).all():
             continue
         weights = crop[..., 0].astype(float)
@@ -242,9 +265,12 @@ def test_every_person_once_an_epoch(records):
 
 
 def test_each_picture_is_decoded_once_but_at_the_edges_of_a_chunk(records):
-    class Counting:
+    class Counting(Sequence):
         def __init__(self, source):
             self.source, self.read = source, 0
+
+        def __len__(self):
+            return len(self.source)
 
         def __getitem__(self, i):
             self.read += 1

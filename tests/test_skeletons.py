@@ -123,12 +123,14 @@ def test_what_is_no_skeleton_file_at_all(tmp_path):
 
 
 def test_without_an_upper_body_there_are_no_halves():
-    settings = augment.Settings(half_body_probability=1, half_body_min_keypoints=2)
+    settings = augment.Settings(half_body_probability=1.0, half_body_min_keypoints=2)
     visibility, permutation = np.full(4, 2.0), np.arange(4)
 
     def halves(is_upper_body):
         return [
-            augment.draw(np.random.default_rng(i), visibility, is_upper_body, permutation, settings)
+            augment.sample(
+                np.random.default_rng(i), visibility, is_upper_body, permutation, settings
+            )
             for i in range(9)
         ]
 

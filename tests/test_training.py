@@ -35,10 +35,16 @@ def reference_batch(coco_sample) -> dict[str, np.ndarray]:
                 continue
             path = coco_sample / "val2017" / picture.file_name
             image_to_crop, keypoints_crop_xy, visibility = augment.apply(
-                augment.UNCHANGED, picture.keypoints_image_xy[i], picture.visibility[i],
-                geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw), 1.25,
-                picture.image_hw[1], CROP_HW, COCO.flip_permutation, 1.5,
-            )  # fmt: skip
+                augment.UNCHANGED,
+                picture.keypoints_image_xy[i],
+                picture.visibility[i],
+                geometry.clip_boxes(picture.boxes_xywh[i], picture.image_hw),
+                padding=1.25,
+                image_width=picture.image_hw[1],
+                crop_hw=CROP_HW,
+                flip_permutation=COCO.flip_permutation,
+                half_body_padding=1.5,
+            )
             crop = np.empty((*CROP_HW, 3), np.uint8)
             cut(decode_picture(path.read_bytes()), image_to_crop, False, crop)
             rows[annotation_id] = (crop, keypoints_crop_xy, visibility)

@@ -1,4 +1,4 @@
-"""People's augmentation: `draw` chooses it, `apply` carries it out. The two meet in `Drawn`.
+"""Augmentation of people: `sample` makes an `Augmentation`, and `apply` applies it.
 
 Source: mmpose 1.3.2 (RandomFlip, RandomHalfBody, RandomBBoxTransform, TopdownAffine).
 """
@@ -10,23 +10,21 @@ from jaxtyping import Bool, Float, Int
 
 from mspn_jax import geometry
 
-Array = np.ndarray
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How much to augment. The defaults are the published configs'.
+    """How much to augment. The defaults are those of the published configs.
 
     Attributes:
       flip_probability: of mirroring left to right.
-      half_body_probability: of keeping the upper or lower half, for people with at least
-        `half_body_min_keypoints` labelled keypoints, where the skeleton names an upper body; the
-        upper is preferred with
-        `upper_body_probability`, and a half needs its own minimum of keypoints.
-      half_body_padding: the region's size over the extent of its keypoints.
-      shift: greatest shift, as a share of the region's size.
-      scale: greatest change of the region's size, as a share of it.
-      rotation_deg: greatest rotation.
+      half_body_probability: of cropping the upper or lower half of a person with at least
+        `half_body_min_keypoints` labelled keypoints, if the skeleton names an upper body.
+      upper_body_probability: of preferring the upper half.
+      min_upper_keypoints, min_lower_keypoints: labelled keypoints that a half needs.
+      half_body_padding: size of a half's region over the extent of its keypoints.
+      shift: largest shift, as a fraction of the region's size.
+      scale: largest change of the region's size, as a fraction of it.
+      rotation_deg: largest rotation.
     """
 
     flip_probability: float = 0.5
@@ -45,58 +43,70 @@ class Settings:
 
 
 NONE = Settings(
-    flip_probability=0, half_body_probability=0, shift_probability=0, scale_probability=0,
-    rotation_probability=0,
-)  # fmt: skip
+    flip_probability=0.0,
+    half_body_probability=0.0,
+    shift_probability=0.0,
+    scale_probability=0.0,
+    rotation_probability=0.0,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
-    """A choice, made, for one person or many.
+class Augmentation:
+    """What was sampled for one person or many.
 
     Attributes:
-      flip: mirror picture and keypoints first.
-      half_body: the keypoints (of the mirrored person, if mirrored) to center on; none of a
-        person's for the whole box.
+      flip: mirror the picture and the keypoints first.
+      half_body: the keypoints (of the mirrored person, if mirrored) to center on; all False for
+        the whole box.
       shift_xy: in units of the region's size.
       scale: factor on the region's size.
       rotation_deg: of the region.
     """
 
-    flip: Bool[Array, "*N"]
-    half_body: Bool[Array, "*N K"]
-    shift_xy: Float[Array, "*N 2"]
-    scale: Float[Array, "*N"]
-    rotation_deg: Float[Array, "*N"]
+    flip: Bool[np.ndarray, "*N"]
+    half_body: Bool[np.ndarray, "*N K"]
+    shift_xy: Float[np.ndarray, "*N 2"]
+    scale: Float[np.ndarray, "*N"]
+    rotation_deg: Float[np.ndarray, "*N"]
 
-    def __getitem__(self, rows: slice | Array) -> "Drawn":
-        return Drawn(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+    def __getitem__(self, rows: slice | Int[np.ndarray, "M"]) -> "Augmentation":
+        return Augmentation(
+            *(getattr(self, field.name)[rows] for field in dataclasses.fields(self))
+        )
 
 
-UNCHANGED = Drawn(*map(np.array, (False, False, 0.0, 1.0, 0.0)))
+UNCHANGED = Augmentation(
+    flip=np.array(False),
+    half_body=np.array([False]),
+    shift_xy=np.zeros(2),
+    scale=np.array(1.0),
+    rotation_deg=np.array(0.0),
+)
 
 
-def draw(
+def sample(
     rng: np.random.Generator,
-    visibility: Float[Array, "*N K"],
-    is_upper_body: Bool[Array, "K"],
-    flip_permutation: Array,
+    visibility: Float[np.ndarray, "*N K"],
+    is_upper_body: Bool[np.ndarray, "K"],
+    flip_permutation: Int[np.ndarray, "K"],
     settings: Settings,
-) -> Drawn:
-    """Chooses augmentations for people with these keypoints labelled.
+) -> Augmentation:
+    """Samples augmentations for people with these keypoints labelled.
 
-    The same numbers are taken from `rng` whatever is chosen, but for the rejected ones of the
-    truncated normals.
+    Every choice takes the same numbers from `rng`, except for rejected samples of the truncated
+    normals.
     """
     people = visibility.shape[:-1]
-    flip, half_body, prefer_upper, shift, scale, rotation = rng.random((6, *people))
+    chances = map(np.asarray, rng.random((6, *people)))  # for one person, arrays without axes
+    flip, half_body, prefer_upper, shift, scale, rotation = chances
     shift_x, shift_y, resize, turn = _truncated_normal(rng, (4, *people))
-    flip = flip < settings.flip_probability
+    flip = np.asarray(flip < settings.flip_probability)
     labelled = np.where(flip[..., None], visibility[..., flip_permutation], visibility) > 0
     shift_xy = settings.shift * np.stack([shift_x, shift_y], -1)
-    return Drawn(
+    return Augmentation(
         flip=flip,
-        half_body=_draw_half_body(labelled, is_upper_body, half_body, prefer_upper, settings),
+        half_body=_half_body(labelled, is_upper_body, half_body, prefer_upper, settings),
         shift_xy=np.where((shift < settings.shift_probability)[..., None], shift_xy, 0.0),
         scale=np.where(scale < settings.scale_probability, 1 + settings.scale * resize, 1.0),
         rotation_deg=np.where(
@@ -105,9 +115,13 @@ def draw(
     )
 
 
-def _draw_half_body(
-    labelled, is_upper_body, chance, prefer_upper, settings: Settings
-) -> Bool[Array, "*N K"]:
+def _half_body(
+    labelled: Bool[np.ndarray, "*N K"],
+    is_upper_body: Bool[np.ndarray, "K"],
+    chance: Float[np.ndarray, "*N"],
+    prefer_upper: Float[np.ndarray, "*N"],
+    settings: Settings,
+) -> Bool[np.ndarray, "*N K"]:
     upper, lower = labelled & is_upper_body, labelled & ~is_upper_body
     enough_upper = upper.sum(-1) >= settings.min_upper_keypoints
     enough_lower = lower.sum(-1) >= settings.min_lower_keypoints
@@ -122,8 +136,8 @@ def _draw_half_body(
     return chosen & wanted[..., None]
 
 
-def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Standard normals, drawn again until they lie in [-1, 1]."""
+def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+    """Standard normals, sampled again until they lie in [-1, 1]."""
     values = rng.standard_normal(shape)
     while (outside := np.abs(values) > 1).any():
         values[outside] = rng.standard_normal(outside.sum())
@@ -131,29 +145,30 @@ def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Float
 
 
 def apply(
-    drawn: Drawn,
-    keypoints_image_xy: Float[Array, "*N K 2"],
-    visibility: Float[Array, "*N K"],
-    boxes_xyxy: Float[Array, "*N 4"],
+    augmentation: Augmentation,
+    keypoints_image_xy: Float[np.ndarray, "*N K 2"],
+    visibility: Float[np.ndarray, "*N K"],
+    boxes_xyxy: Float[np.ndarray, "*N 4"],
+    *,
     padding: float,
-    image_width: int | Int[Array, "*N"],
+    image_width: int | Int[np.ndarray, "*N"],
     crop_hw: tuple[int, int],
-    flip_permutation: Array,
+    flip_permutation: Int[np.ndarray, "K"],
     half_body_padding: float,
-) -> tuple[Float[Array, "*N 2 3"], Float[Array, "*N K 2"], Float[Array, "*N K"]]:
+) -> tuple[Float[np.ndarray, "*N 2 3"], Float[np.ndarray, "*N K 2"], Float[np.ndarray, "*N K"]]:
     """Moves people's regions and keypoints.
 
     Args:
-      boxes_xyxy: clipped to the picture.
-      padding: the region's size over the box's.
+      boxes_xyxy: image pixels, clipped to the picture.
+      padding: size of the region over the box's.
       image_width: pixels.
 
     Returns:
-      image_to_crop: from the picture, mirrored already if `drawn.flip`.
-      keypoints_crop_xy and visibility, left and right swapped with the mirror.
+      image_to_crop: from the picture, which is mirrored already if `augmentation.flip`.
+      keypoints_crop_xy and visibility, with left and right exchanged if mirrored.
     """
     center_xy, size_wh = geometry.crop_region(boxes_xyxy, padding)
-    flip, image_width = drawn.flip[..., None], np.asarray(image_width)
+    flip, image_width = augmentation.flip[..., None], np.asarray(image_width)
     mirrored_xy = geometry.mirror_x(keypoints_image_xy, image_width[..., None])
     keypoints_image_xy = np.where(
         flip[..., None], mirrored_xy[..., flip_permutation, :], keypoints_image_xy
@@ -161,16 +176,16 @@ def apply(
     visibility = np.where(flip, visibility[..., flip_permutation], visibility)
     center_xy = np.where(flip, geometry.mirror_x(center_xy, image_width), center_xy)
 
-    half_body = np.broadcast_to(drawn.half_body, visibility.shape)
+    half_body = np.broadcast_to(augmentation.half_body, visibility.shape)
     is_half = half_body.any(-1, keepdims=True)
-    kept = (half_body | ~is_half)[..., None]  # of the others all, so that the mean is a number
+    kept = (half_body | ~is_half)[..., None]  # all of a whole person's: a mean over none is NaN
     low = keypoints_image_xy.min(-2, where=kept, initial=np.inf)
     high = keypoints_image_xy.max(-2, where=kept, initial=-np.inf)
     center_xy = np.where(is_half, keypoints_image_xy.mean(-2, where=kept), center_xy)
     size_wh = np.where(is_half, (high - low) * np.float32(half_body_padding), size_wh)
 
-    center_xy = center_xy + drawn.shift_xy.astype(np.float32) * size_wh
-    size_wh = size_wh * drawn.scale.astype(np.float32)[..., None]
+    center_xy = center_xy + augmentation.shift_xy.astype(np.float32) * size_wh
+    size_wh = size_wh * augmentation.scale.astype(np.float32)[..., None]
     size_wh = geometry.fix_aspect(size_wh, crop_hw)
-    image_to_crop = geometry.image_to_crop(center_xy, size_wh, drawn.rotation_deg, crop_hw)
+    image_to_crop = geometry.image_to_crop(center_xy, size_wh, augmentation.rotation_deg, crop_hw)
     return image_to_crop, geometry.transform(image_to_crop, keypoints_image_xy), visibility

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
 from mspn_jax.crops import decode_picture
 from mspn_jax.errors import DataError
@@ -25,7 +26,7 @@ class Source:
 
     Attributes:
       path: of the file, or the camera's index.
-      name: of what is made of it: the path below the folder that all sources have in common.
+      name: the path below the folder that all sources share; results are named after it.
     """
 
     path: pathlib.Path | int
@@ -45,26 +46,26 @@ class Frame:
     """A picture of a source.
 
     Attributes:
-      index: its place in a video, from 0.
-      image: (H, W, 3) uint8 RGB.
-      per_second: of a video.
+      index: position in a video, from 0.
+      image: RGB.
+      per_second: frame rate of a video.
     """
 
     source: Source
     index: int
-    image: np.ndarray
+    image: UInt8[np.ndarray, "H W 3"]
     per_second: float = 0.0
 
 
 def find_sources(given: Sequence[str]) -> list[Source]:
-    """The sources that are meant, each once.
+    """The sources that a command line names, each once.
 
     Args:
-      given: paths of pictures and videos, folders (the pictures and videos right in them), globs
-        and indices of cameras.
+      given: paths of pictures and videos, folders (for the pictures and videos directly in them),
+        globs, and indices of cameras.
 
     Raises:
-      DataError: one of them means nothing.
+      DataError: one of them names nothing.
     """
     cameras: list[Source] = []
     paths: dict[pathlib.Path, None] = {}
@@ -76,9 +77,9 @@ def find_sources(given: Sequence[str]) -> list[Source]:
             paths[path.absolute()] = None
         else:
             matches = path.iterdir() if path.is_dir() else glob.iglob(text, recursive=True)
-            found = [p for p in sorted(pathlib.Path(match).absolute() for match in matches)
-                     if p.is_file()
-                     and p.suffix.lower() in PICTURE_ENDINGS | VIDEO_ENDINGS]  # fmt: skip
+            absolute = sorted(pathlib.Path(match).absolute() for match in matches)
+            endings = PICTURE_ENDINGS | VIDEO_ENDINGS
+            found = [p for p in absolute if p.suffix.lower() in endings and p.is_file()]
             if not found:
                 what = "no pictures or videos in it" if path.is_dir() else "no such file"
                 raise DataError(f"{text}: {what}")
@@ -90,7 +91,7 @@ def find_sources(given: Sequence[str]) -> list[Source]:
 
 
 def count_frames(source: Source) -> int | None:
-    """How many there are as far as the file itself says; None for a camera."""
+    """The number of frames according to the file; None for a camera."""
     if source.is_picture:
         return 1
     if source.is_camera:
@@ -105,11 +106,11 @@ def frames(
 ) -> Iterator[Frame]:
     """Every frame of every source, one in memory at a time.
 
-    16-bit and grey pictures become 8-bit RGB, CMYK too, alpha is dropped, and what EXIF or the
-    video say of its rotation is done.
+    16-bit, grey and CMYK pictures become 8-bit RGB, alpha is dropped, and the rotation of EXIF or
+    of the video is applied.
 
     Args:
-      passed_over: called with a source that cannot be read, or not to its end, and why.
+      passed_over: called with a source that cannot be read, or not to its end, and the reason.
       max_frames: of each video or camera; None: all.
     """
     for source in sources:

@@ -1,13 +1,13 @@
-"""Records -> batches of crops for training, and for evaluation the chunks that it shares.
+"""Records -> batches of crops for training, and the chunks that evaluation shares.
 
-People are read in chunks of several batches. A chunk is cut whole: each of its pictures is decoded
-once, by a pool of threads, and every person warped straight into the place in the batch that is
-theirs. A chunk is a pure function of its number (and, in training, of the seed), so that a run can
-resume anywhere, with any number of threads, and several processes can share the work.
+People are read in chunks of several batches. Within a chunk each picture is decoded once, by a
+pool of threads, and every person is warped directly into their row of a batch. A chunk is a pure
+function of its number (and, in training, of the seed): a run resumes at any step, with any number
+of threads, and processes share the work.
 
-Threads, not worker processes: OpenCV works without the GIL, and crops need not be copied between
-processes. Memory: at most `_CHUNKS_AHEAD` + 2 chunks of some `CHUNK_PEOPLE` crops each (147 KB a
-crop of 256x192) exist at once.
+Threads instead of worker processes: OpenCV releases the GIL, and crops are not copied between
+processes. At most `_CHUNKS_AHEAD` + 2 chunks of some `CHUNK_PEOPLE` crops are in memory (147 KB for
+a crop of 256x192).
 """
 
 import concurrent.futures
@@ -29,16 +29,14 @@ from mspn_jax.data import augment
 from mspn_jax.data.records import Records
 from mspn_jax.skeletons import Skeleton
 
-Array = np.ndarray
-
-CHUNK_PEOPLE = 1024  # of these, the pictures cut by a chunk's edges are far below 1%
-_MIN_BATCHES_PER_CHUNK = 4  # so that the people of one picture go to different batches
+CHUNK_PEOPLE = 1024  # so many that chunk edges split far less than 1% of the pictures
+_MIN_BATCHES_PER_CHUNK = 4  # so that the people of one picture are in different batches
 _CHUNKS_AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingBatch:
-    """Crops and their keypoints; `B` is this process's share of the global batch.
+    """Crops and their keypoints; B is this process's share of the global batch.
 
     Attributes:
       crops: RGB.
@@ -46,28 +44,28 @@ class TrainingBatch:
       visibility: COCO's 0, 1, 2.
     """
 
-    crops: UInt8[Array, "B H W 3"]
-    keypoints_crop_xy: Float[Array, "B K 2"]
-    visibility: Float[Array, "B K"]
+    crops: UInt8[np.ndarray, "B H W 3"]
+    keypoints_crop_xy: Float[np.ndarray, "B K 2"]
+    visibility: Float[np.ndarray, "B K"]
 
 
 # ---------------------------------------------------------------------------------- cutting
 
 
 def num_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class Chunks(grain.RandomAccessDataSource):
-    """Chunk number -> its batches. Whom to cut, and how, is for the subclasses to say."""
+    """Chunk number -> its batches. Subclasses choose whom to crop, and how."""
 
     def __init__(self, records: Records, crop_hw: tuple[int, int], num_threads: int):
         self.records = records
         self.crop_hw = crop_hw
-        # The threads are over pictures: OpenCV's own would only get in the way.
+        # Threads work on different pictures; OpenCV's own threads would compete with them.
         cv2.setNumThreads(1)
         allocator.keep_freed_memory()
         self._pool = concurrent.futures.ThreadPoolExecutor(num_threads or num_cores())
@@ -77,12 +75,12 @@ class Chunks(grain.RandomAccessDataSource):
 
     def cut_all(
         self,
-        record_of_row: Int[Array, "N"],
-        image_to_crop: Float[Array, "N 2 3"],
-        mirrored: Bool[Array, "N"],
-        crops: Iterable[UInt8[Array, "H W 3"]],
+        record_of_row: Int[np.ndarray, "N"],
+        image_to_crop: Float[np.ndarray, "N 2 3"],
+        mirrored: Bool[np.ndarray, "N"],
+        crops: Iterable[UInt8[np.ndarray, "H W 3"]],
     ) -> None:
-        """Cuts every row into its place; of neighbours in one picture, the picture is read once."""
+        """Cuts every row's crop; a picture of consecutive rows is decoded once."""
         places = list(crops)
         starts = np.flatnonzero(np.diff(record_of_row, prepend=-1))
         ends = np.append(starts[1:], len(record_of_row))
@@ -103,18 +101,28 @@ class Chunks(grain.RandomAccessDataSource):
 class TrainingChunks(Chunks):
     """The endless stream of people, epoch after epoch, in chunks.
 
-    An epoch is a permutation of the pictures, the people of each in their order, and an
-    augmentation of everyone. The people of all epochs make one stream, and chunk c the stretch of
-    it from c * C * B on: batch straddles epoch, and nobody is dropped, repeated or padded. Within a
-    chunk of C batches the stream's position i goes to batch i % C, row i // C: the people of a
-    picture go to different batches, and rows near each other, which one process cuts, hold people
-    of the same pictures.
+    An epoch is a permutation of the pictures, with the people of each in their order, and an
+    augmentation for everyone. The people of all epochs form one stream. Chunk c of C batches of B
+    starts at position c * C * B: batches straddle epochs, and nobody is dropped, repeated or
+    padded. Position i within a chunk goes to row i // C of batch i % C. So the people of a picture
+    are in different batches, and neighbouring rows, which one process cuts, hold people of the same
+    pictures.
     """
 
     def __init__(
-        self, records, skeleton: Skeleton, *, crop_hw, batch_size: int, settings: augment.Settings,
-        padding: float, seed: int, process: int, num_processes: int, num_threads: int,
-    ):  # fmt: skip
+        self,
+        records: Records,
+        skeleton: Skeleton,
+        *,
+        crop_hw: tuple[int, int],
+        batch_size: int,
+        settings: augment.Settings,
+        padding: float,
+        seed: int,
+        process: int,
+        num_processes: int,
+        num_threads: int,
+    ):
         super().__init__(records, crop_hw, num_threads)
         self.skeleton = skeleton
         self.settings = settings
@@ -127,7 +135,7 @@ class TrainingChunks(Chunks):
         self.ends = np.cumsum(records.num_people)  # of each record's rows of `records.people`
 
     def __len__(self) -> int:
-        return 2**62  # never the end: the number of steps is the training loop's
+        return 2**62  # endless: the training loop counts steps
 
     def __getitem__(self, chunk: int) -> list[TrainingBatch]:
         num_batches, num_rows = self.batches_per_chunk, len(self.rows)
@@ -152,55 +160,70 @@ class TrainingChunks(Chunks):
             yield epoch, first, last
             start += last - first
 
-    def _people(self, epoch: int, first: int, last: int) -> tuple[Array, Array]:
-        """Records and people, as rows of `records.people`, of a stretch of an epoch."""
+    def _people(
+        self, epoch: int, first: int, last: int
+    ) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"]]:
+        """The records of a stretch of an epoch, and its rows of `records.people`."""
         stream = _epoch(self, epoch)
         position = np.arange(first, last)
         place = np.searchsorted(stream.ends, position, side="right")
         record = stream.order[place]
         return record, self.ends[record] - (stream.ends[place] - position)
 
-    def _augmented(self, epoch: int, first: int, last: int) -> tuple[Array, ...]:
+    def _augmented(
+        self, epoch: int, first: int, last: int
+    ) -> tuple[
+        Int[np.ndarray, "N"],
+        Float[np.ndarray, "N 2 3"],
+        Bool[np.ndarray, "N"],
+        Float[np.ndarray, "N K 2"],
+        Float[np.ndarray, "N K"],
+    ]:
         """A stretch's records, maps from image to crop, whether mirrored, keypoints, visibility."""
         records, rows = self._people(epoch, first, last)
-        drawn = _epoch(self, epoch).drawn[rows]
+        augmentation = _epoch(self, epoch).augmentation[rows]
         everyone = self.records.people
         image_to_crop, keypoints_crop_xy, visibility = augment.apply(
-            drawn,
+            augmentation,
             everyone.keypoints_image_xy[rows],
             everyone.visibility[rows],
             everyone.boxes_xyxy[rows],
-            self.padding,
-            self.records.image_hw[records, 1],
-            self.crop_hw,
-            self.skeleton.flip_permutation,
-            self.settings.half_body_padding,
+            padding=self.padding,
+            image_width=self.records.image_hw[records, 1],
+            crop_hw=self.crop_hw,
+            flip_permutation=self.skeleton.flip_permutation,
+            half_body_padding=self.settings.half_body_padding,
         )
-        return records, image_to_crop, drawn.flip, keypoints_crop_xy, visibility
+        return records, image_to_crop, augmentation.flip, keypoints_crop_xy, visibility
 
 
 @dataclasses.dataclass(frozen=True)
 class _Epoch:
-    """The order of the records, where in the epoch's stream of people each one's end, and how
-    everyone, as in `records.people`, is augmented."""
+    """An epoch of M pictures.
 
-    order: Int[Array, "N"]
-    ends: Int[Array, "N"]
-    drawn: augment.Drawn
+    Attributes:
+      order: of the records.
+      ends: position after each picture's last person, in that order.
+      augmentation: of everyone, in the order of `records.people`.
+    """
+
+    order: Int[np.ndarray, "M"]
+    ends: Int[np.ndarray, "M"]
+    augmentation: augment.Augmentation
 
 
 @functools.lru_cache(maxsize=2)
 def _epoch(chunks: TrainingChunks, epoch: int) -> _Epoch:
     rng = np.random.default_rng([chunks.seed, epoch])
     order = rng.permutation(len(chunks.records.num_people))
-    drawn = augment.draw(
+    augmentation = augment.sample(
         rng,
         chunks.records.people.visibility,
         chunks.skeleton.is_upper_body,
         chunks.skeleton.flip_permutation,
         chunks.settings,
     )
-    return _Epoch(order, np.cumsum(chunks.records.num_people[order]), drawn)
+    return _Epoch(order, np.cumsum(chunks.records.num_people[order]), augmentation)
 
 
 def training_batches(
@@ -217,29 +240,35 @@ def training_batches(
     num_processes: int = 1,
     num_threads: int = 0,
 ) -> Generator[TrainingBatch, None, None]:
-    """The batches of steps `first_step`, `first_step + 1`, ... without end.
+    """The batches of steps `first_step`, `first_step + 1`, ..., endlessly.
 
-    Each is a pure function of (seed, step); on the process depends which rows of it, on the
-    threads nothing.
+    Each is a pure function of (seed, step), for any number of threads.
 
     Args:
       batch_size: of all processes together.
-      settings, padding: how to augment, and the region's size over the box's.
+      padding: size of the region over the box's.
       process, num_processes: whose rows of the batch to read.
-      num_threads: that decode and warp, 0 for one a core.
+      num_threads: threads that decode and warp; 0 for one a core.
 
     Raises:
-      ValueError: the batch does not divide among the processes, or there is nobody to read.
+      ValueError: the batch does not divide among the processes, or the records have no people.
     """
     if batch_size % num_processes:
         raise ValueError(f"batch of {batch_size} does not divide among {num_processes} processes")
     if not records.num_people.sum():
         raise ValueError("there are no people in these records to train on")
     chunks = TrainingChunks(
-        records, skeleton, crop_hw=crop_hw, batch_size=batch_size, settings=settings,
-        padding=padding, seed=seed, process=process, num_processes=num_processes,
+        records,
+        skeleton,
+        crop_hw=crop_hw,
+        batch_size=batch_size,
+        settings=settings,
+        padding=padding,
+        seed=seed,
+        process=process,
+        num_processes=num_processes,
         num_threads=num_threads,
-    )  # fmt: skip
+    )
     first_chunk, skip = divmod(first_step, chunks.batches_per_chunk)
     for batches in read_ahead(chunks, first_chunk):
         yield from batches[skip:]
@@ -247,7 +276,7 @@ def training_batches(
 
 
 def read_ahead(chunks: Chunks, first: int) -> Generator[Any, None, None]:
-    """The chunks from `first` on, a few of them cut ahead in the background."""
+    """The chunks from `first` on; a background thread cuts a few ahead."""
     options = grain.ReadOptions(num_threads=_CHUNKS_AHEAD, prefetch_buffer_size=_CHUNKS_AHEAD)
     iterator = iter(grain.MapDataset.source(chunks)[first:].to_iter_dataset(options))
     try:

@@ -94,8 +94,8 @@ class Field:
     must: str
     convert: Converter
     default: Any = _REQUIRED
-    low: float | None = None
-    high: float | None = None
+    low: int | float | None = None
+    high: int | float | None = None
     remedy: str = ""
 
     def read(self, values: list[Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
-"""What kind of mistakes were made: people found against people annotated, keypoint by keypoint.
+"""Kinds of error: found people compared with annotated people, keypoint by keypoint.
 
 Source: Ruggero Ronchi & Perona, "Benchmarking and Error Diagnosis in Multi-Instance Pose
-Estimation", ICCV 2017, and the authors' coco-analyze. All of it is NumPy, in image pixels.
+Estimation", ICCV 2017, and the authors' coco-analyze. NumPy, in image pixels.
 """
 
 import dataclasses
@@ -16,18 +16,18 @@ from mspn_jax.skeletons import Skeleton
 
 KINDS = ("good", "jitter", "inversion", "swap", "miss")
 GOOD, JITTER, INVERSION, SWAP, MISS = range(len(KINDS))
-NOT_JUDGED = -1  # a keypoint that is not labelled, or whose person nobody was matched with
+NOT_JUDGED = -1  # a keypoint that is not labelled, or of a person without a match
 NOBODY = -1
 
-GOOD_SIMILARITY = 0.85  # at 1.14 sigma sqrt(area) from the annotated place
-NEAR_SIMILARITY = 0.5  # below it a keypoint is nowhere near
-MATCH_OKS = 0.1  # least OKS of a match: low, so that bad estimates are judged and not just lost
-MAX_FOUND = 20  # that are matched in a picture, the best: as in COCO's evaluation
+GOOD_SIMILARITY = 0.85  # at a distance of 1.14 sigma sqrt(area)
+NEAR_SIMILARITY = 0.5  # below it a keypoint is a miss
+MATCH_OKS = 0.1  # lowest OKS of a match; low, so that bad estimates are judged too
+MAX_FOUND = 20  # the best of a picture are matched, as in COCO's evaluation
 
 
 @dataclasses.dataclass(frozen=True)
 class People:
-    """The annotated people of a split that have labelled keypoints; no crowds.
+    """The annotated people of a split with labelled keypoints, without crowds.
 
     Attributes:
       keypoints_image_xy, areas: image pixels, square image pixels.
@@ -65,17 +65,17 @@ def labelled_people(annotations: Annotations) -> People:
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """N people found, held against M people annotated.
+    """N found people compared with M annotated people.
 
     Attributes:
-      nearest: (N,) which annotated person of its picture a found one has the highest OKS with;
-        NOBODY where the picture has none.
-      match: (M,) which found person an annotated one was matched with, or NOBODY.
-      oks: (M,) of the match; without one, of the found person shown as `closest`, or 0.
-      closest: (M,) the match, or else the found person of the picture with the highest OKS.
-      similarities: (M, K) each keypoint's part in that OKS, 0..1.
-      errors_px: (M, K) distance to where the keypoint was annotated, image pixels.
-      kinds: (M, K) index into KINDS, or NOT_JUDGED.
+      nearest: the annotated person of the same picture with the highest OKS, for each found
+        person; NOBODY if the picture has none.
+      match: the found person matched with each annotated one, or NOBODY.
+      oks: of the match, or without a match of `closest`; 0 if there is none.
+      closest: the match, or without one the found person of the picture with the highest OKS.
+      similarities: of each keypoint, 0..1; OKS is their mean.
+      errors_px: distance to the annotated keypoint, image pixels.
+      kinds: index into KINDS, or NOT_JUDGED.
     """
 
     nearest: Int[np.ndarray, "N"]
@@ -88,18 +88,18 @@ class Diagnosis:
 
 
 def matches(oks: Float[np.ndarray, "N M"], threshold: float) -> Int[np.ndarray, "N"]:
-    """COCO's matching of one picture: each found person, best first, takes the best one left.
+    """COCO's matching in one picture: each found person, best first, takes the best person left.
 
     Args:
-      oks: rows in falling order of score.
+      oks: rows in descending order of score.
 
     Returns:
-      The column of each row, or NOBODY where none of at least `threshold` is left.
+      The column of each row, or NOBODY if no person with at least `threshold` is left.
     """
     left = np.array(oks)
     columns = np.full(len(left), NOBODY)
     for row in range(len(left)):
-        # Of equals the last, as in pycocotools.
+        # The last of equals, as in pycocotools.
         column = left.shape[1] - 1 - int(left[row, ::-1].argmax())
         if left[row, column] >= threshold:
             columns[row] = column
@@ -110,15 +110,15 @@ def matches(oks: Float[np.ndarray, "N M"], threshold: float) -> Int[np.ndarray, 
 def kinds_of_errors(
     found_image_xy: Float[np.ndarray, "K 2"], person: int, people: People, skeleton: Skeleton
 ) -> Int[np.ndarray, "K"]:
-    """What kind of estimate each keypoint of a found person is.
+    """The kind of error of each keypoint of a found person.
 
-    The labelled keypoint that it is most similar to decides, among its own, its mirror image's,
-    and the same two of the other people: its own makes it good (similarity of at least 0.85) or
-    a jitter (at least 0.5), the mirrored one an inversion, another person's a swap; it is a miss
-    where none has a similarity of 0.5.
+    Candidates for a keypoint are the labelled keypoints of the same name and of the mirrored name,
+    of its own person and of the others. The most similar candidate decides: the own keypoint makes
+    it good (similarity 0.85 or more) or a jitter (0.5 or more), the mirrored one an inversion,
+    another person's a swap. Below a similarity of 0.5 it is a miss.
 
     Args:
-      person: which of `people`, all of one picture, it was matched with.
+      person: index of the match in `people`, who are all of one picture.
     """
     order = np.r_[person, np.delete(np.arange(len(people)), person)]
     candidates = []
@@ -140,7 +140,7 @@ def kinds_of_errors(
 
 
 def diagnose(results: list[dict[str, Any]], people: People, skeleton: Skeleton) -> Diagnosis:
-    """Matches what was found with who is there, at an OKS of 0.1, and judges every keypoint.
+    """Matches found people with annotated people at an OKS of 0.1, and judges every keypoint.
 
     Args:
       results: COCO's submission format.
@@ -167,7 +167,7 @@ def diagnose(results: list[dict[str, Any]], people: People, skeleton: Skeleton) 
         )
         oks = object_keypoint_similarity(of_keypoints, here.visibility > 0)
         nearest[found] = members[oks.argmax(1)]
-        rows = oks.argmax(0)  # who is shown beside a person without a match
+        rows = oks.argmax(0)  # of `closest`, until there is a match
         for row, person in enumerate(matches(oks[:MAX_FOUND], MATCH_OKS)):
             if person != NOBODY:
                 rows[person] = row
@@ -184,14 +184,14 @@ def diagnose(results: list[dict[str, Any]], people: People, skeleton: Skeleton) 
     return Diagnosis(nearest, match, oks_of, closest, similarities, errors_px, kinds)
 
 
-def _rows_by_picture(image_ids: Int[np.ndarray, "N"]) -> dict[int, Int[np.ndarray, "N"]]:
+def _rows_by_picture(image_ids: Int[np.ndarray, "N"]) -> dict[int, np.ndarray]:
     order = np.argsort(image_ids, kind="stable")
     ids, starts = np.unique(image_ids[order], return_index=True)
     return dict(zip(ids.tolist(), np.split(order, starts[1:])))
 
 
-def count_kinds(kinds: Int[np.ndarray, "*n"]) -> dict[str, dict[str, float | None]]:
-    """{kind: {"count", "share" of the judged keypoints, None without any}}."""
+def count_kinds(kinds: Int[np.ndarray, "*n"]) -> dict[str, dict[str, int | float | None]]:
+    """{kind: {"count", "share" of the judged keypoints, None if there are none}}."""
     counts = [int((kinds == kind).sum()) for kind in range(len(KINDS))]
     total = sum(counts)
     return {
@@ -201,7 +201,7 @@ def count_kinds(kinds: Int[np.ndarray, "*n"]) -> dict[str, dict[str, float | Non
 
 
 def summary(diagnosis: Diagnosis, people: People, skeleton: Skeleton) -> dict[str, Any]:
-    """The diagnosis in figures; None where there is nothing to take one of.
+    """The diagnosis as metrics; None if there is nothing to compute one from.
 
     Over the labelled keypoints of matched people:
       errors: {kind: {"count", "share"}}.

@@ -1,4 +1,4 @@
-"""A split's boxes -> keypoints in the picture, by all devices of all processes."""
+"""A split's boxes -> keypoints in image pixels, on all devices of all processes."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Float
+from jaxtyping import Bool, Float
 
 from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import Boxes
@@ -19,7 +19,7 @@ Variables = Any
 
 
 def estimate_boxes(
-    estimate_batch: Callable[..., tuple[Array, Array]],
+    estimate_batch: Callable[..., tuple[jax.Array, jax.Array]],
     variables: Variables,
     records: Records,
     boxes: Boxes,
@@ -32,12 +32,13 @@ def estimate_boxes(
 ) -> tuple[Float[np.ndarray, "N K 2"], Float[np.ndarray, "N K"]]:
     """Keypoints of the people in boxes, in image pixels, and their scores.
 
-    Processes share the boxes, and each one's devices its batches; all return the whole.
+    Processes share the boxes, and the devices of a process share its batches. Every process
+    returns all results.
 
     Args:
       estimate_batch: from `estimate_on_devices`.
-      batch_size: of this process, rounded up to a multiple of its devices.
-      padding: of the crop region, over the box's size.
+      batch_size: of this process; rounded up to a multiple of its devices.
+      padding: size of the crop region over the box's.
       progress: called with the number of boxes done, after each batch.
     """
     devices = jax.local_devices()
@@ -48,17 +49,22 @@ def estimate_boxes(
 
     done: list[np.ndarray] = []
 
-    def collect(output, mask: np.ndarray) -> None:
+    def collect(output: tuple[jax.Array, jax.Array], mask: Bool[np.ndarray, "*B"]) -> None:
         keypoints_crop_xy, keypoint_scores = jax.device_get(output)
         rows = np.concatenate([keypoints_crop_xy, keypoint_scores[..., None]], -1)
         done.append(rows[mask])
         progress(int(mask.sum()))
 
-    waiting = None  # the batch that the devices work on while the next is made ready
-    for batch in evaluation_set.batches(
-        records, share, crop_hw=crop_hw, batch_size=batch_size, padding=padding,
+    waiting = None  # the devices compute this batch while the next is prepared
+    batches = evaluation_set.batches(
+        records,
+        share,
+        crop_hw=crop_hw,
+        batch_size=batch_size,
+        padding=padding,
         num_threads=num_threads,
-    ):  # fmt: skip
+    )
+    for batch in batches:
         output = estimate_batch(variables, shard(batch.crops, devices))
         if waiting is not None:
             collect(*waiting)

@@ -6,13 +6,15 @@ import logging
 import pathlib
 import re
 
+import mutations
 import numpy as np
 import pytest
 from coco_files import SPLIT, edit, read
 
-from mspn_jax.data import coco, evaluation_set, records
+from mspn_jax.data import annotations, coco, evaluation_set, records
 from mspn_jax.data.detections import read_detections
 from mspn_jax.errors import DataError
+from mspn_jax.evaluation import scoring
 from mspn_jax.skeletons import COCO
 
 
@@ -105,3 +107,30 @@ def test_records_of_other_keypoints_are_other_records(drawn_copy):
             root=drawn_copy, split=SPLIT, skeleton=dataclasses.replace(COCO, keypoint_names=names)
         )
     assert len(opened.source)
+
+
+def test_the_json_is_parsed_once_for_a_split(drawn_copy, monkeypatch):
+    parsed = []
+    load = annotations.load_json
+    monkeypatch.setattr(annotations, "load_json", lambda path: parsed.append(path) or load(path))
+    dataset = evaluation_set.open_split(root=drawn_copy, split=SPLIT, skeleton=COCO)
+    results = mutations.perfect_results(dataset.annotations)
+    coco.annotation_file(drawn_copy, SPLIT).unlink()  # nothing reads it later
+    metrics, _ = scoring.coco_metrics(dataset.annotations, results, COCO)
+    assert metrics["AP"] == pytest.approx(1) and len(parsed) == 1
+
+
+def test_detections_of_the_first_people_are_those_on_their_pictures(drawn, detections):
+    image_ids = [p.image_id for p in read(drawn)]
+    (first,) = read(drawn, first_people=1)
+    path = detections([box(i) for i in image_ids])
+    dataset = evaluation_set.open_split(
+        root=drawn, split=SPLIT, skeleton=COCO, first_people=1, detections=path
+    )
+    assert dataset.boxes.image_ids.tolist() == [first.image_id]
+    assert len(dataset.annotations.ids) == 1
+    path = detections([box(i) for i in image_ids if i != first.image_id])
+    with pytest.raises(DataError, match="no box on the pictures of the first 1 people"):
+        evaluation_set.open_split(
+            root=drawn, split=SPLIT, skeleton=COCO, first_people=1, detections=path
+        )

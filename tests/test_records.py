@@ -67,6 +67,41 @@ def test_missing_pictures_are_named_before_anything_is_written(drawn_copy):
         records.open_records(root=drawn_copy, split=SPLIT, skeleton=COCO)
 
 
+def test_pictures_may_lie_in_folders_and_links_may_dangle(drawn_copy):
+    names = []
+
+    def change(content):
+        names.append(content["images"][0]["file_name"])
+        content["images"][0]["file_name"] = f"sub/{names[0]}"
+
+    edit(drawn_copy, change)
+    folder = drawn_copy / SPLIT
+    (folder / "sub").mkdir()
+    (folder / names[0]).rename(folder / "sub" / names[0])
+    (folder / "unlisted.jpg").symlink_to(folder / "nowhere.jpg")
+    opened = records.open_records(root=drawn_copy, split=SPLIT, skeleton=COCO)
+    assert opened.source[0]["image"] == (folder / "sub" / names[0]).read_bytes()
+
+    listed = sorted(folder.glob("*[0-9].jpg"))[0]
+    listed.unlink()
+    listed.symlink_to(folder / "nowhere.jpg")
+    shutil.rmtree(drawn_copy / "records")
+    with pytest.raises(DataError, match=rf"1 of 12 pictures are missing \({listed.name}\)"):
+        records.open_records(root=drawn_copy, split=SPLIT, skeleton=COCO)
+
+
+def test_a_user_without_a_home_keeps_records_in_the_root(drawn_copy, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(records.mirror, "cache_folder", no_home)
+    assert len(records.open_records(root=drawn_copy, split=SPLIT, skeleton=COCO).image_ids) == 12
+    shutil.rmtree(drawn_copy / "records")
+    (drawn_copy / "records").write_text("in the way")
+    with pytest.raises(DataError, match="no place to write records: tried"):
+        records.open_records(root=drawn_copy, split=SPLIT, skeleton=COCO)
+
+
 @pytest.mark.parametrize(
     "harm, reason",
     [

@@ -17,75 +17,12 @@ from jaxtyping import Bool, Float, Int
 from mspn_jax import geometry
 from mspn_jax.data import categories, plausibility
 from mspn_jax.data.coco import PERSON, annotation_file, load_json, no_garbage_collection
-from mspn_jax.data.schema import (
-    ERROR,
-    PIXELS,
-    SUSPECT,
-    WARNING,
-    Field,
-    Findings,
-    flag,
-    number,
-    numbers,
-    read_columns,
-    texts,
-    whole,
-)
+from mspn_jax.data.fields import AREA, BOX, IDS, IMAGE, IS_CROWD, PIXELS, keypoints_field
+from mspn_jax.data.schema import ERROR, SUSPECT, WARNING, Findings, read_columns
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import Skeleton
 
 log = logging.getLogger(__name__)
-
-
-def _is_inside(file_name: str) -> bool:
-    """Whether a file name is a relative path that stays below its folder."""
-    try:
-        file_name.encode()
-    except UnicodeEncodeError:
-        return False
-    parts = file_name.split("/")
-    return parts[0] != "" and ".." not in parts and "\0" not in file_name
-
-
-IMAGE = (
-    Field("id", "a whole number", whole),
-    Field("file_name", "a path within the split's folder", texts(_is_inside)),
-    Field("height", "a whole number of pixels, 1 or more", whole, low=1, high=PIXELS),
-    Field("width", "a whole number of pixels, 1 or more", whole, low=1, high=PIXELS),
-)
-IDS = (
-    Field("id", "a whole number", whole),
-    Field("image_id", "a whole number, the id of an image", whole),
-    Field("category_id", "a whole number, the id of a category", whole),
-)
-BOX = Field(
-    "bbox",
-    f"x, y, width, height: 4 numbers in pixels, at most {PIXELS:,}",
-    numbers(4),
-    low=-PIXELS,
-    high=PIXELS,
-)
-IS_CROWD = Field("iscrowd", "0 or 1", flag, default=0, low=0, high=1)
-AREA = Field(
-    "area",
-    f"square pixels: a number from 0 to {PIXELS**2:,}",
-    number,
-    default=0,
-    low=0,
-    high=PIXELS**2,
-    remedy="Without an area the box's is used",
-)
-
-
-def keypoints_field(skeleton: Skeleton) -> Field:
-    count = skeleton.num_keypoints
-    return Field(
-        "keypoints",
-        f"one list of 3 x {count} numbers: x, y, v of each keypoint of skeleton {skeleton.name!r}",
-        numbers(3 * count),
-        remedy="Keypoints are in COCO's person_keypoints json, not in its instances json;"
-        " config.skeleton names the data's skeleton",
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,23 +7,9 @@ import numpy as np
 from jaxtyping import Int
 
 from mspn_jax.data.coco import PERSON
-from mspn_jax.data.schema import (
-    ERROR,
-    NOTE,
-    WARNING,
-    Field,
-    Findings,
-    lists_of_texts,
-    read_columns,
-    some,
-    whole,
-)
+from mspn_jax.data.fields import CATEGORY
+from mspn_jax.data.schema import ERROR, NOTE, WARNING, Findings, read_columns, some
 from mspn_jax.skeletons import Skeleton
-
-CATEGORY = (
-    Field("id", "a whole number", whole),
-    Field("keypoints", "a list of names", lists_of_texts, default=[]),
-)
 
 
 def find(rows: list[Any], skeleton: Skeleton, findings: Findings) -> int | None:

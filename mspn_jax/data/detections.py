@@ -10,17 +10,11 @@ from jaxtyping import Float, Int
 
 from mspn_jax import geometry
 from mspn_jax.data.coco import PERSON, load_json, no_garbage_collection
-from mspn_jax.data.schema import PIXELS, Field, Findings, number, numbers, read_columns, some, whole
+from mspn_jax.data.fields import CATEGORY_ID, DETECTION, LARGEST_SCORE, PIXELS
+from mspn_jax.data.schema import Findings, read_columns, some
 from mspn_jax.errors import DataError
 
 log = logging.getLogger(__name__)
-
-CATEGORY = (Field("category_id", "a whole number, the id of a category", whole),)
-DETECTION = (
-    Field("image_id", "a whole number, the id of an image", whole),
-    Field("bbox", "x, y, width, height: 4 numbers, in pixels", numbers(4)),
-    Field("score", "a number", number),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +47,7 @@ def read_detections(
     if not isinstance(content, list):
         raise DataError(f"{path}: not detections: COCO's results are a list of boxes with scores")
     findings = Findings()
-    categories = read_columns(content, CATEGORY, "entry", findings)[0]["category_id"]
+    categories = read_columns(content, [CATEGORY_ID], "entry", findings)[0]["category_id"]
     findings.raise_error(path)
     chosen = np.flatnonzero(categories == category_id)
     if not len(chosen):
@@ -73,8 +67,8 @@ def read_detections(
             f"{path}: has boxes on {len(unknown)} pictures that are not in the split"
             f" ({some(unknown.tolist())}): is it the detection file of another split?"
         )
-    usable = geometry.usable_boxes(boxes_xywh) & np.isfinite(scores)
-    usable &= (np.abs(boxes_xywh) <= PIXELS).all(1)
+    usable = geometry.usable_boxes(boxes_xywh) & (np.abs(boxes_xywh) <= PIXELS).all(1)
+    usable &= np.abs(scores) <= LARGEST_SCORE  # false for NaN
     if not usable.all():
         left_out = [indices[i] for i in np.flatnonzero(~usable)]
         log.warning(

@@ -10,20 +10,20 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mspn_jax import geometry
-from mspn_jax.data.annotations import BOX, IDS, IMAGE, IS_CROWD, lookup
+from mspn_jax.data.annotations import lookup
 from mspn_jax.data.coco import PERSON, load_json
-from mspn_jax.data.schema import (
-    ERROR,
+from mspn_jax.data.fields import (
+    ANY_CATEGORY_ID,
+    BOX,
+    FILE_NAME,
+    IDS,
+    IMAGE,
+    IMAGE_ID,
+    IS_CROWD,
     PIXELS,
-    Field,
-    Findings,
-    number,
-    numbers,
-    read_columns,
-    shown,
-    texts,
-    whole,
+    SCORE,
 )
+from mspn_jax.data.schema import ERROR, Findings, numbers, read_columns, shown
 from mspn_jax.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -32,10 +32,6 @@ FORMATS = (
     "COCO's detections or annotations, {file name: [[x, y, width, height], ...]}, or"
     " [[x, y, width, height], ...] for every picture"
 )
-CATEGORY = (Field("category_id", "a whole number, the id of a category", whole, default=PERSON),)
-SCORE = Field("score", "a finite number", number, default=1, low=-1e9, high=1e9)
-IMAGE_ID = Field("image_id", "a whole number, or else a file_name", whole)
-FILE_NAME = Field("file_name", "the name of a picture's file", texts())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +143,7 @@ def _annotated(content: dict[str, Any], path: str | os.PathLike) -> dict[str, np
 
 def _detected(content: list[dict[str, Any]], path: str | os.PathLike) -> dict[str, np.ndarray]:
     findings = Findings()
-    categories, _ = read_columns(content, CATEGORY, "entry", findings)
+    categories, _ = read_columns(content, [ANY_CATEGORY_ID], "entry", findings)
     findings.raise_error(path)
     chosen = np.flatnonzero(categories["category_id"] == _category(categories["category_id"], path))
     indices = [f"at index {i}" for i in chosen.tolist()]

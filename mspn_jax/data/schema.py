@@ -17,7 +17,6 @@ from mspn_jax.errors import DataError
 
 ERROR, WARNING, SUSPECT, NOTE = LEVELS = ("error", "warning", "suspect", "note")
 SHOWN_IDS = 5  # of a finding
-PIXELS = 100_000  # the longest side of a picture; COCO ignores people larger than its square
 _SOME = 3  # ids in a message
 _REQUIRED = object()
 _LARGEST_WHOLE_FLOAT = 2**53

@@ -1,0 +1,78 @@
+"""What COCO's objects must hold: the fields of images, categories, annotations and detections."""
+
+import dataclasses
+
+from mspn_jax.data.coco import PERSON
+from mspn_jax.data.schema import Field, flag, lists_of_texts, number, numbers, texts, whole
+from mspn_jax.skeletons import Skeleton
+
+PIXELS = 100_000  # the longest side of a picture; COCO ignores people larger than its square
+LARGEST_SCORE = 1e9
+
+
+def _is_inside(file_name: str) -> bool:
+    """Whether a file name is a relative path that stays below its folder."""
+    try:
+        file_name.encode()
+    except UnicodeEncodeError:
+        return False
+    parts = file_name.split("/")
+    return parts[0] != "" and ".." not in parts and "\0" not in file_name
+
+
+IMAGE = (
+    Field("id", "a whole number", whole),
+    Field("file_name", "a path within the split's folder", texts(_is_inside)),
+    Field("height", "a whole number of pixels, 1 or more", whole, low=1, high=PIXELS),
+    Field("width", "a whole number of pixels, 1 or more", whole, low=1, high=PIXELS),
+)
+BOX = Field(
+    "bbox",
+    f"x, y, width, height: 4 numbers in pixels, at most {PIXELS:,}",
+    numbers(4),
+    low=-PIXELS,
+    high=PIXELS,
+)
+IS_CROWD = Field("iscrowd", "0 or 1", flag, default=0, low=0, high=1)
+AREA = Field(
+    "area",
+    f"square pixels: a number from 0 to {PIXELS**2:,}",
+    number,
+    default=0,
+    low=0,
+    high=PIXELS**2,
+    remedy="Without an area the box's is used",
+)
+CATEGORY = (
+    Field("id", "a whole number", whole),
+    Field("keypoints", "a list of names", lists_of_texts, default=[]),
+)
+CATEGORY_ID = Field("category_id", "a whole number, the id of a category", whole)
+IDS = (
+    Field("id", "a whole number", whole),
+    Field("image_id", "a whole number, the id of an image", whole),
+    CATEGORY_ID,
+)
+# Boxes that are not finite are left out of detections, and so are such scores.
+DETECTION = (
+    Field("image_id", "a whole number, the id of an image", whole),
+    Field("bbox", "x, y, width, height: 4 numbers, in pixels", numbers(4)),
+    Field("score", "a number", number),
+)
+# Boxes for prediction may leave out the category and the score.
+ANY_CATEGORY_ID = dataclasses.replace(CATEGORY_ID, default=PERSON)
+SCORE = Field("score", "a finite number", number, default=1, low=-LARGEST_SCORE, high=LARGEST_SCORE)
+IMAGE_ID = Field("image_id", "a whole number, or else a file_name", whole)
+FILE_NAME = Field("file_name", "the name of a picture's file", texts())
+
+
+def keypoints_field(skeleton: Skeleton) -> Field:
+    """Keypoints of a skeleton; those that are not labelled may be null or not finite."""
+    count = skeleton.num_keypoints
+    return Field(
+        "keypoints",
+        f"one list of 3 x {count} numbers: x, y, v of each keypoint of skeleton {skeleton.name!r}",
+        numbers(3 * count),
+        remedy="Keypoints are in COCO's person_keypoints json, not in its instances json;"
+        " config.skeleton names the data's skeleton",
+    )

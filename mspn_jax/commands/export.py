@@ -67,7 +67,9 @@ def main() -> None:
                 f"{error.name} is not installed: pip install 'mspn-jax[onnx]'"
             ) from None
         metrics = checkpoints.metrics_of(step)
-        card = formats.card(file, deployment, _FORMAT.value, differences, metrics)
+        card = formats.card(
+            file, deployment, _FORMAT.value, differences=differences, metrics=metrics
+        )
         write_json(folder.local / card_file.name, card)
         num_bytes = file.stat().st_size
     for name, difference in differences.items():

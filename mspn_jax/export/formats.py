@@ -1,8 +1,8 @@
-"""Files to deploy a trained network by, StableHLO or ONNX, and the card that goes with each.
+"""Files to deploy a trained network, in StableHLO or ONNX, and the card beside each.
 
-A file takes crops (B, H, W, 3) uint8 RGB. Normalisation, flip test and, if asked for, decoding are
-in it; cutting crops out of pictures and putting keypoints back is `geometry.py`'s, and the card has
-the numbers for it.
+A file takes crops (B, H, W, 3) uint8 RGB. It contains normalisation, flip test and, if asked for,
+decoding. Cutting crops out of pictures and mapping keypoints back is left to its user (`crops.py`
+and `geometry.py` do it); the card has the numbers for it.
 """
 
 import dataclasses
@@ -16,22 +16,23 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 import mspn_jax
 from mspn_jax import heatmaps, inference
 from mspn_jax.errors import ExportError
-from mspn_jax.folding import for_inference
-from mspn_jax.model import MEAN_RGB, STD_RGB, STRIDE
+from mspn_jax.folding import Variables, for_inference
+from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, STRIDE
+from mspn_jax.storage import files
 from mspn_jax.synthetic import people
 from mspn_jax.weights.description import Description
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-# What a file may differ by from the live network before it is refused: of the highest heatmap
-# value, of a score, and of a coordinate in crop pixels. Where two neighbours of a peak are equal to
-# the last bits the coordinate can fall half a cell apart, so of those nearly all must hold.
+# Largest allowed difference between a file and the live network: as a fraction of the highest
+# heatmap value, in scores, and in crop pixels. If two neighbours of a peak are equal to the last
+# bits, a coordinate can differ by half a cell, so a small part of the coordinates may exceed it.
 HEATMAP_TOLERANCE, SCORE_TOLERANCE, PIXEL_TOLERANCE = 1e-4, 1e-4, 0.01
-PIXELS_THAT_HOLD = 0.98
+SHARE_WITHIN_TOLERANCE = 0.98
 
 Outputs = Sequence[Any]
 Run = Callable[[UInt8[np.ndarray, "B H W 3"]], Outputs]
@@ -39,20 +40,20 @@ Run = Callable[[UInt8[np.ndarray, "B H W 3"]], Outputs]
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-    """What a file is to compute, of a checkpoint.
+    """What a file computes.
 
     Attributes:
-      variables: as `checkpoints.load` returns them.
-      num_stages: stop after so many; None: all.
-      flip_test: average with the mirrored crops' heatmaps.
-      with_decode: give keypoints_crop_xy (B, K, 2) and keypoint_scores (B, K), else heatmaps
+      description, variables: of the network, from `checkpoints.load`.
+      num_stages: stop after this many; None: all.
+      flip_test: average with the heatmaps of the mirrored crops.
+      with_decode: return keypoints_crop_xy (B, K, 2) and keypoint_scores (B, K), else heatmaps
         (B, H / 4, W / 4, K).
       batch_size: B; None: any.
-      dtype: what convolutions compute in.
+      dtype: of the convolutions.
     """
 
     description: Description
-    variables: Any
+    variables: Variables
     num_stages: int | None = None
     flip_test: bool = True
     with_decode: bool = False
@@ -63,17 +64,17 @@ class Deployment:
     def output_names(self) -> tuple[str, ...]:
         return ("keypoints_crop_xy", "keypoint_scores") if self.with_decode else ("heatmaps",)
 
-    def network(self) -> tuple[Any, Any]:
+    def network(self) -> tuple[MSPN, Variables]:
         """The folded network and its variables."""
         model = self.description.new_model(dtype=self.dtype)
         return for_inference(model, self.variables, self.num_stages)
 
     def live(self) -> Any:
-        """The function of crops itself, jitted, with its weights in it."""
+        """The jitted function of crops, with the weights as constants."""
         model, variables = self.network()
         flip_permutation = self.description.new_skeleton().flip_permutation
 
-        def run(crops):
+        def run(crops: UInt8[jax.Array, "B H W 3"]) -> Outputs:
             maps = inference.predict_heatmaps(
                 model, variables, crops, flip_permutation, self.flip_test
             )
@@ -83,7 +84,7 @@ class Deployment:
 
 
 def to_stablehlo(deployment: Deployment) -> bytes:
-    """For `jax.export.deserialize(...).call(crops)`, on any of the `PLATFORMS`."""
+    """A file for `jax.export.deserialize(...).call(crops)` on any of the `PLATFORMS`."""
     batch: Any = deployment.batch_size
     if batch is None:
         (batch,) = jax.export.symbolic_shape("B")
@@ -92,29 +93,31 @@ def to_stablehlo(deployment: Deployment) -> bytes:
 
 
 def to_onnx(deployment: Deployment) -> bytes:
-    """For any ONNX runtime.
+    """A file for any ONNX runtime.
 
     Raises:
-      ImportError: the package onnx is not installed.
-      ExportError: bfloat16, whose convolutions ONNX runtimes do not have.
+      ImportError: onnx is not installed.
+      ExportError: the dtype is bfloat16, in which ONNX runtimes have no convolutions.
     """
     from mspn_jax.export.onnx_graph import onnx_model
 
     if deployment.dtype != jnp.float32:
         raise ExportError(
-            "bfloat16 convolutions are not in onnxruntime: export float32, and let the tool that"
-            " deploys it choose a smaller type"
+            "bfloat16 convolutions are not in onnxruntime: export float32, and choose a smaller"
+            " type in the tool that deploys it"
         )
     description = deployment.description
     model, variables = deployment.network()
     skeleton = description.new_skeleton()
     return onnx_model(
-        model, variables["params"], crop_hw=description.crop_hw,
+        model,
+        variables["params"],
+        crop_hw=description.crop_hw,
         with_decode=deployment.with_decode,
         flip_permutation=skeleton.flip_permutation if deployment.flip_test else None,
         batch_size=deployment.batch_size,
         properties={"variant": description.variant, "skeleton": skeleton.name},
-    )  # fmt: skip
+    )
 
 
 def open_stablehlo(data: bytes) -> Run:
@@ -132,36 +135,31 @@ FORMATS = {"stablehlo": (to_stablehlo, open_stablehlo), "onnx": (to_onnx, open_o
 
 
 def write(path: str | os.PathLike, deployment: Deployment, format: str) -> dict[str, float]:
-    """Writes a file that was read back and found to compute what the network does, or none.
+    """Writes a file, reads it back, and keeps it if it computes the same as the network.
 
     Args:
       format: of `FORMATS`.
 
     Returns:
-      The largest differences from the live network that were seen.
+      Name of each output -> its largest difference from the live network.
 
     Raises:
-      ExportError: it computes something else, or cannot be made.
+      ExportError: the file computes something else, or the format cannot express the network.
       ImportError: onnx or onnxruntime is not installed.
+      OSError: the file cannot be written.
     """
-    path = pathlib.Path(path)
     make, open_file = FORMATS[format]
     data = make(deployment)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with files.replaced(path) as partial:
         partial.write_bytes(data)
-        differences = compare(open_file(partial.read_bytes()), deployment)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return differences
+        return compare(open_file(partial.read_bytes()), deployment)
 
 
 def compare(run: Run, deployment: Deployment) -> dict[str, float]:
-    """The largest differences of a file from the live network, on drawn people.
+    """The largest differences between a file and the live network, on drawn people.
 
     Raises:
-      ExportError: they are more than rounding's.
+      ExportError: they are larger than rounding errors.
     """
     live = deployment.live()
     sizes = [deployment.batch_size] if deployment.batch_size else [1, 3]
@@ -173,38 +171,47 @@ def compare(run: Run, deployment: Deployment) -> dict[str, float]:
         ]
         crops = np.stack(pictures)
         for name, found, expected in zip(differences, run(crops), live(crops), strict=True):
-            found, expected = np.asarray(found), np.asarray(expected)
-            if found.shape != expected.shape:
-                raise ExportError(f"its {name} are {found.shape}, the network's {expected.shape}")
-            apart = np.abs(found - expected)
-            apart = np.where(np.isfinite(apart), apart, np.inf)
-            if name == "heatmaps":
-                apart = apart / np.abs(expected).max()
-                good = apart.max() <= HEATMAP_TOLERANCE
-            elif name == "keypoint_scores":
-                good = apart.max() <= SCORE_TOLERANCE
-            else:
-                good = (apart <= PIXEL_TOLERANCE).mean() >= PIXELS_THAT_HOLD
-            differences[name] = max(differences[name], float(apart.max()))
-            if not good:
-                raise ExportError(
-                    f"its {name} are up to {apart.max():.3g} from the live network's: not kept"
-                )
+            difference = _difference(name, np.asarray(found), np.asarray(expected))
+            differences[name] = max(differences[name], difference)
     return differences
+
+
+def _difference(
+    name: str, found: Float[np.ndarray, "..."], expected: Float[np.ndarray, "..."]
+) -> float:
+    """The largest difference of one output; raises ExportError if it is too large."""
+    if found.shape != expected.shape:
+        raise ExportError(f"its {name} are {found.shape}, the network's {expected.shape}")
+    apart = np.abs(found - expected)
+    apart = np.where(np.isfinite(apart), apart, np.inf)
+    if name == "heatmaps":
+        apart = apart / np.abs(expected).max()
+        is_same = apart.max() <= HEATMAP_TOLERANCE
+    elif name == "keypoint_scores":
+        is_same = apart.max() <= SCORE_TOLERANCE
+    else:
+        is_same = (apart <= PIXEL_TOLERANCE).mean() >= SHARE_WITHIN_TOLERANCE
+    if not is_same:
+        raise ExportError(
+            f"its {name} differ by up to {apart.max():.3g} from the live network's: not kept"
+        )
+    return float(apart.max())
 
 
 def card(
     path: str | os.PathLike,
     deployment: Deployment,
     format: str,
+    *,
     differences: dict[str, float],
     metrics: dict[str, float] | None,
 ) -> dict[str, Any]:
-    """What a user of the file must know, and may ask.
+    """What a user of a file needs to know, for json.
 
     Args:
-      metrics: COCO's figures of the checkpoint, where it was evaluated: those of its whole network
-        in its own evaluation, and so not of a file with fewer stages.
+      differences: from `write`.
+      metrics: COCO's metrics of the checkpoint, None if it was not evaluated. They are those of
+        the whole network, so the card of a file with fewer stages leaves them out.
     """
     description, skeleton = deployment.description, deployment.description.new_skeleton()
     height, width = description.crop_hw
@@ -214,6 +221,7 @@ def card(
         "keypoint_scores": [batch, num_keypoints],
         "heatmaps": [batch, height // STRIDE, width // STRIDE, num_keypoints],
     }
+    crops = {"name": "crops", "dtype": "uint8", "shape": [batch, height, width, 3]}
     all_stages = description.model["num_stages"]
     num_stages = deployment.num_stages or all_stages
     return {
@@ -226,14 +234,13 @@ def card(
         "stages": num_stages,
         "stages_of_checkpoint": all_stages,
         "metrics_of_checkpoint": metrics if num_stages == all_stages else None,
-        "input": {"name": "crops", "dtype": "uint8", "shape": [batch, height, width, 3],
-                  "colours": "RGB"},
+        "input": crops | {"colours": "RGB"},
         "outputs": {
             name: {"dtype": "float32", "shape": shapes[name]} for name in deployment.output_names
         },
         "compute_dtype": jnp.dtype(deployment.dtype).name,
         "flip_test": deployment.flip_test,
-        "mean_rgb": MEAN_RGB,  # applied inside, as the std
+        "mean_rgb": MEAN_RGB,  # applied inside, like the std
         "std_rgb": STD_RGB,
         "crop_hw": description.crop_hw,
         "padding": description.padding,
@@ -243,4 +250,4 @@ def card(
         "skeleton": skeleton.to_json(),
         "flip_permutation": skeleton.flip_permutation.tolist(),
         "largest_differences_from_the_network": differences,
-    }  # fmt: skip
+    }

@@ -1,25 +1,30 @@
-"""The network that predicts as an ONNX graph: the bricks of `model.py` and `heatmaps.decode` again.
+"""The folded network and `heatmaps.decode` as an ONNX graph, written node by node.
 
-Written node by node, so that all of it can be read, and no converter is needed. Inside, arrays are
-NCHW, as ONNX has convolutions; in and out they are as everywhere else.
+ONNX's convolutions take NCHW, so arrays inside the graph are NCHW; inputs and outputs are as
+everywhere else.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 import onnx
+from jaxtyping import Float, Int
 from onnx import helper, numpy_helper
 
 from mspn_jax import heatmaps
 from mspn_jax.model import MEAN_RGB, MSPN, NUM_UNITS, STD_RGB, STRIDE
 
-OPSET = 18  # the first whose Resize takes some axes alone
+OPSET = 18  # the first whose Resize takes a subset of the axes
 IR_VERSION = 8  # of opset 18; newer ones are refused by older runtimes
 
 
+Params = Mapping[str, Any]  # of a part of the folded network
+
+
 class Graph:
-    """Nodes in the making: each method adds some, and returns the name of what they compute."""
+    """A graph under construction. Every method adds nodes and returns the name of their output."""
 
     def __init__(self):
         self.nodes: list[Any] = []
@@ -39,25 +44,27 @@ class Graph:
         return self.constant(values, np.int64)
 
     def conv(
-        self, x: str, params: dict[str, np.ndarray], stride: int = 1, relu: bool = True
+        self,
+        x: str,
+        params: Mapping[str, Float[np.ndarray, "..."]],
+        *,
+        stride: int = 1,
+        relu: bool = True,
     ) -> str:
         """`model.ConvBias`."""
         kernel = params["kernel"].transpose(3, 2, 0, 1)
         pad = kernel.shape[-1] // 2
-        x = self.add(
-            "Conv", x, self.constant(kernel), self.constant(params["bias"]),
-            strides=[stride, stride], pads=[pad] * 4,
-        )  # fmt: skip
+        weights = self.constant(kernel), self.constant(params["bias"])
+        x = self.add("Conv", x, *weights, strides=[stride, stride], pads=[pad] * 4)
         return self.add("Relu", x) if relu else x
 
     def resize_aligned(self, x: str, hw: tuple[int, int]) -> str:
-        return self.add(
-            "Resize", x, "", "", self.integers(*hw), axes=[2, 3], mode="linear",
-            coordinate_transformation_mode="align_corners",
-        )  # fmt: skip
+        """`upsampling.upsample`: bilinear, with aligned corners."""
+        how = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+        return self.add("Resize", x, "", "", self.integers(*hw), axes=[2, 3], **how)
 
     def mirror(self, x: str) -> str:
-        """Turns the columns of (B, C, H, W) around."""
+        """Reverses the columns of (B, C, H, W)."""
         end = np.iinfo(np.int64).min
         return self.add(
             "Slice", x, self.integers(-1), self.integers(end), self.integers(3), self.integers(-1)
@@ -66,23 +73,23 @@ class Graph:
 
 def onnx_model(
     model: MSPN,
-    params: Any,
+    params: Params,
     *,
     crop_hw: tuple[int, int],
-    flip_permutation: np.ndarray | None,
+    flip_permutation: Int[np.ndarray, " K"] | None,
     with_decode: bool,
     batch_size: int | None,
     properties: dict[str, str],
 ) -> bytes:
-    """An ONNX file's bytes: crops (B, H, W, 3) uint8 RGB -> what `inference.estimate` returns.
+    """The bytes of an ONNX file that computes `inference.estimate` of crops (B, H, W, 3) uint8 RGB.
 
     Args:
       model, params: folded, from `folding.for_inference`.
-      flip_permutation: the skeleton's, for the flip test; None: without.
+      flip_permutation: the skeleton's, for the flip test; None: no flip test.
       with_decode: outputs `keypoints_crop_xy` (B, K, 2) and `keypoint_scores` (B, K), else
         `heatmaps` (B, H / 4, W / 4, K), as from `inference.predict_heatmaps`.
       batch_size: B; None: any.
-      properties: notes that the file carries.
+      properties: metadata of the file.
     """
     graph = Graph()
     x = graph.add("Cast", "crops", to=onnx.TensorProto.FLOAT)
@@ -95,36 +102,47 @@ def onnx_model(
     if flip_permutation is not None:
         maps = _merge_flipped(graph, maps, flip_permutation)
 
+    batch = "B" if batch_size is None else batch_size
     heatmap_hw = (crop_hw[0] // STRIDE, crop_hw[1] // STRIDE)
     num_keypoints = model.num_keypoints
     if with_decode:
         keypoints, scores = _decode(graph, maps, heatmap_hw, num_keypoints)
-        outputs = {"keypoints_crop_xy": keypoints, "keypoint_scores": scores}
-        shapes = [(num_keypoints, 2), (num_keypoints,)]
+        outputs = {
+            "keypoints_crop_xy": (keypoints, [batch, num_keypoints, 2]),
+            "keypoint_scores": (scores, [batch, num_keypoints]),
+        }
     else:
-        outputs = {"heatmaps": graph.add("Transpose", maps, perm=[0, 2, 3, 1])}
-        shapes = [(*heatmap_hw, num_keypoints)]
-    for name, computed in outputs.items():
+        nhwc = graph.add("Transpose", maps, perm=[0, 2, 3, 1])
+        outputs = {"heatmaps": (nhwc, [batch, *heatmap_hw, num_keypoints])}
+    return _serialised(graph, [batch, *crop_hw, 3], outputs, properties)
+
+
+def _serialised(
+    graph: Graph,
+    crops_shape: list[Any],
+    outputs: Mapping[str, tuple[str, list[Any]]],
+    properties: dict[str, str],
+) -> bytes:
+    """A checked file with the input `crops`; `outputs` map a name to a value and its shape."""
+    for name, (computed, _) in outputs.items():
         graph.nodes.append(helper.make_node("Identity", [computed], [name]))
-
-    batch = "B" if batch_size is None else batch_size
-    whole = helper.make_graph(
-        graph.nodes, "mspn",
-        [helper.make_tensor_value_info("crops", onnx.TensorProto.UINT8, [batch, *crop_hw, 3])],
-        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, *shape])
-         for name, shape in zip(outputs, shapes)],
-        graph.constants,
-    )  # fmt: skip
-    made = helper.make_model(
-        whole, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="mspn_jax"
+    takes = helper.make_tensor_value_info("crops", onnx.TensorProto.UINT8, crops_shape)
+    gives = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, (_, shape) in outputs.items()
+    ]
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "mspn", [takes], gives, graph.constants),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        producer_name="mspn_jax",
     )
-    made.ir_version = IR_VERSION
-    helper.set_model_props(made, properties)
-    onnx.checker.check_model(made, full_check=True)
-    return made.SerializeToString()
+    model.ir_version = IR_VERSION
+    helper.set_model_props(model, properties)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
 
 
-def _predict(graph: Graph, model: MSPN, params: Any, x: str, crop_hw: tuple[int, int]) -> str:
+def _predict(graph: Graph, model: MSPN, params: Params, x: str, crop_hw: tuple[int, int]) -> str:
     """`MSPN.predict`: (B, 3, H, W) normalised -> heatmaps (B, K, h, w)."""
     x = graph.conv(x, params["stem"], stride=2)
     x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
@@ -133,13 +151,16 @@ def _predict(graph: Graph, model: MSPN, params: Any, x: str, crop_hw: tuple[int,
         feature, x, skips = _stage(graph, model, params[f"stage{s}"], x, skips, crop_hw)
     head = f"stage{model.num_stages - 1}_head{NUM_UNITS - 1}"
     y = graph.conv(feature, params[f"{head}_hidden"])
-    return graph.conv(y, params[f"{head}_out"], relu=False)  # of the finest unit: no resize
+    return graph.conv(y, params[f"{head}_out"], relu=False)  # the finest unit needs no resize
 
 
 def _stage(
-    graph: Graph, model: MSPN, params: Any, x: str, skips: list[str], crop_hw: tuple[int, int]
+    graph: Graph, model: MSPN, params: Params, x: str, skips: list[str], crop_hw: tuple[int, int]
 ) -> tuple[str, str, list[str]]:
-    """`model.Stage`: the finest feature, and, where the stage feeds another, what it gives it."""
+    """`model.Stage`: the finest feature, the next stage's input, and the skips to it.
+
+    The last stage has neither: they are "" and [].
+    """
     encoded = []
     for layer, num_blocks in enumerate(model.blocks_per_unit):
         for block in range(num_blocks):
@@ -168,7 +189,7 @@ def _stage(
     return y, next_x, next_skips[::-1]
 
 
-def _bottleneck(graph: Graph, params: Any, x: str, stride: int) -> str:
+def _bottleneck(graph: Graph, params: Params, x: str, stride: int) -> str:
     y = graph.conv(x, params["conv1"])
     y = graph.conv(y, params["conv2"], stride=stride)
     y = graph.conv(y, params["conv3"], relu=False)
@@ -177,8 +198,8 @@ def _bottleneck(graph: Graph, params: Any, x: str, stride: int) -> str:
     return graph.add("Relu", graph.add("Add", x, y))
 
 
-def _merge_flipped(graph: Graph, maps: str, flip_permutation: np.ndarray) -> str:
-    """`heatmaps.merge_flipped` of a batch whose second half is the mirrored crops'."""
+def _merge_flipped(graph: Graph, maps: str, flip_permutation: Int[np.ndarray, " K"]) -> str:
+    """`heatmaps.merge_flipped`; the second half of the batch belongs to the mirrored crops."""
     halves = ["straight", "mirrored"]
     graph.nodes.append(helper.make_node("Split", [maps], halves, axis=0, num_outputs=2))
     renamed = graph.add(
@@ -201,7 +222,7 @@ def _decode(
         blurred = graph.add("Conv", blurred, graph.constant(kernel_hw[None, None]), pads=pads)
     flat = graph.add("Reshape", blurred, graph.integers(-1, num_keypoints, height * width))
 
-    best = graph.add("ArgMax", flat, axis=2)  # (B, K, 1), as x, y and all that follows from them
+    best = graph.add("ArgMax", flat, axis=2)  # (B, K, 1), like x, y and what follows from them
     x = graph.add("Mod", best, graph.integers(width))
     y = graph.add("Div", best, graph.integers(width))
 

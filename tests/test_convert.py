@@ -76,8 +76,11 @@ def test_sizes_are_found_from_every_kind(kind):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
 def test_other_precisions_become_float32(dtype):
-    state_dict = {name: array.astype(dtype) for name, array in tiny_state_dict("authors").items()
-                  if not name.endswith("tracked")}  # fmt: skip
+    state_dict = {
+        name: array.astype(dtype)
+        for name, array in tiny_state_dict("authors").items()
+        if not name.endswith("tracked")
+    }
     expected = {name: array.astype(np.float32) for name, array in state_dict.items()}
     assert_same(conversion.from_torch(state_dict), conversion.from_torch(expected))
 
@@ -220,13 +223,14 @@ def test_a_resnet_goes_into_the_stem_and_every_encoder():
             leaves = params[stage][ours[0]][ours[1]] | stats[stage][ours[0]][ours[1]]
             kernel = resnet[f"{conv}.weight"].transpose(2, 3, 1, 0)
             np.testing.assert_array_equal(leaves["kernel"], kernel)
-            for leaf, name in (("scale", "weight"), ("bias", "bias"),
-                               ("mean", "running_mean"), ("var", "running_var")):  # fmt: skip
+            torch_names = {"scale": "weight", "mean": "running_mean", "var": "running_var"}
+            for leaf, name in (torch_names | {"bias": "bias"}).items():
                 np.testing.assert_array_equal(leaves[leaf], resnet[f"{norm}.{name}"])
     new = {
-        path for path, leaf in jax.tree.leaves_with_path(started)
+        path
+        for path, leaf in jax.tree.leaves_with_path(started)
         if any(leaf is other for other in jax.tree.leaves(initial))
-    }  # fmt: skip
+    }
     names = {jax.tree_util.keystr(path, simple=True, separator="/") for path in new}
     assert all("unit" in name or "head" in name or "next_stage" in name for name in names)
     assert len(new) + 5 * (1 + 2 * (3 * 5 + 4)) == len(jax.tree.leaves(initial))

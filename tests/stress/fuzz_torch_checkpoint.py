@@ -1,12 +1,12 @@
-"""Reads damaged and hostile checkpoints, and counts what becomes of them.
+"""Reads damaged and hostile checkpoints, and counts the outcomes.
 
     python tests/stress/fuzz_torch_checkpoint.py [--files 100000] [--seed 0] [--first 0]
 
-Every file is one of tests/torch_fixtures, mutated by a generator of its own (seed and number), so
-that `--first N --files 1` makes file N again. Half of the mutations work on the pickle within, and
-set the sums and lengths around it right, so that they get past the layers outside. Anything but an
-array or a TorchFileError is a crash: another exception, memory out of proportion, and whatever
-Python's audit hooks see beyond the reading of that one file.
+Every file is one of tests/torch_fixtures, mutated by its own generator (seed and number), so
+`--first N --files 1` makes file N again. Half of the mutations change the pickle inside and correct
+the checksums and lengths around it, so that they pass the outer layers. A crash is anything but
+arrays or a TorchFileError: another exception, memory out of proportion, and whatever Python's audit
+hooks see besides reading that one file.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from mspn_jax.errors import TorchFileError
 from mspn_jax.weights.torch import layouts, state_dicts
 
 MEMORY_BYTES = 256 << 20
-NUMBERS = [0, 1, 2, 127, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62 - 1,
-           2**62, 2**63 - 1]  # fmt: skip
+NUMBERS = [0, 1, 2, 127, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40]
+NUMBERS += [2**62 - 1, 2**62, 2**63 - 1]
 OPCODES = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
 INTEGERS = (b"K", b"M", b"J", b"\x8a")
 # Calls, some of them whole:
@@ -69,7 +69,7 @@ def cut(data: bytes, rng: random.Random) -> bytes:
 
 
 def spliced(data: bytes, rng: random.Random) -> bytes:
-    """Some bytes left out, doubled, or replaced by others of any fixture."""
+    """Some bytes removed, doubled, or replaced by others from any fixture."""
     start, stop = sorted(rng.randrange(len(data) + 1) for _ in range(2))
     donor = rng.choice([b"", data, *SOURCES.values()])
     first = rng.randrange(len(donor) + 1)
@@ -77,7 +77,7 @@ def spliced(data: bytes, rng: random.Random) -> bytes:
 
 
 def numbered(data: bytes, rng: random.Random) -> bytes:
-    """A field of 1 to 8 bytes set to a number that is seldom meant."""
+    """A field of 1 to 8 bytes set to an unusual number."""
     width = rng.choice([1, 2, 4, 8])
     number = rng.choice([*NUMBERS, len(data), len(data) + 1, rng.getrandbits(64)])
     at = rng.randrange(len(data))
@@ -85,7 +85,7 @@ def numbered(data: bytes, rng: random.Random) -> bytes:
 
 
 def reprogrammed(pickle: bytes, rng: random.Random) -> bytes:
-    """The pickle with some instructions left out, doubled, exchanged, altered or added."""
+    """The pickle with some instructions removed, doubled, exchanged, altered or added."""
     starts = [at for _, _, at in pickletools.genops(pickle)]
     code = [pickle[a:b] for a, b in zip(starts, [*starts[1:], len(pickle)], strict=True)]
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
@@ -113,7 +113,7 @@ def reprogrammed(pickle: bytes, rng: random.Random) -> bytes:
 
 
 def in_zip(data: bytes, change: Callable[[bytes], bytes], rng: random.Random) -> bytes:
-    """With one record changed, mostly the pickle, and its sum and lengths right."""
+    """One record changed, mostly the pickle, with a correct checksum and correct lengths."""
     records = layouts.zip_records(data)
     pickle = next(name for name in records if name.endswith("/data.pkl"))
     changed = pickle if rng.random() < 0.9 else rng.choice(list(records))
@@ -128,7 +128,7 @@ def in_zip(data: bytes, change: Callable[[bytes], bytes], rng: random.Random) ->
 
 
 def in_legacy(data: bytes, change: Callable[[bytes], bytes], rng: random.Random) -> bytes:
-    """With one of the five pickles changed, mostly the object's."""
+    """One of the five pickles changed, mostly the object's."""
     stream, ends = io.BytesIO(data), [0]
     for _ in range(5):
         for _ in pickletools.genops(stream):
@@ -140,7 +140,7 @@ def in_legacy(data: bytes, change: Callable[[bytes], bytes], rng: random.Random)
 
 
 def in_safetensors(data: bytes, change: Callable[[bytes], bytes], rng: random.Random) -> bytes:
-    """With some words of the header exchanged, and its length right."""
+    """Some words of the header exchanged, with a correct length."""
     (length,) = struct.unpack_from("<Q", data)
     words = re.split(rb'([\[\]{}:,]|"[^"]*")', data[8 : 8 + length])
     for _ in range(rng.choice([1, 1, 2, 5])):
@@ -171,7 +171,7 @@ def mutated(seed: int, number: int) -> bytes:
 
 
 class Escaped(BaseException):
-    """What no handler of the reader's can catch."""
+    """Cannot be caught by a handler of the reader."""
 
 
 FILE = None
@@ -179,14 +179,52 @@ armed = False
 
 
 def watch(event: str, arguments: tuple) -> None:
-    """While a file is read, reading it is all that may happen."""
+    """An audit hook: while a file is read, nothing but reading it may happen."""
     reads = event == "open" and arguments[1] in ("r", "rb", None) and str(arguments[0]) == str(FILE)
     if armed and not reads and event != "mmap.__new__":
         raise Escaped(f"{event} {arguments!s:.200}")
 
 
+def prepare() -> None:
+    """Reads every fixture (first reads import modules), then limits memory and sets the hook."""
+    for name, data in SOURCES.items():
+        FILE.write_bytes(data)
+        try:
+            state_dicts.read(FILE)
+        except TorchFileError:
+            assert name.startswith("refused"), name
+    "".encode("raw-unicode-escape")  # pickletools needs the codec, and Python imports it at use
+    sys.addaudithook(watch)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY_BYTES, resource.RLIM_INFINITY))
+
+
+def outcome_of(data: bytes) -> tuple[str, str]:
+    """("read", ""), ("refused", the reason) or ("crashes", what happened)."""
+    global armed
+    FILE.write_bytes(data)
+    try:
+        armed = True
+        arrays = state_dicts.read(FILE)
+        armed = False
+        if sum(array.nbytes for array in arrays.values()) > 1 << 21:
+            return "crashes", "arrays far larger than the file"
+        return "read", ""
+    except TorchFileError as error:
+        armed = False
+        if "memory" in str(error) or "\n" in str(error):
+            return "crashes", str(error)
+        reason = re.sub(r"'.*?'", "...", str(error).removeprefix(f"{FILE}: "))
+        return "refused", reason.split(":")[0]
+    except BaseException as error:
+        armed = False
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return "crashes", f"{type(error).__name__}: {error}"
+
+
 def main() -> int:
-    global armed, FILE
+    global FILE
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -197,44 +235,19 @@ def main() -> int:
     counts, reasons, slowest = Counter(), Counter(), (0.0, 0)
     with tempfile.TemporaryDirectory() as folder:
         FILE = Path(folder) / "fuzzed.pth"
-        for name in SOURCES:  # first reads import what they need
-            FILE.write_bytes(SOURCES[name])
-            try:
-                state_dicts.read(FILE)
-            except TorchFileError:
-                assert name.startswith("refused"), name
-        "".encode("raw-unicode-escape")  # which pickletools needs, and Python imports when needed
-        sys.addaudithook(watch)
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY_BYTES, resource.RLIM_INFINITY))
+        prepare()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         begin = time.perf_counter()
         for number in range(options.first, options.first + options.files):
-            FILE.write_bytes(mutated(options.seed, number))
+            data = mutated(options.seed, number)
             started = time.perf_counter()
-            try:
-                armed = True
-                arrays = state_dicts.read(FILE)
-                armed = False
-                outcome = "read"
-                if sum(array.nbytes for array in arrays.values()) > 1 << 21:
-                    raise MemoryError("arrays far larger than the file")
-            except TorchFileError as error:
-                armed = False
-                outcome = "refused"
-                reason = re.sub(r"'.*?'", "...", str(error).removeprefix(f"{FILE}: "))
-                reasons[reason.split(":")[0]] += 1
-                if "memory" in str(error) or "\n" in str(error):
-                    outcome = "crashes"
-                    print(f"file {number}: {error}")
-            except BaseException as error:
-                armed = False
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                outcome = "crashes"
-                print(f"file {number}: {type(error).__name__}: {error}")
+            outcome, reason = outcome_of(data)
             slowest = max(slowest, (time.perf_counter() - started, number))
             counts[outcome] += 1
+            if outcome == "refused":
+                reasons[reason] += 1
+            elif outcome == "crashes":
+                print(f"file {number}: {reason}")
         seconds = time.perf_counter() - begin
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(

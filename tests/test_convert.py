@@ -1,7 +1,7 @@
 """PyTorch names <-> the Flax tree.
 
-That mmpose 1.x names give the reference's heatmaps is test_model's; here are the other names, the
-way back, and what is refused.
+test_model compares the heatmaps of mmpose 1.x names with the reference's. Here are the other names,
+the way back, and what is refused.
 """
 
 import re
@@ -39,7 +39,7 @@ SEED = golden_json("meta.json")["seed"]
     "num_stages", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))]
 )
 def test_the_authors_network_gives_their_heatmaps(num_stages):
-    """Its convolutions have biases."""
+    """The authors' convolutions have biases."""
     state_dict = recipe.make_state_dict(golden_entries(num_stages, "megvii"), SEED)
     assert "top.conv.conv.bias" in state_dict
     golden = golden_npz("forward_megvii.npz")

@@ -1,4 +1,4 @@
-"""convert.py, there and back, and what it refuses."""
+"""convert.py: both directions, and what it refuses."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ HERE = pathlib.Path(__file__).parents[1]
 
 
 def run(*arguments: object, file_blocks: int | None = None) -> subprocess.CompletedProcess:
-    """convert.py, where torch cannot be imported, and files not become longer than so much."""
+    """Runs convert.py without torch; files cannot grow beyond `file_blocks`."""
     program = (
         "import sys, runpy; sys.modules['torch'] = None; sys.argv[0] = 'convert.py';"
         " runpy.run_path('convert.py', run_name='__main__')"
@@ -34,7 +34,7 @@ def run(*arguments: object, file_blocks: int | None = None) -> subprocess.Comple
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path, str]:
-    """A file of mmpose 1.x, what convert.py made of it, and what it said."""
+    """A file of mmpose 1.x, convert.py's output for it, and what it printed."""
     folder = tmp_path_factory.mktemp("convert")
     source = write_pth(folder / "tiny.pth", tiny_state_dict("mmpose 1.x"))
     result = run("--source", source, "--output", folder / "a" / "out", "--crop_hw", "64,96")

@@ -1,5 +1,6 @@
-"""The files of torch_fixtures were written by torch itself; what is built here is what torch never
-writes, and must be refused without being believed. Damaged files are in test_torch_layouts."""
+"""Reading torch's own files (torch_fixtures), and refusing what torch never writes (built here).
+
+Damaged files are in test_torch_layouts."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""Checkpoints such as torch writes, and such as it never does, built by hand."""
+"""Checkpoints built by hand, both valid ones and ones that torch never writes."""
 
 import json
 import pickle
@@ -74,7 +74,7 @@ def write_zip(path: Path, program: bytes, storages: dict[str, bytes] | None = No
 
 
 def write_pth(path: Path, state_dict: dict[str, np.ndarray]) -> Path:
-    """As torch writes it, which is not needed."""
+    """A checkpoint as torch writes it, without torch."""
     program, storages = {}, {}
     for key, (name, array) in enumerate(state_dict.items()):
         kind = "Long" if array.dtype == np.int64 else "Float"
@@ -92,7 +92,7 @@ def write_safetensors(path: Path, header: object, data: bytes = bytes(8)) -> Pat
 
 
 def refused(path: Path) -> str:
-    """What the one line says, after the file's name, that the file is refused with."""
+    """The reason with which a file is refused: one line, after the file's name."""
     with pytest.raises(TorchFileError) as caught:
         read(path)
     file, reason = str(caught.value)[: len(str(path))], str(caught.value)[len(str(path)) + 2 :]

@@ -1,7 +1,7 @@
-"""Wrote the files beside it, with torch 2.13.0 and safetensors: `python make_fixtures.py`.
+"""Writes the files beside it: `python make_fixtures.py`, with torch 2.13.0 and safetensors.
 
-Every file is read back by torch itself into `expected.npz`, under "file:name" (bfloat16 as
-"file:name:bfloat16", in its bits), so the tests need no torch.
+torch reads every file back into `expected.npz`, under "file:name" (the bits of bfloat16 under
+"file:name:bfloat16"), so the tests need no torch.
 """
 
 import datetime
@@ -22,7 +22,7 @@ HERE = pathlib.Path(__file__).parent
 
 
 def tensors() -> OrderedDict:
-    """Every dtype and every way for tensors to share or to leave out numbers."""
+    """Every dtype, and every way for tensors to share or skip numbers."""
     torch.manual_seed(0)
     base = torch.randn(5, 7)
     floats = torch.tensor([0.0, -0.0, 1.5, -2.75, float("inf"), float("nan"), 1e-7])
@@ -65,7 +65,7 @@ def tensors() -> OrderedDict:
 
 
 def mmcv() -> dict:
-    """As mmcv and mmengine save: logs and configs beside the weights, in classes of their own."""
+    """As mmcv and mmengine save: logs and configs of their own classes beside the weights."""
     module = types.ModuleType("mmengine.logging")
     exec(
         "class HistoryBuffer:\n    pass\nclass ConfigDict(dict):\n    pass\n"
@@ -120,7 +120,7 @@ def mmcv() -> dict:
 
 
 def big_endian(source: bytes) -> bytes:
-    """The same zip as a big-endian machine writes it."""
+    """The same zip as written by a big-endian machine."""
     itemsize = 4
     target = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(source)) as old, zipfile.ZipFile(target, "w") as new:
@@ -133,8 +133,7 @@ def big_endian(source: bytes) -> bytes:
 
 
 def storage_views() -> bytes:
-    """As torch before 0.4 wrote storages that are a part of another one, and as Python 2 wrote an
-    OrderedDict."""
+    """A storage that is a part of another one, as before torch 0.4, and Python 2's OrderedDict."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, obj: object) -> object:
@@ -177,7 +176,7 @@ def saved(obj: object, **options: object) -> bytes:
 
 
 class Network(torch.nn.Module):
-    """Saved whole, as one should not."""
+    """A network saved whole."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,7 +184,7 @@ class Network(torch.nn.Module):
 
 
 def main() -> None:
-    # The old layout cannot hold what it has no storage class for.
+    # The legacy layout has no storage class for some dtypes.
     everything = tensors()
     legacy = OrderedDict(
         (name, value)
@@ -237,7 +236,7 @@ def main() -> None:
             expected[key] = value.numpy()
     np.savez_compressed(HERE / "expected.npz", **expected)
 
-    # To be refused: what is no state dict, or holds more than tensors of numbers.
+    # To be refused: not a state dict, or holding more than plain tensors.
     (HERE / "refused_model_legacy.pth").write_bytes(saved(Network(), **old))
     (HERE / "refused_negated_zip.pth").write_bytes(saved({"x": torch._neg_view(torch.ones(3))}))
     (HERE / "refused_float8_zip.pth").write_bytes(

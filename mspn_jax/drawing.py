@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mspn_jax.skeletons import Skeleton
+from mspn_jax.storage import files
 
 LEFT_RGB, RIGHT_RGB, MIDDLE_RGB = (255, 140, 0), (30, 144, 255), (60, 220, 90)
 # Opacity rises from 0 to 1 between these keypoint scores, which are heatmap peaks / 255 + 0.5.
@@ -117,6 +118,6 @@ def encode_picture(image: UInt8[np.ndarray, "H W 3"], suffix: str) -> bytes:
 
 def write_picture(path: str | os.PathLike, image: UInt8[np.ndarray, "H W 3"]) -> None:
     """Writes an RGB picture in the format that the path's suffix names."""
-    path = pathlib.Path(path)
     # cv2.imwrite does not report a full disk.
-    path.write_bytes(encode_picture(image, path.suffix))
+    data = encode_picture(image, pathlib.Path(path).suffix)
+    files.write_bytes(path, data, sync=False)

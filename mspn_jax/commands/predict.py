@@ -11,16 +11,18 @@ with file names) and keypoints.csv (a line a person). What cannot be read is nam
 import collections
 import contextlib
 import csv
+import io
 import json
 import logging
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import cv2
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -34,7 +36,7 @@ from mspn_jax.errors import UsageError
 from mspn_jax.evaluation.scoring import coco_results
 from mspn_jax.predictor import Predictor
 from mspn_jax.skeletons import Skeleton
-from mspn_jax.storage import mirror, paths
+from mspn_jax.storage import files, mirror, paths
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -122,7 +124,7 @@ def main() -> None:
 
 
 def people_finder(sources: list[Source]) -> Callable[[Frame], Float[np.ndarray, "N 5"]]:
-    """What `mspn predict` runs."""
+    """Gives a frame's boxes with scores, from --boxes, --box or --detector."""
     ways = {"--boxes": _BOXES.value, "--box": _BOX.value, "--detector": _DETECTOR.value}
     given = [flag for flag, value in ways.items() if value]
     if len(given) > 1:
@@ -175,9 +177,9 @@ def usable(frame: Frame, boxes: Float[np.ndarray, "N 5"]) -> Float[np.ndarray, "
 
 
 class Results:
-    """The files that are written, as a context; each picture's people are on disk at once.
+    """The files of --output, as a context. They are complete after every picture.
 
-    They are made anew with the first picture, and left, by whatever way, they are whole.
+    The first picture replaces those of an earlier run.
     """
 
     def __init__(self, output: pathlib.Path, skeleton: Skeleton):
@@ -185,78 +187,115 @@ class Results:
         self.skeleton = skeleton
         self.num_people = self.num_frames = 0
         self._files = contextlib.ExitStack()
-        self._video: tuple[Source, cv2.VideoWriter] | None = None
+        self._video: Video | None = None
 
     def __enter__(self) -> "Results":
         return self
 
     def __exit__(self, *exception) -> None:
-        if self.num_frames:
-            self._json.write("\n]\n")
-        self._close_video()
-        self._files.close()
+        with self._files:
+            self._close_video()
 
     def _open(self) -> None:
-        self._json = self._files.enter_context((self.output / "keypoints.json").open("w"))
-        self._json.write("[")
-        self._csv_file = self._files.enter_context(
-            (self.output / "keypoints.csv").open("w", newline="")
-        )
-        self._csv = csv.writer(self._csv_file)
-        names = self.skeleton.keypoint_names
-        self._csv.writerow(
-            ["file_name", "frame", "person", "score", "box_x", "box_y", "box_w", "box_h"]
-            + [f"{name}_{number}" for name in names for number in ("x", "y", "score")]
-        )
+        def listing(name: str, *ends: bytes) -> files.Listing:
+            return self._files.enter_context(files.Listing(self.output / name, *ends))
 
-    def add(self, frame: Frame, boxes, keypoints_image_xy, keypoint_scores) -> None:
-        """Takes a frame's people: (N, 5) boxes with scores, (N, K, 2) and (N, K)."""
+        names = self.skeleton.keypoint_names
+        columns = ["file_name", "frame", "person", "score", "box_x", "box_y", "box_w", "box_h"]
+        columns += [f"{name}_{number}" for name in names for number in ("x", "y", "score")]
+        self._json = listing("keypoints.json", b"[", b"\n]\n")
+        self._csv = listing("keypoints.csv", csv_rows([columns]))
+
+    def add(
+        self,
+        frame: Frame,
+        boxes: Float[np.ndarray, "N 5"],
+        keypoints_image_xy: Float[np.ndarray, "N K 2"],
+        keypoint_scores: Float[np.ndarray, "N K"],
+    ) -> None:
+        """Writes a frame's people. Boxes have scores."""
         if not self.num_frames:
             self._open()
         self.num_frames += 1
         name, path = frame.source.name, pathlib.Path(frame.source.name)
         image_ids = np.full(len(boxes), int(path.stem) if path.stem.isdecimal() else 0)
         entries = coco_results(
-            image_ids, geometry.boxes_xywh_to_xyxy(boxes[:, :4]), boxes[:, 4], keypoints_image_xy,
-            keypoint_scores, boxes[:, 2:4].prod(1), self.skeleton,
-        )  # fmt: skip
+            image_ids,
+            geometry.boxes_xywh_to_xyxy(boxes[:, :4]),
+            boxes[:, 4],
+            keypoints_image_xy,
+            keypoint_scores,
+            boxes[:, 2:4].prod(1),
+            self.skeleton,
+        )
+        people, rows = "", []
         for person, entry in enumerate(entries):
             if not (frame.source.is_picture and path.stem.isdecimal()):
-                del entry["image_id"]  # there is none of COCO's
+                del entry["image_id"]  # COCO has none for it
             frame_index = {} if frame.source.is_picture else {"frame": frame.index}
-            self._json.write(",\n" if self.num_people else "\n")
-            self._json.write(json.dumps({"file_name": name} | frame_index | entry))
+            people += ",\n" if self.num_people else "\n"
+            people += json.dumps({"file_name": name} | frame_index | entry)
             numbers = [entry["score"], *entry["bbox"], *entry["keypoints"]]
-            self._csv.writerow([name, frame.index, person, *(f"{x:.6g}" for x in numbers)])
+            rows.append([name, frame.index, person, *(f"{x:.6g}" for x in numbers)])
             self.num_people += 1
-        self._json.flush()
-        self._csv_file.flush()
+        self._json.add(people.encode())
+        self._csv.add(csv_rows(rows))
         if _DRAW.value:
             drawn = annotate_people(frame.image, keypoints_image_xy, keypoint_scores, self.skeleton)
             self._write(frame, drawn)
 
-    def _write(self, frame: Frame, image: np.ndarray) -> None:
+    def _write(self, frame: Frame, image: UInt8[np.ndarray, "H W 3"]) -> None:
         path = self.output / frame.source.name
         path.parent.mkdir(parents=True, exist_ok=True)
         if frame.source.is_picture:
             writable = cv2.haveImageWriter(str(path))
             write_picture(path if writable else path.with_name(f"{path.name}.jpg"), image)
             return
-        if self._video is None or self._video[0] is not frame.source:
+        if self._video is None or self._video.source is not frame.source:
             self._close_video()
-            path = path if path.suffix == ".mp4" else path.with_name(f"{path.name}.mp4")
-            writer = cv2.VideoWriter(
-                str(path), cv2.VideoWriter.fourcc(*"mp4v"),
-                frame.per_second or DEFAULT_PER_SECOND, image.shape[1::-1],
-            )  # fmt: skip
-            if not writer.isOpened():
-                raise UsageError(f"{path}: OpenCV cannot write this video; try --nodraw")
-            self._video = frame.source, writer
-        self._video[1].write(image[..., ::-1])
+            self._video = Video(path, frame, image.shape[1::-1])
+        self._video.write(image)
 
     def _close_video(self) -> None:
-        if self._video is not None:
-            self._video[1].release()
+        video, self._video = self._video, None
+        if video is not None:
+            video.close()
+
+
+class Video:
+    """A video that is written frame by frame, and appears when it is closed."""
+
+    def __init__(self, path: pathlib.Path, first: Frame, size_wh: tuple[int, int]):
+        self.source = first.source
+        self.path = path if path.suffix == ".mp4" else path.with_name(f"{path.name}.mp4")
+        self._stack, self._num_frames = contextlib.ExitStack(), 0
+        self._partial = self._stack.enter_context(files.replaced(self.path))
+        rate = first.per_second or DEFAULT_PER_SECOND
+        codec = cv2.VideoWriter.fourcc(*"mp4v")
+        self._writer = cv2.VideoWriter(str(self._partial), codec, rate, size_wh)
+        if not self._writer.isOpened():
+            raise UsageError(f"{self.path}: OpenCV cannot write this video; try --nodraw")
+
+    def write(self, image: UInt8[np.ndarray, "H W 3"]) -> None:
+        self._writer.write(image[..., ::-1])
+        self._num_frames += 1
+
+    def close(self) -> None:
+        """Raises UsageError if the file is not whole: OpenCV does not report a full disk."""
+        self._writer.release()
+        with self._stack:
+            written = int(cv2.VideoCapture(str(self._partial)).get(cv2.CAP_PROP_FRAME_COUNT))
+            if written != self._num_frames:
+                raise UsageError(
+                    f"{self.path}: the video cannot be written whole: make room on the disk, and"
+                    " run the same command again, or try --nodraw"
+                )
+
+
+def csv_rows(rows: list[list[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
 
 
 def command() -> None:

@@ -1,6 +1,7 @@
 """What the entry points share: log lines, errors as one line, several processes."""
 
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -170,7 +171,9 @@ def _one_line(error: BaseException) -> str | None:
     if isinstance(error, Error):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {os.strerror(error.errno or 0)}"
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "; make room, and run the same command again" if is_full else ""
+        return f"{error.filename}: {error.strerror}{remedy}"
     return paths.reason_of(error)
 
 

@@ -21,7 +21,7 @@ from mspn_jax.data.annotations import Picture
 from mspn_jax.data.coco import LAYOUT, file_size
 from mspn_jax.data.schema import some
 from mspn_jax.errors import DataError
-from mspn_jax.storage import mirror, paths
+from mspn_jax.storage import files, mirror, paths
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,8 @@ class CocoPersonKeypoints(tfds.core.GeneratorBasedBuilder):
             "keypoints_image_xy": column(lambda p: p.keypoints_image_xy, count, 2),
             "visibility": column(lambda p: p.visibility, count),
         }
-        with open(self.data_path / self.COLUMNS, "xb") as file:
+        path = pathlib.Path(self.data_path) / self.COLUMNS
+        with files.replaced(path) as partial, open(partial, "wb") as file:
             np.savez(file, **columns)
 
 
@@ -132,14 +133,26 @@ def make(
     except FileNotFoundError:
         raise DataError(f"{folder}: no such folder of pictures. data.root needs {LAYOUT}") from None
     num_bytes = _check_files(local, pictures, data_dir)
-    for leftover in (data_dir / CocoPersonKeypoints.name / name).glob("*incomplete*"):
-        shutil.rmtree(leftover)
+    _remove_incomplete(data_dir / CocoPersonKeypoints.name / name)
     log.info(
         "making records of %d pictures (%.1f GB) in %s", len(pictures), num_bytes / 1e9, data_dir
     )
-    with quiet_tfds():
-        contents = Contents(local, pictures, num_keypoints)
-        CocoPersonKeypoints(contents, name=name, data_dir=str(data_dir)).download_and_prepare()
+    try:
+        with quiet_tfds():
+            contents = Contents(local, pictures, num_keypoints)
+            CocoPersonKeypoints(contents, name=name, data_dir=str(data_dir)).download_and_prepare()
+    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError on a full disk
+        _remove_incomplete(data_dir / CocoPersonKeypoints.name / name)
+        reason = "no space left" if "No space left" in str(error) else f"{error}".partition("\n")[0]
+        raise DataError(
+            f"{data_dir}: records cannot be written ({reason}); make room or name another place"
+            " with config.data.records_dir"
+        ) from None
+
+
+def _remove_incomplete(folder: pathlib.Path) -> None:
+    for leftover in folder.glob("*incomplete*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _check_files(folder: pathlib.Path, pictures: list[Picture], data_dir: pathlib.Path) -> int:

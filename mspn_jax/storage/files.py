@@ -92,6 +92,45 @@ def write_json(path: str | os.PathLike, content: Any, indent: int | None = None)
     write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
+class Listing:
+    """A new file of entries, as a context. It is complete after every entry.
+
+    If the disk is full, the entries before stay, and `add` raises OSError with the file's name.
+    """
+
+    def __init__(self, path: str | os.PathLike, head: bytes, tail: bytes = b""):
+        self.path = pathlib.Path(path)
+        self._tail, self._edge = tail, 0
+        self._file = open(self.path, "wb", buffering=0)
+        try:
+            self.add(head)
+        except OSError:
+            self._file.close()
+            self.path.unlink()
+            raise
+
+    def add(self, entry: bytes) -> None:
+        with named(self.path):
+            try:
+                self._write(entry + self._tail)
+            except OSError:
+                self._file.truncate(self._edge + len(self._tail))
+                self._write(self._tail)
+                raise
+        self._edge += len(entry)
+
+    def _write(self, data: bytes) -> None:
+        self._file.seek(self._edge)
+        while data:
+            data = data[self._file.write(data) :]
+
+    def __enter__(self) -> "Listing":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._file.close()
+
+
 class Log:
     """A file that grows. Losing it stops nothing.
 

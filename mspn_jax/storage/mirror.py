@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mspn_jax.errors import StorageError
-from mspn_jax.storage import paths
+from mspn_jax.storage import files, paths
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _copy(there: Any, found: dict[str, dict[str, Any]], local: pathlib.Path) -> 
             for folder in {target.parent for target in targets}:
                 folder.mkdir(parents=True, exist_ok=True)
             partial = [f"{target}.partial" for target in targets]
-            with paths.named(there):
+            with paths.named(there), files.named(local):
                 system.get(
                     [f"{key}/{name}".rstrip("/") for name in batch], partial, batch_size=_AT_ONCE
                 )
@@ -121,7 +121,7 @@ def _copy(there: Any, found: dict[str, dict[str, Any]], local: pathlib.Path) -> 
                     raise StorageError(f"{there}/{name}: changed or was cut while it was copied")
                 os.replace(part, target)
                 copied[name] = version[name]
-            _write_note(note, copied)
+            files.write_json(note, copied)
             bar.update(len(batch))
 
 
@@ -130,12 +130,6 @@ def _size(path: pathlib.Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
-
-
-def _write_note(note: pathlib.Path, copied: dict[str, Any]) -> None:
-    partial = note.with_name(f"{note.name}.partial")
-    partial.write_text(json.dumps(copied))
-    partial.replace(note)
 
 
 def _check_room(there: Any, local: pathlib.Path, num_bytes: int) -> None:
@@ -202,7 +196,7 @@ class Mirror:
         self.local = pathlib.Path(tempfile.mkdtemp(prefix="mspn_jax-"))
         for name in self._take:
             with contextlib.suppress(FileNotFoundError):
-                (self.local / name).write_bytes(paths.read_bytes(self.folder / name))
+                files.write_bytes(self.local / name, paths.read_bytes(self.folder / name))
         if self._seconds is not None:
             self._thread = threading.Thread(target=self._keep, name="mirror", daemon=True)
             self._thread.start()

@@ -3,13 +3,11 @@
 import contextlib
 import os
 import pathlib
-import shutil
-import time
 from collections.abc import Iterator
 from typing import Any
 
 from mspn_jax.errors import Error, StorageError
-from mspn_jax.storage import paths
+from mspn_jax.storage import files, paths
 
 
 @contextlib.contextmanager
@@ -29,11 +27,14 @@ def new_folder(output: paths.Path, num_bytes: int) -> Iterator[paths.Path]:
     try:
         if isinstance(output, pathlib.Path):
             partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-            with _removed(partial):
+            try:
                 partial.mkdir(parents=True)
                 _reserve(partial / "reserved", num_bytes)
                 yield partial
                 os.rename(partial, output)
+            except BaseException:
+                files.remove_unfinished(partial)
+                raise
         else:
             with _removed_on_failure(output), paths.named(output):
                 yield output
@@ -42,18 +43,6 @@ def new_folder(output: paths.Path, num_bytes: int) -> Iterator[paths.Path]:
     except (OSError, ValueError, RuntimeError) as error:  # orbax's threads raise all of them
         reason = getattr(error, "strerror", None) or f"{error}".partition("\n")[0]
         raise StorageError(f"{output}: cannot be written: {reason}") from None
-
-
-@contextlib.contextmanager
-def _removed(folder: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for _ in range(20):  # orbax's threads may go on writing for a moment after they failed
-            shutil.rmtree(folder, ignore_errors=True)
-            if not folder.exists():
-                break
-            time.sleep(0.1)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ An animal is seen from its side. The limbs on the viewer's side are in front of 
 the others are behind it and darker. The way it faces tells which of them are its left ones.
 """
 
-import json
 from functools import partial
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mspn_jax.skeletons import Skeleton
+from mspn_jax.storage import files
 from mspn_jax.synthetic import bodies, coco_files
 from mspn_jax.synthetic.bodies import Body, Part, Points, Rotation
 from mspn_jax.synthetic.canvas import Rng, draw_background, expose, sample_color
@@ -132,7 +132,7 @@ ANIMALS = Subject("Animals drawn by mspn_jax.synthetic.animals", "1", CATEGORY, 
 def main() -> None:
     root = coco_files.command(ANIMALS, "data/animals", train=1500, val=100)
     path = root / "quadruped.json"
-    path.write_text(json.dumps(QUADRUPED.to_json(), indent=2) + "\n")
+    files.write_json(path, QUADRUPED.to_json(), indent=2)
     print(f"{path}: their skeleton")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mspn_jax.skeletons import Skeleton
+from mspn_jax.storage import files
 from mspn_jax.synthetic.canvas import Rng
 
 
@@ -109,14 +110,27 @@ def _write_split(annotation_file: Path, folder: Path, info: dict, subject: Subje
     # Python's own hash of a string differs from run to run. Ids differ between splits, as in COCO,
     # so that scoring results against the wrong split fails.
     split_key = zlib.crc32(folder.name.encode())
-    count, seed, (height, width) = (
-        info["arguments"][name] for name in ("pictures", "seed", "picture_hw")
-    )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run
     partial.mkdir(parents=True)
     annotation_file.parent.mkdir(exist_ok=True)
+    partial_json = annotation_file.with_suffix(".partial")
+    try:
+        content = {"info": info} | _write_pictures(partial, split_key, info, subject)
+        files.write_text(partial_json, json.dumps(content | {"categories": [subject.category]}))
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    partial.rename(folder)
+    partial_json.rename(annotation_file)
 
+
+def _write_pictures(
+    folder: Path, split_key: int, info: dict, subject: Subject
+) -> dict[str, list[dict[str, Any]]]:
+    """Draws a split's pictures; returns the json's entries for them."""
+    arguments = info["arguments"]
+    count, seed, (height, width) = (arguments[name] for name in ("pictures", "seed", "picture_hw"))
     images, annotations = [], []
     for i in range(count):
         rng = np.random.default_rng((seed, split_key, i))
@@ -125,18 +139,13 @@ def _write_split(annotation_file: Path, folder: Path, info: dict, subject: Subje
         file_name = f"{image_id:012d}.jpg"
         quality = (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(55, 96)))
         # imwrite does not raise on a full disk.
-        (partial / file_name).write_bytes(cv2.imencode(".jpg", image_rgb[..., ::-1], quality)[1])
+        data = cv2.imencode(".jpg", image_rgb[..., ::-1], quality)[1].tobytes()
+        files.write_bytes(folder / file_name, data, sync=False)
         images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         annotations += [
             {"id": 10 * image_id + n, "image_id": image_id} | each for n, each in enumerate(drawn)
         ]
-
-    content = {"info": info, "images": images, "annotations": annotations}
-    content["categories"] = [subject.category]
-    partial_json = annotation_file.with_suffix(".partial")
-    partial_json.write_text(json.dumps(content))
-    partial.rename(folder)
-    partial_json.rename(annotation_file)
+    return {"images": images, "annotations": annotations}
 
 
 def command(subject: Subject, root: str, train: int, val: int) -> Path:

@@ -105,7 +105,7 @@ def write_safetensors(
         header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": offsets}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
+    with files.replaced(path) as partial, open(partial, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for array in arrays.values():
             file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
@@ -122,7 +122,8 @@ def write_pth(
     import torch
 
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    torch.save({"meta": dict(notes), "state_dict": tensors}, path)
+    with files.replaced(path) as partial:
+        torch.save({"meta": dict(notes), "state_dict": tensors}, partial)
 
 
 @contextlib.contextmanager

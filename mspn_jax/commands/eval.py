@@ -106,8 +106,6 @@ def main() -> None:
         if figures is None:
             log.info("%s has no annotations: no figures, only results", config.data.val_split)
         print(table, end="")
-        if training is not None and figures is not None:
-            print_mean_pose(training, dataset, figures, skeleton)
         if output is not None:
             write_results(output, dataset, results, figures, skeleton)
         if page is not None:
@@ -121,6 +119,8 @@ def main() -> None:
             }
             evaluation.write(page.local, dataset, results, skeleton, about)
             log.info("written: %s", page.folder / "report.html")
+        if training is not None and figures is not None:
+            print_mean_pose(training, dataset, figures, skeleton)
 
 
 def print_mean_pose(

@@ -101,7 +101,7 @@ class Listing:
     def __init__(self, path: str | os.PathLike, head: bytes, tail: bytes = b""):
         self.path = pathlib.Path(path)
         self._tail, self._edge = tail, 0
-        self._file = open(self.path, "wb", buffering=0)
+        self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115 (__exit__ closes it)
         try:
             self.add(head)
         except OSError:

@@ -66,7 +66,8 @@ REFUSED: dict[str, tuple[Callable[[dict], Any], str]] = {
     "annotations an object": (whole(annotations={}), "'annotations' is not a list"),
     "categories a string": (whole(categories="person"), "'categories' is not a list"),
     "annotations of numbers": (
-        lambda c: c["annotations"].insert(0, 3), "annotation at index 0: 3 is not a json object"
+        lambda c: c["annotations"].insert(0, 3),
+        "annotation at index 0: 3 is not a json object",
     ),
     "image id a string": (image(id="1"), 'image at index 0: id is "1"; needed is a whole number'),
     "image id a list": (image(id=[1]), "image at index 0: id is [1]; needed is a whole number"),
@@ -76,7 +77,8 @@ REFUSED: dict[str, tuple[Callable[[dict], Any], str]] = {
     "image id infinite": (image(id=INF), "image at index 0: id is Infinity; needed is"),
     "image id true": (image(id=True), "image at index 0: id is true; needed is"),
     "image ids twice": (
-        lambda c: c["images"].append(c["images"][0]), "image 1: id occurs more than once"
+        lambda c: c["images"].append(c["images"][0]),
+        "image 1: id occurs more than once",
     ),
     "file name missing": (without("file_name", "images"), "image 1: file_name is missing; needed"),
     "file name a list": (image(file_name=["a"]), 'image 1: file_name is ["a"]; needed is a path'),
@@ -140,7 +142,7 @@ REFUSED: dict[str, tuple[Callable[[dict], Any], str]] = {
         "no annotation has a labelled keypoint and a box with an area and is of category 1; there"
         " are annotations of category 3 (4)",
     ),
-}  # fmt: skip
+}
 
 # What is read, with a part of the warning, and the people that count.
 READ: dict[str, tuple[Callable[[dict], Any], str, list[int]]] = {
@@ -160,22 +162,29 @@ READ: dict[str, tuple[Callable[[dict], Any], str, list[int]]] = {
         lambda c: c["annotations"][0].update(
             keypoints=[NAN, None, 0, INF, 1, 0, *c["annotations"][0]["keypoints"][6:]]
         ),
-        "", [11, 12, 13, 14],
+        "",
+        [11, 12, 13, 14],
     ),
     "area missing": (without("area"), "annotation 11: the area is missing or 0", [11, 12, 13, 14]),
     "area null": (first(area=None), "annotation 11: the area is missing or 0", [11, 12, 13, 14]),
     "area 0": (first(area=0), "annotation 11: the area is missing or 0", [11, 12, 13, 14]),
     "a box outside": (
-        first(bbox=[500, 5, 20, 20]), "annotation 11: the box has no area inside", [12, 13, 14]
+        first(bbox=[500, 5, 20, 20]),
+        "annotation 11: the box has no area inside",
+        [12, 13, 14],
     ),
     "a box of no width": (
-        first(bbox=[5, 5, -3, 20]), "annotation 11: the box has no area inside", [12, 13, 14]
+        first(bbox=[5, 5, -3, 20]),
+        "annotation 11: the box has no area inside",
+        [12, 13, 14],
     ),
     "a category without keypoints": (first(category_id=5), "", [12, 13, 14]),
     "a second category": (
-        second_category, "annotation 11: of category 2, which has keypoints too", [12, 13, 14]
+        second_category,
+        "annotation 11: of category 2, which has keypoints too",
+        [12, 13, 14],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -271,7 +280,8 @@ BAD_DETECTIONS = {
     "an object": ({}, "not detections: COCO's results are a list"),
     "a number": ([3], "entry at index 0: 3 is not a json object"),
     "a string category": (
-        [detection(), detection(category_id="cat")], 'entry at index 1: category_id is "cat"'
+        [detection(), detection(category_id="cat")],
+        'entry at index 1: category_id is "cat"',
     ),
     "no category": ([{"image_id": 1}], "entry at index 0: category_id is missing"),
     "no bbox": ([{"image_id": 1, "category_id": 1, "score": 1}], "index 0: bbox is missing"),
@@ -279,7 +289,8 @@ BAD_DETECTIONS = {
     "an infinite id": ([detection(image_id=INF)], "entry at index 0: image_id is Infinity; needed"),
     "an id of 10**30": ([detection(image_id=10**30)], "entry at index 0: image_id is 1000"),
     "an id near another": (
-        [detection(image_id=2**60 + 1)], f"1 pictures that are not in the split ({2**60 + 1})"
+        [detection(image_id=2**60 + 1)],
+        f"1 pictures that are not in the split ({2**60 + 1})",
     ),
     "a bbox of text": ([detection(bbox="1234")], 'entry at index 0: bbox is "1234"; needed is'),
     "a bbox of 3": ([detection(bbox=[1, 2, 3])], "entry at index 0: bbox is [1, 2, 3]; needed is"),
@@ -289,7 +300,7 @@ BAD_DETECTIONS = {
     "another category": ([detection(category_id=3)], "no box of category 1 in it"),
     "a score of 10**400": ([detection(score=10**400)], "no usable box of category 1 in it"),
     "a bbox of 10**400": ([detection(bbox=[10**400, 1, 2, 3])], "no usable box of category 1"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD_DETECTIONS)

@@ -1,8 +1,8 @@
-"""Looks at a data set before training: python browse.py --config configs/X.py --output DIR
+"""Shows a data set before training: python browse.py --config configs/X.py --output DIR
 
-Writes DIR/browse.html: augmented crops straight from the training pipeline, with their keypoints
-and target heatmaps. With --check it goes through the annotations instead and prints what there is
-and what looks wrong; the exit status is 0 unless there are errors.
+Writes DIR/browse.html: augmented crops from the training pipeline, with their keypoints and target
+heatmaps. With --check it validates the annotations instead, and prints what they contain and what
+is wrong or looks wrong. The exit status is 0 unless there are errors.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ from mspn_jax.storage.files import write_json
 from mspn_jax.storage.mirror import Mirror
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
-_OUTPUT = flags.DEFINE_string("output", None, "where to write; --check needs none")
-_CHECK = flags.DEFINE_bool("check", False, "go through the annotations instead")
-_SPLIT = flags.DEFINE_string("split", None, "by default the config's train_split")
-_PEOPLE = flags.DEFINE_integer("people", 24, "how many crops to show", lower_bound=1)
-_STEP = flags.DEFINE_integer("step", 0, "the training step to begin with", lower_bound=0)
+_OUTPUT = flags.DEFINE_string("output", None, "folder to write to; optional with --check")
+_CHECK = flags.DEFINE_bool("check", False, "validate the annotations instead")
+_SPLIT = flags.DEFINE_string("split", None, "split to show; by default the config's train_split")
+_PEOPLE = flags.DEFINE_integer("people", 24, "number of crops to show", lower_bound=1)
+_STEP = flags.DEFINE_integer("step", 0, "the first training step to show", lower_bound=0)
 flags.mark_flag_as_required("config")
 
 
@@ -99,7 +99,7 @@ def check_split() -> None:
 
 
 def lines(inspection: Inspection) -> list[str]:
-    """The inspection in words, to print."""
+    """The inspection as text."""
     counted = (f"{count:,} {what}" for what, count in inspection.counts.items())
     width = max(map(len, inspection.keypoints), default=0)
     text = [f"{inspection.file}", ", ".join(counted), ""]

@@ -188,13 +188,15 @@ def whole(values: list[Any]) -> tuple[Shaped[np.ndarray, "N"], Bool[np.ndarray, 
             return np.array(values, np.int64), np.ones(len(values), bool)
         except OverflowError:
             pass
-    good = [
-        -(2**63) <= value < 2**63 if type(value) is int
-        else type(value) is float and value.is_integer() and abs(value) <= _LARGEST_WHOLE_FLOAT
-        for value in values
-    ]  # fmt: skip
+    good = list(map(_is_whole, values))
     column = np.array([int(value) if ok else 0 for value, ok in zip(values, good)], np.int64)
     return column, np.array(good, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    if type(value) is int:
+        return -(2**63) <= value < 2**63
+    return type(value) is float and value.is_integer() and abs(value) <= _LARGEST_WHOLE_FLOAT
 
 
 def flag(values: list[Any]) -> tuple[Shaped[np.ndarray, "N"], Bool[np.ndarray, "N"]]:

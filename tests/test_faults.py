@@ -139,6 +139,16 @@ def test_another_batch_size_cannot_go_on(workdir, config):
     assert (workdir / "config.json").read_text() == before
 
 
+@pytest.mark.parametrize("content", ["[]", '{"batch_size": 8', "\xff"])
+def test_a_damaged_config_json_is_one_clear_line(workdir, config, tmp_path, content):
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(content, encoding="latin-1")
+    done = run("train.py", "--config", config, "--workdir", tmp_path / "run")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert f"{tmp_path}/run/config.json: damaged (" in line and "If it was 8, delete" in line
+
+
 def test_a_run_that_diverges_is_ended_and_its_checkpoint_kept(config, tmp_path):
     done = run(
         "train.py", "--config", config, "--workdir", tmp_path, "--config.num_steps=200",

@@ -1,5 +1,8 @@
 """Folders in a bucket and their copies on this disk, both ways."""
 
+import pathlib
+import pwd
+import tempfile
 import time
 
 import pytest
@@ -14,6 +17,15 @@ def test_a_mirror_of_a_folder_on_disk_is_that_folder(tmp_path):
         assert output.local == tmp_path / "new" / "folder"
         (output.local / "a").write_text("1")
     assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["a"]
+
+
+def test_a_user_without_a_home_has_a_cache_too(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert mirror.cache_folder() == pathlib.Path("/home/someone/.cache/mspn_jax")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # knows no user
+    assert mirror.cache_folder().parent.parent == pathlib.Path(tempfile.gettempdir())
 
 
 def test_a_mirror_copies_what_changed_and_goes_on_with_what_is_there(bucket, buckets):

@@ -199,10 +199,19 @@ def _check_skipped(step: int, metrics: dict[str, float], limit: int) -> None:
 
 def _compare_config(config: ConfigDict, workdir: paths.Path) -> None:
     """Says which keys differ from those the run began with; refuses what would spoil it."""
+    path = workdir / "config.json"
     try:
-        before = _flat(json.loads(files.read_text(workdir / "config.json")))
+        content = json.loads(files.read_text(path))
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
     except FileNotFoundError:
         return
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path}: damaged ({error}), so nothing tells the batch_size that this run began with."
+            f" If it was {config.batch_size}, delete the file and run the same command again"
+        ) from None
+    before = _flat(content)
     now = _flat(_as_dict(config))
     if before.get("batch_size", config.batch_size) != config.batch_size:
         raise UsageError(

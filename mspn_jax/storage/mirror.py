@@ -30,8 +30,15 @@ _LARGEST_IN_MEMORY = 64 << 20
 
 
 def cache_folder() -> pathlib.Path:
-    """The user's cache on this disk: $XDG_CACHE_HOME/mspn_jax, by default ~/.cache/mspn_jax."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mspn_jax"
+    """The user's cache on this disk: $XDG_CACHE_HOME/mspn_jax, by default ~/.cache/mspn_jax.
+
+    A user without a home, as in containers, gets a folder of the temporary files.
+    """
+    try:
+        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:
+        folder = pathlib.Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    return folder / "mspn_jax"
 
 
 def place_of(there: str | os.PathLike) -> pathlib.Path:

@@ -15,6 +15,7 @@ from mspn_jax.data import annotations, coco, evaluation_set, records
 from mspn_jax.data.detections import read_detections
 from mspn_jax.errors import DataError
 from mspn_jax.evaluation import scoring
+from mspn_jax.evaluation.estimation import estimate_boxes
 from mspn_jax.skeletons import COCO
 
 
@@ -134,3 +135,17 @@ def test_detections_of_the_first_people_are_those_on_their_pictures(drawn, detec
         evaluation_set.open_split(
             root=drawn, split=SPLIT, skeleton=COCO, first_people=1, detections=path
         )
+
+
+def test_a_process_without_boxes_has_no_keypoints(drawn):
+    dataset = evaluation_set.open_split(root=drawn, split=SPLIT, skeleton=COCO)
+    keypoints, scores = estimate_boxes(
+        lambda *_: pytest.fail("there is no batch"),
+        {},
+        dataset.records,
+        dataset.boxes[:0],
+        crop_hw=(64, 64),
+        batch_size=2,
+        padding=1.25,
+    )
+    assert keypoints.shape == (0, 17, 2) and scores.shape == (0, 17)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import Boxes
@@ -47,7 +47,8 @@ def estimate_boxes(
     share = boxes[edges[jax.process_index()] : edges[jax.process_index() + 1]]
     variables = replicate(variables, devices)
 
-    done: list[np.ndarray] = []
+    num_keypoints = records.people.visibility.shape[1]
+    done = [np.zeros((0, num_keypoints, 3), np.float32)]  # a process may have no boxes
 
     def collect(output: tuple[jax.Array, jax.Array], mask: Bool[np.ndarray, "*B"]) -> None:
         keypoints_crop_xy, keypoint_scores = jax.device_get(output)
@@ -72,11 +73,17 @@ def estimate_boxes(
     if waiting is not None:
         collect(*waiting)
 
-    rows = np.concatenate(done)
-    if jax.process_count() > 1:
-        most = int(np.diff(edges).max())
-        padded = np.pad(rows, [(0, most - len(rows)), (0, 0), (0, 0)])
-        gathered = multihost_utils.process_allgather(padded)
-        rows = np.concatenate([part[:n] for part, n in zip(gathered, np.diff(edges))])
+    rows = _gathered(np.concatenate(done), np.diff(edges))
     center_xy, size_wh = crop_regions(boxes.boxes_xyxy, padding, crop_hw)
     return crop_to_image(rows[..., :2], center_xy, size_wh, crop_hw), rows[..., 2]
+
+
+def _gathered(
+    rows: Float[np.ndarray, "n K 3"], counts: Int[np.ndarray, "*P"]
+) -> Float[np.ndarray, "N K 3"]:
+    """The rows of all processes, in their order; `counts` says how many each has."""
+    if jax.process_count() == 1:
+        return rows
+    padded = np.pad(rows, [(0, int(counts.max()) - len(rows)), (0, 0), (0, 0)])
+    gathered = multihost_utils.process_allgather(padded)
+    return np.concatenate([part[:count] for part, count in zip(gathered, counts)])

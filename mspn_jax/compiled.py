@@ -1,31 +1,28 @@
-"""A compiled program, and what its compiler says of it."""
+"""Compiles a program, and reads its memory and traffic from the compiler."""
 
 import math
 import re
 import time
 from typing import Any, NamedTuple
 
-_BYTES = {
-    "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2,
-    "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
-}  # fmt: skip
-_SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_SHAPE = re.compile(r"\b(pred|[a-z]+(\d+))\[([\d,]*)\]")  # of arrays, not of tokens
 _COMPUTATION = re.compile(r"^(ENTRY )?(%[\w.\-]+) \(.*\{$", re.MULTILINE)
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?(%[\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _NAME = re.compile(r"%[\w.\-]+")
 _CALLED = re.compile(r"(?:calls|body)=(%[\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_ENTRY = "ENTRY"
 _NOTHING_MOVES = {"parameter", "constant", "tuple", "bitcast", "get-tuple-element"}
 
 
 class Program(NamedTuple):
-    """For one device of those that it is mapped over.
+    """A compiled program, and its cost on one device.
 
     Attributes:
-      run: the compiled program; takes what it was compiled for.
-      seconds: of lowering and compiling.
-      peak_bytes: arguments, results and temporaries together, by the compiler's plan.
-      bytes_moved: what its kernels read and write; caches are not thought of.
+      run: the compiled function.
+      seconds: time of lowering and compiling.
+      peak_bytes: arguments, results and temporaries, by the compiler's plan.
+      bytes_moved: bytes that the kernels read and write, without caches.
     """
 
     run: Any
@@ -35,26 +32,23 @@ class Program(NamedTuple):
 
 
 def compiled(jitted: Any, *arguments: Any) -> Program:
-    """Compiles a jitted function for arguments, or shapes with shardings, like these."""
+    """Compiles a jitted function for arguments, given as arrays or as shapes with shardings."""
     start = time.perf_counter()
     run = jitted.lower(*arguments).compile()
     seconds = time.perf_counter() - start
     memory, cost = run.memory_analysis(), run.cost_analysis()
-    peak_bytes = (
-        memory.argument_size_in_bytes + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-    )  # fmt: skip
-    # XLA's compiler for NVIDIA does not count them.
+    arguments_and_results = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    peak_bytes = arguments_and_results - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    # XLA's compiler for NVIDIA does not count bytes.
     moved = cost["bytes accessed"] if cost else bytes_of_kernels(run.as_text())
     return Program(run, seconds, peak_bytes, moved)
 
 
 def bytes_of_kernels(text: str) -> int:
-    """Operands plus results of every instruction of a compiled program's entry computation.
+    """The bytes of operands and results of all instructions in a program's entry computation.
 
-    Each of them is a kernel, or a call of a library, that reads and writes the device's memory. Of
-    an operand of which a kernel only takes slices, the slices count. A loop counts as often as it
-    runs.
+    Each instruction is a kernel or a library call that reads and writes the device's memory. If a
+    kernel only slices an operand, the slices count. The body of a loop counts once per iteration.
     """
     computations = _computations(text)
     return _bytes_of(computations[_ENTRY], computations)
@@ -81,20 +75,27 @@ def _bytes_of(
 
 
 class _Instruction(NamedTuple):
+    """A line of a computation.
+
+    Attributes:
+      num_bytes: size of the result.
+      argument: the text between its brackets.
+      operands: names of the instructions in `argument`.
+      calls: the computation that it runs, or "".
+      trips: iterations of a loop; 1 for all other instructions.
+    """
+
     name: str
     num_bytes: int
     opcode: str
+    argument: str
     operands: list[str]
     calls: str
-    argument: str
     trips: int
 
 
-_ENTRY = "ENTRY"
-
-
 def _computations(text: str) -> dict[str, list[_Instruction]]:
-    """The instructions of each computation, by its name, the entry computation's as "ENTRY"."""
+    """Name -> instructions of each computation; the entry computation has the name "ENTRY"."""
     found: dict[str, list[_Instruction]] = {}
     instructions: list[_Instruction] = []
     for line in text.splitlines():
@@ -106,15 +107,20 @@ def _computations(text: str) -> dict[str, list[_Instruction]]:
             called, trips = _CALLED.search(rest, end), _TRIPS.search(rest, end)
             instructions.append(
                 _Instruction(
-                    name, _num_bytes(shape), opcode, _NAME.findall(rest[:end]),
-                    called[1] if called else "", rest[:end], int(trips[1]) if trips else 1,
+                    name=name,
+                    num_bytes=_num_bytes(shape),
+                    opcode=opcode,
+                    argument=rest[:end],
+                    operands=_NAME.findall(rest[:end]),
+                    calls=called[1] if called else "",
+                    trips=int(trips[1]) if trips else 1,
                 )
-            )  # fmt: skip
+            )
     return found
 
 
 def _bytes_of_sliced_parameters(computation: list[_Instruction]) -> dict[int, int]:
-    """Index of each parameter that is only sliced -> the bytes of its slices."""
+    """Index of each parameter that is only sliced -> bytes of its slices."""
     users: dict[str, list[_Instruction]] = {}
     for each in computation:
         for operand in each.operands:
@@ -139,15 +145,15 @@ def _bytes_of_sliced_parameters(computation: list[_Instruction]) -> dict[int, in
 
 
 def _num_bytes(shape: str) -> int:
-    """Of "f32[8,64]{1,0}", or of a tuple of such."""
+    """The size of "f32[8,64]{1,0}", or of a tuple of such."""
     return sum(
-        _BYTES.get(dtype, 0) * math.prod(int(side) for side in sides.split(",") if side)
-        for dtype, sides in _SHAPE.findall(shape)
+        math.ceil(int(bits or 8) / 8) * math.prod(int(side) for side in sides.split(",") if side)
+        for _, bits, sides in _SHAPE.findall(shape)
     )
 
 
 def _end_of_operands(text: str) -> int:
-    """Where the bracket closes that was open at the beginning."""
+    """The index of the bracket that closes the one open at the beginning."""
     depth = 1
     for i, character in enumerate(text):
         depth += (character == "(") - (character == ")")

@@ -1,20 +1,21 @@
-"""How glibc's allocator deals with large arrays. Where the C library is another nothing happens."""
+"""Settings of glibc's allocator for large arrays. With another C library, nothing happens."""
 
 import ctypes
 
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # parameters of mallopt, from malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # mallopt's parameters, from malloc.h
 _NEVER = -1
 
 
 def keep_freed_memory(of_threads: bool = False) -> None:
-    """What is freed is kept for the next time, instead of given back to the system.
+    """Keeps freed memory in the process, for reuse.
 
-    Otherwise every picture's memory comes back page by page, each filled with zeros.
+    By default, glibc returns large arrays to the system, which zeroes each page when the next array
+    touches it.
 
     Args:
-      of_threads: also what a thread's arena has no room for, such as the arrays of a training step
-        on the CPU. All threads share one arena then, so this has to come before there are any,
-        which is before JAX finds its devices.
+      of_threads: also keep what threads allocate, such as the arrays of a training step on the CPU.
+        All threads then share one arena, so call this before any thread starts, and so before JAX
+        initialises its backends.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):

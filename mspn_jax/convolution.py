@@ -3,20 +3,20 @@
 import functools
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from mspn_jax import cpu
 
 
 @functools.partial(jax.jit, static_argnames="stride")
 def convolve(
-    x: Float[Array, "B H W I"], kernel: Float[Array, "k k I O"], stride: int = 1
-) -> Float[Array, "B h w O"]:
-    """A convolution in the kernel's dtype; borders are zeros.
+    x: Float[jax.Array, "B H W I"], kernel: Float[jax.Array, "k k I O"], stride: int = 1
+) -> Float[jax.Array, "B h w O"]:
+    """A zero-padded convolution in the kernel's dtype.
 
     With a float32 kernel, products and sums are float32 on every device. (By default a TPU rounds
-    the factors to bfloat16, and an NVIDIA GPU to TF32.) With a bfloat16 kernel, factors and result
-    are bfloat16, sums float32.
+    the factors to bfloat16, an NVIDIA GPU to TF32.) With a bfloat16 kernel, factors and result are
+    bfloat16, sums float32.
     """
     is_narrow = kernel.dtype.itemsize < 4
     # torch pads both sides alike; "SAME" would pad a strided convolution unevenly.

@@ -1,6 +1,7 @@
-"""What a network costs, by part: parameters, multiplications, features. Nothing is computed."""
+"""What each part of a network costs, by tracing: parameters, multiplications, bytes."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,15 +14,15 @@ from mspn_jax.variables import count_parameters
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of a part of the network.
+    """The cost of one part of the network.
 
     Attributes:
-      part: stem, or a stage's encoder, decoder (with what it gives the next stage) or heads.
-      parameters: trained numbers.
-      weight_bytes: of these and of the running statistics.
-      macs: multiplications of the convolutions for one crop.
-      feature_bytes: of the convolutions' outputs for one crop; not all of them exist at once, save
-        in training.
+      part: stem, or a stage's encoder, decoder (with its skips to the next stage) or heads.
+      parameters: the number of trained values.
+      weight_bytes: bytes of the parameters and running statistics.
+      macs: multiply-accumulates of the convolutions for one crop.
+      feature_bytes: bytes of the convolutions' outputs for one crop. Only in training do all of
+        them exist at once.
     """
 
     part: str
@@ -31,40 +32,42 @@ class Cost:
     feature_bytes: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        numbers = (getattr(self, f.name) + getattr(other, f.name)
-                   for f in dataclasses.fields(self)[1:])  # fmt: skip
-        return Cost(self.part, *numbers)
+        return Cost(
+            self.part,
+            self.parameters + other.parameters,
+            self.weight_bytes + other.weight_bytes,
+            self.macs + other.macs,
+            self.feature_bytes + other.feature_bytes,
+        )
 
 
 def costs(model: MSPN, crop_hw: tuple[int, int], method: str = "__call__") -> list[Cost]:
-    """The parts in the order of the computation.
+    """The costs of the parts, in the order of the computation.
 
     Args:
-      method: `__call__` counts every head, `predict` only the one that predicts.
+      method: `__call__` counts every head, `predict` only the last.
     """
     parts: dict[str, Cost] = {}
 
-    def count(call, args, kwargs, context) -> Any:
+    def count(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext):
         y = call(*args, **kwargs)
-        brick = context.module
-        if isinstance(brick, (ConvNorm, ConvBias)) and context.method_name == "__call__":
-            name = _part(brick.path)
-            *batch_hw, in_channels = args[0].shape  # what it convolves: it may resize afterwards
-            pixels = int(np.prod(batch_hw)) // brick.stride**2
+        module = context.module
+        if isinstance(module, (ConvNorm, ConvBias)) and context.method_name == "__call__":
+            name = _part(module.path)
+            *batch_hw, in_channels = args[0].shape  # of the input: the output may be resized
+            pixels = int(np.prod(batch_hw)) // module.stride**2
             parts[name] = parts.get(name, Cost(name)) + Cost(
                 name,
-                parameters=count_parameters(brick.variables["params"]),
-                weight_bytes=sum(
-                    x.size * x.dtype.itemsize for x in jax.tree.leaves(brick.variables)
-                ),
-                macs=pixels * brick.channels * brick.size**2 * in_channels,
+                parameters=count_parameters(module.variables["params"]),
+                weight_bytes=_num_bytes(module.variables),
+                macs=pixels * module.channels * module.size**2 * in_channels,
                 feature_bytes=_num_bytes(y),
             )
         return y
 
     images = np.zeros((1, *crop_hw, 3), np.float32)
     with nn.intercept_methods(count):
-        jax.eval_shape(lambda: model.init(jax.random.key(0), images, method=method))
+        jax.eval_shape(lambda x: model.init(jax.random.key(0), x, method=method), images)
     return list(parts.values())
 
 
@@ -73,7 +76,7 @@ def _num_bytes(tree: Any) -> int:
 
 
 def _part(path: tuple[str, ...]) -> str:
-    """("stage0", "unit1_lateral") -> "stage0 decoder"; a head is beside its stage in the tree."""
+    """("stage0", "unit1_lateral") -> "stage0 decoder". Heads are siblings of their stage."""
     stage, _, head = path[0].partition("_")
     if stage == "stem":
         return stage

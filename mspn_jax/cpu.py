@@ -1,4 +1,4 @@
-"""All that only a CPU needs: nothing here takes part in a program for a GPU or a TPU."""
+"""What only a CPU needs. Nothing here takes part in a program for a GPU or a TPU."""
 
 import dataclasses
 import functools
@@ -8,15 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from mspn_jax import allocator
 
 
 def prepare() -> None:
-    """Makes the process keep freed arrays, if JAX will compute on the CPU.
+    """Makes the process keep freed memory; that of threads, too, if JAX will compute on the CPU.
 
-    Call it before there are threads, and so before JAX finds its devices.
+    Call it before any thread starts, so before JAX initialises its backends.
     """
     platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
     if platforms:
@@ -24,17 +24,17 @@ def prepare() -> None:
     else:
         plugins = importlib.metadata.entry_points(group="jax_plugins")
         is_alone = not plugins and importlib.util.find_spec("libtpu") is None
-    # Threads that share an arena can wait for each other, so a GPU's or TPU's host does without.
+    # Threads that share an arena contend for its lock. The host of a GPU or TPU keeps one each.
     allocator.keep_freed_memory(of_threads=is_alone)
 
 
 def pointwise_convolution(
-    x: Float[Array, "B H W I"], kernel: Float[Array, "1 1 I O"], stride: int
-) -> Float[Array, "B h w O"]:
+    x: Float[jax.Array, "B H W I"], kernel: Float[jax.Array, "1 1 I O"], stride: int
+) -> Float[jax.Array, "B h w O"]:
     """A 1x1 convolution as a product of two matrices.
 
-    XLA's CPU backend is slow in the gradients of 1x1 convolutions. It is slow in those of products
-    of arrays with four axes, too, whose operands it transposes first.
+    XLA's CPU backend is slow in the gradients of 1x1 convolutions. It is also slow in those of
+    products of 4-D arrays, whose operands it transposes first.
     """
     x = x[:, ::stride, ::stride]
     product = jnp.matmul(
@@ -53,16 +53,17 @@ def owned(tree: Any) -> Any:
 
 @functools.cache
 def compiler_options() -> dict[str, Any]:
-    """XLA's options for programs that run the network on a CPU, for `jax.jit`.
+    """Options for `jax.jit` of programs that run the network on a CPU.
 
-    By default XLA leaves convolutions, products and sums to YNN. Eigen, its other library, computes
-    convolutions faster; its products are as fast and load sooner (docs/benchmarks.md).
+    By default XLA calls the YNN library for convolutions, products and sums. This leaves only the
+    sums to it. Eigen computes convolutions faster, and its products are as fast and load sooner
+    (docs/benchmarks.md).
     """
     return _if_known({"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"})
 
 
 def _if_known(options: dict[str, Any]) -> dict[str, Any]:
-    """The options, or none where this XLA does not have them: its experiments come and go."""
+    """The options, or none if this version of XLA lacks one: experimental flags come and go."""
     cpu = jax.local_devices(backend="cpu")[0]
     try:
         with jax.default_device(cpu):
@@ -73,10 +74,10 @@ def _if_known(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def two_programs(step: Any) -> Any:
-    """A `training.TrainStep` over devices, its gradients and its update jitted apart.
+    """A `training.TrainStep` whose gradients and update are jitted separately.
 
     On CPU, the time to load a program from JAX's cache grows with the square of its size
-    (docs/benchmarks.md). The numbers are those of one program: no parameter can change before the
+    (docs/benchmarks.md). Results are those of one program, since no parameter can change before the
     norm of all gradients is known.
     """
     options = compiler_options()

@@ -1,24 +1,23 @@
-"""Picture -> crop: what training, evaluation and prediction share. NumPy and OpenCV alone."""
+"""Picture -> crop, for training, evaluation and prediction. NumPy and OpenCV alone."""
 
 import math
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float64, UInt8
 
 from mspn_jax import geometry
 from mspn_jax.errors import DataError
 
-Array = np.ndarray
+# Pixels around a region that bilinear sampling may read, and one to spare.
+_BORDER = 2
 
-_BORDER = 2  # pixels around a region that bilinear sampling may touch, with one to spare
 
-
-def decode_picture(data: bytes) -> np.ndarray:
-    """Encoded bytes -> (H, W, 3) uint8 RGB, turned as the file's EXIF says.
+def decode_picture(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes a picture's bytes to RGB. EXIF rotation is applied.
 
     Raises:
-      DataError: not a picture, or a truncated one (which OpenCV before 4.11 let pass).
+      DataError: not a picture, or truncated (OpenCV before 4.11 does not detect this).
     """
     if not data:
         raise DataError("empty file")
@@ -30,34 +29,47 @@ def decode_picture(data: bytes) -> np.ndarray:
 
 
 def cut(
-    image: UInt8[Array, "H W 3"],
-    image_to_crop: Float[Array, "2 3"],
-    mirrored: bool,
-    crop: UInt8[Array, "h w 3"],
+    image: UInt8[np.ndarray, "H W 3"],
+    image_to_crop: Float64[np.ndarray, "2 3"],
+    mirrored: bool | np.bool_,
+    crop: UInt8[np.ndarray, "h w 3"],
 ) -> None:
     """Warps a region of a picture, or of its mirror image, into `crop`; zeros beyond the border.
 
-    Only the region is mirrored, but it stays at its place in a picture of the whole size: a map
-    shifted to a smaller picture, or one that mirrors by itself, rounds some pixels otherwise.
+    Args:
+      image_to_crop: the map from the picture, or from its mirror image.
+      mirrored: whether to mirror the picture left to right first.
+      crop: the output, written in place.
     """
     crop_h, crop_w = crop.shape[:2]
     if mirrored:
-        image_h, image_w = image.shape[:2]
-        (a, b, x), (c, d, y) = geometry.invert(image_to_crop).tolist()
-        (left, right), (top, bottom) = (
-            _reach(x, (a * crop_w, b * crop_h), image_w),
-            _reach(y, (c * crop_w, d * crop_h), image_h),
-        )
-        whole = np.empty_like(image)
-        if left < right and top < bottom:
-            region = image[top:bottom, image_w - right : image_w - left]
-            whole[top:bottom, left:right] = cv2.flip(region, 1)
-        image = whole
+        image = _mirror_region(image, geometry.invert(image_to_crop), (crop_h, crop_w))
     cv2.warpAffine(image, image_to_crop, (crop_w, crop_h), dst=crop, flags=cv2.INTER_LINEAR)
 
 
-def _reach(start: float, steps: tuple[float, float], size: int) -> tuple[int, int]:
-    """The pixels of 0 to `size` that a parallelogram of these two sides lies over, and a border."""
-    low = math.floor(start + sum(min(step, 0) for step in steps)) - _BORDER
-    high = math.ceil(start + sum(max(step, 0) for step in steps)) + _BORDER
+def _mirror_region(
+    image: UInt8[np.ndarray, "H W 3"],
+    crop_to_image: Float64[np.ndarray, "2 3"],
+    crop_hw: tuple[int, int],
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The mirror image of a picture. Only the pixels that a crop reads are written.
+
+    The result has the whole picture's size, because a map shifted to a smaller picture, or one that
+    mirrors by itself, rounds some pixels otherwise.
+    """
+    (image_h, image_w), (crop_h, crop_w) = image.shape[:2], crop_hw
+    (a, b, x), (c, d, y) = crop_to_image.tolist()
+    left, right = _reach(x, (a * crop_w, b * crop_h), image_w)
+    top, bottom = _reach(y, (c * crop_w, d * crop_h), image_h)
+    mirrored = np.empty_like(image)
+    if left < right and top < bottom:
+        region = image[top:bottom, image_w - right : image_w - left]
+        mirrored[top:bottom, left:right] = cv2.flip(region, 1)
+    return mirrored
+
+
+def _reach(start: float, sides: tuple[float, float], size: int) -> tuple[int, int]:
+    """The pixels of [0, size) that a parallelogram covers along one axis, and `_BORDER` more."""
+    low = math.floor(start + sum(min(side, 0) for side in sides)) - _BORDER
+    high = math.ceil(start + sum(max(side, 0) for side in sides)) + _BORDER
     return max(low, 0), min(high, size)

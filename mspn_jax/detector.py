@@ -1,42 +1,41 @@
-"""Boxes of people from a detector in ONNX, in the layout in which YOLOX is published.
+"""Person boxes from an ONNX detector, in the layout of the published YOLOX files.
 
-Input: one picture, (1, 3, H, W) float32, BGR, 0..255, scaled to fit at the top left of a field of
-grey level 114. Output: (1, N, 85), for each cell of the grids of strides 8, 16 and 32, row by row:
-the offset of a box's center from the cell and the logarithm of its size, both in cells; objectness;
-and 80 classes, of which the first is person.
+Input: one picture, (1, 3, H, W) float32, BGR, 0..255, resized to fit at the top left; the rest has
+grey level 114. Output: (1, N, 85), one row for each cell of the grids of strides 8, 16 and 32, in
+row-major order: the offset of a box's center from the cell and the logarithm of its size, both in
+cells; objectness; 80 class scores, the first of which is person.
 """
 
 import os
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
 from mspn_jax.errors import DataError
 
-Array = np.ndarray
-
 STRIDES = (8, 16, 32)
 PADDING_LEVEL = 114
-DEFAULT_INPUT_HW = (640, 640)  # of a file that leaves it open
-PERSON_CLASS = 5  # the column, after box and objectness
+DEFAULT_INPUT_HW = (640, 640)  # for a file that does not fix it
+OBJECTNESS, PERSON = 4, 5  # columns of the output
 
 
 class Detector:
     """Finds people: `boxes_xywh, scores = detector(image_rgb)`, best first."""
 
     def __init__(
-        self, path: str | os.PathLike, min_score: float = 0.3, nms_threshold: float = 0.45
+        self, path: str | os.PathLike, *, min_score: float = 0.3, nms_threshold: float = 0.45
     ):
         """Opens a model.
 
         Args:
-          min_score: boxes below it are dropped.
-          nms_threshold: of two boxes that overlap more (intersection over union), the lesser goes.
+          min_score: boxes with a lower score are dropped.
+          nms_threshold: of two boxes whose intersection over union is greater, the one with the
+            lower score is dropped.
 
         Raises:
           ImportError: onnxruntime is not installed.
-          DataError: the file is not there, not ONNX, or takes something else than pictures.
+          DataError: the file does not exist, is not ONNX, or its input is not a picture.
         """
         import onnxruntime
 
@@ -46,7 +45,7 @@ class Detector:
             self._session = onnxruntime.InferenceSession(
                 os.fspath(path), providers=onnxruntime.get_available_providers()
             )
-        except Exception as error:  # onnxruntime has its own, which derive from nothing else
+        except Exception as error:  # onnxruntime's errors share no narrower base class
             reason = str(error).partition("\n")[0]
             raise DataError(f"{path}: onnxruntime cannot load it ({reason})") from None
         self.path = path
@@ -62,23 +61,23 @@ class Detector:
         self.input_hw = (sides[0], sides[1]) if all(sides) else DEFAULT_INPUT_HW
 
     def __call__(
-        self, image_rgb: UInt8[Array, "H W 3"]
-    ) -> tuple[Float[Array, "N 4"], Float[Array, "N"]]:
-        """Boxes in image pixels, cut to the picture, and their scores.
+        self, image_rgb: UInt8[np.ndarray, "H W 3"]
+    ) -> tuple[Float64[np.ndarray, "N 4"], Float32[np.ndarray, "N"]]:
+        """`boxes_xywh` in image pixels, clipped to the picture, and their scores, best first.
 
         Raises:
-          DataError: the model's output is not that of a YOLOX.
+          DataError: the model's output does not have YOLOX's shape.
         """
         pixels, scale = letterbox(image_rgb, self.input_hw)
         output = self._session.run(None, {self._input.name: pixels})[0]
         num_cells = sum(self.input_hw[0] // s * (self.input_hw[1] // s) for s in STRIDES)
-        if output.ndim != 3 or output.shape[1] != num_cells or output.shape[2] <= PERSON_CLASS:
+        if output.ndim != 3 or output.shape[1] != num_cells or output.shape[2] <= PERSON:
             raise DataError(
                 f"{self.path}: returns {output.shape}, but YOLOX returns (1, {num_cells}, 85) for"
                 f" pictures of {self.input_hw[0]}x{self.input_hw[1]}"
             )
         centers_xy, sizes_wh = decode_grids(output[0, :, :4], self.input_hw)
-        scores = output[0, :, 4] * output[0, :, PERSON_CLASS]
+        scores = output[0, :, OBJECTNESS] * output[0, :, PERSON]
         boxes_xyxy = np.concatenate([centers_xy - sizes_wh / 2, centers_xy + sizes_wh / 2], 1)
         boxes_xyxy = np.clip(boxes_xyxy / scale, 0, np.tile(image_rgb.shape[1::-1], 2))
         boxes_xywh = np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], 1)
@@ -90,23 +89,23 @@ class Detector:
 
 
 def letterbox(
-    image_rgb: UInt8[Array, "H W 3"], hw: tuple[int, int]
-) -> tuple[Float[Array, "1 3 h w"], float]:
-    """What the model takes, and how many of its pixels a pixel of the picture is."""
-    scale = min(hw[0] / image_rgb.shape[0], hw[1] / image_rgb.shape[1])
-    size = [max(1, int(side * scale)) for side in image_rgb.shape[1::-1]]
-    field = np.full((*hw, 3), PADDING_LEVEL, np.uint8)
-    field[: size[1], : size[0]] = cv2.resize(image_rgb, size, interpolation=cv2.INTER_LINEAR)
-    return field[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32), scale
+    image_rgb: UInt8[np.ndarray, "H W 3"], input_hw: tuple[int, int]
+) -> tuple[Float32[np.ndarray, "1 3 h w"], float]:
+    """The model's input, and its pixels per pixel of the picture."""
+    scale = min(input_hw[0] / image_rgb.shape[0], input_hw[1] / image_rgb.shape[1])
+    width, height = (max(1, int(side * scale)) for side in image_rgb.shape[1::-1])
+    padded = np.full((*input_hw, 3), PADDING_LEVEL, np.uint8)
+    padded[:height, :width] = cv2.resize(image_rgb, (width, height), interpolation=cv2.INTER_LINEAR)
+    return padded[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32), scale
 
 
 def decode_grids(
-    raw: Float[Array, "N 4"], hw: tuple[int, int]
-) -> tuple[Float[Array, "N 2"], Float[Array, "N 2"]]:
-    """Boxes' centers and sizes, in pixels of the model's input, from what each cell says."""
+    raw: Float32[np.ndarray, "N 4"], input_hw: tuple[int, int]
+) -> tuple[Float64[np.ndarray, "N 2"], Float64[np.ndarray, "N 2"]]:
+    """The output's first four columns -> centers_xy, sizes_wh in pixels of the model's input."""
     cells_xy, strides = [], []
     for stride in STRIDES:
-        y, x = np.mgrid[: hw[0] // stride, : hw[1] // stride]
+        y, x = np.mgrid[: input_hw[0] // stride, : input_hw[1] // stride]
         cells_xy.append(np.stack([x.ravel(), y.ravel()], 1))
         strides.append(np.full((x.size, 1), stride))
     stride_of_cell = np.concatenate(strides)

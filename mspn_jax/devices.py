@@ -1,8 +1,8 @@
-"""Arrays on many devices, and functions that each device runs on its part of them.
+"""Data parallelism: arrays on many devices, and functions that each device runs on its part.
 
-The devices form a mesh with one axis, `AXIS`. An array is either replicated, whole on each of them,
-or sharded: its rows, along the leading axis, in equal parts and in the devices' order. This is what
-`jax.pmap` did; `jax.shard_map` is its successor, and since JAX 0.8 `pmap` is a wrapper of it.
+The devices form a mesh with one axis, `AXIS`. An array is either replicated (a copy on each device)
+or sharded (equal parts of its leading axis, in the devices' order). `jax.pmap` did the same;
+`jax.shard_map` is its successor, and since JAX 0.8 `pmap` is a wrapper of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +21,12 @@ Devices = Sequence[jax.Device] | None  # None: all of every process
 
 
 def replicate(tree: Any, devices: Devices = None) -> Any:
-    """Puts a whole copy on each device. With several processes, each passes the same arrays."""
+    """Copies arrays to each device. With several processes, each passes the same arrays."""
     return _put(cpu.owned(tree) if _are_cpus(devices) else tree, REPLICATED, devices)
 
 
 def shard(tree: Any, devices: Devices = None) -> Any:
-    """Deals rows to the devices. With several processes, each passes the rows of its own devices.
+    """Splits rows over the devices. With several processes, each passes its own devices' rows.
 
     Raises:
       ValueError: the rows do not divide among the devices.
@@ -44,9 +44,8 @@ def on_each_device(
 ) -> Any:
     """A jitted function that every device runs on its part of the arguments.
 
-    Compiled once for each shape. Do not call it in another jitted function, whose compiler options
-    would be others. Outputs declared REPLICATED must already be equal on all devices (use
-    `jax.lax.pmean(..., AXIS)`).
+    Do not call it in another jitted function: that one's compiler options would apply. Outputs
+    declared REPLICATED must already be equal on all devices (use `jax.lax.pmean(..., AXIS)`).
 
     Args:
       in_specs, out_specs: REPLICATED or SHARDED, for each argument and each result.
@@ -55,7 +54,7 @@ def on_each_device(
 
 
 def map_over(function: Callable, in_specs: Any, out_specs: Any, devices: Devices = None) -> Any:
-    """`on_each_device` before it is jitted: a part of a larger program."""
+    """`on_each_device` without the `jit`, for use in a larger program."""
     return jax.shard_map(
         function, mesh=_mesh(devices), in_specs=in_specs, out_specs=out_specs, check_vma=False
     )
@@ -68,7 +67,7 @@ def jit(function: Callable, devices: Devices = None) -> Any:
 
 
 def jit_step(step: Callable, devices: Devices = None) -> Any:
-    """A training step, (state, batch) -> (state, metrics), jitted; the state is donated."""
+    """Jits a training step, (state, batch) -> (state, metrics). The state is donated."""
     if _are_cpus(devices):
         return cpu.two_programs(step)
     return jax.jit(step, donate_argnums=0)

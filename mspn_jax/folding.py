@@ -1,4 +1,4 @@
-"""From a trained network to the one that predicts: batch norm folded, and nothing unused."""
+"""A trained network -> the one that predicts: batch norm folded, unused parameters dropped."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ Variables = Any
 def fold(variables: Variables) -> Variables:
     """Variables of `MSPN(...)` -> those of `MSPN(..., folded=True)`, which computes the same.
 
-    At inference a norm multiplies and adds constants, so it goes into the kernel and a bias. In
-    float64, returned as float32 NumPy arrays.
+    At inference, a batch norm multiplies and adds constants: they go into the kernel and a bias.
+    Computed in float64; returned as float32 NumPy arrays.
     """
 
-    def fold_brick(params: Variables, statistics: Variables) -> Variables:
+    def fold_norms(params: Variables, statistics: Variables) -> Variables:
         if "kernel" not in params:
-            return {name: fold_brick(params[name], statistics[name]) for name in params}
+            return {name: fold_norms(params[name], statistics[name]) for name in params}
         gain = params["scale"] / np.sqrt(statistics["var"].astype(np.float64) + BATCH_NORM_EPSILON)
         return {
             "kernel": (params["kernel"] * gain).astype(np.float32),
@@ -29,26 +29,26 @@ def fold(variables: Variables) -> Variables:
         }
 
     variables = jax.device_get(variables)
-    return {"params": fold_brick(variables["params"], variables["batch_stats"])}
+    return {"params": fold_norms(variables["params"], variables["batch_stats"])}
 
 
 def for_inference(
     model: MSPN, variables: Variables, num_stages: int | None = None
 ) -> tuple[MSPN, Variables]:
-    """The folded network and its variables, without those that its `predict` does not use.
+    """The folded network, and those of its variables that `predict` uses.
 
     Args:
-      num_stages: stop after so many. Every stage is trained to predict, so the finest heatmaps of
-        each can be decoded (those of a stage that is not the last have a wider peak). None: all.
+      num_stages: the number of stages to keep; None keeps all. Every stage is trained to predict,
+        so the finest heatmaps of each can be decoded. Before the last stage their peaks are wider.
 
     Raises:
-      CheckpointError: the network has not so many stages.
+      CheckpointError: the network has fewer stages.
     """
     num_stages = model.num_stages if num_stages is None else num_stages
     if not 1 <= num_stages <= model.num_stages:
         raise CheckpointError(
-            f"stages {num_stages}: the checkpoint has {model.num_stages}, so 1 to"
-            f" {model.num_stages} can be asked for"
+            f"stages {num_stages}: the checkpoint has {model.num_stages}, so choose 1 to"
+            f" {model.num_stages}"
         )
     model = model.clone(num_stages=num_stages, folded=True, axis_name=None)
 

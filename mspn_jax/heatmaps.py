@@ -1,7 +1,7 @@
-"""Keypoints -> heatmaps and back, on the device. The codec is mmpose's MegviiHeatmap.
+"""Keypoints -> heatmaps and back, on the device.
 
-A cell of a heatmap covers `stride` x `stride` crop pixels. Encoding truncates (cell =
-int(keypoint / stride)), so decoding adds half a cell: the two halves of one convention.
+A cell of a heatmap covers `stride` x `stride` crop pixels. Encoding truncates, cell =
+int(keypoint / stride), so decoding adds half a cell. Source: mmpose's MegviiHeatmap.
 """
 
 import functools
@@ -10,20 +10,19 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 
 PEAK = 255.0  # a target's value at its keypoint
 KERNEL_SIZES = (15, 11, 9, 7, 5)  # of the target levels, coarse to fine, in cells
 DECODE_KERNEL_SIZE = 5
-NO_KEYPOINT_XY = -1.0  # in cells: where an empty map's keypoint is said to be
-NO_KEYPOINT_SCORE = 0.5
+NO_KEYPOINT_XY = -1.0  # the position decoded from an empty map, in cells
+NO_KEYPOINT_SCORE = 0.5  # and its score
 
 
 def target_levels(num_stages: int, num_units: int, num_levels: int) -> list[range]:
-    """Which target level each unit of each stage learns: `levels[stage][unit]`.
+    """The target level that each unit of each stage learns: `levels[stage][unit]`.
 
-    A stage takes the first `num_units` levels, the last stage the last `num_units`: it is asked
-    for the finest.
+    The last stage learns the last (finest) `num_units` levels, every other stage the first ones.
     """
     first = range(num_units)
     last = range(num_levels - num_units, num_levels)
@@ -31,10 +30,10 @@ def target_levels(num_stages: int, num_units: int, num_levels: int) -> list[rang
 
 
 @functools.cache
-def _gaussian_table(size: int, kernel_size: int) -> Float[np.ndarray, "size size"]:
-    """Row k: a one at cell k of a line, blurred with reflect-101 borders, 1 at k again.
+def _gaussian_table(size: int, kernel_size: int) -> Float32[np.ndarray, "size size"]:
+    """Row k: an impulse at cell k, blurred with reflect-101 borders and scaled to 1 at k.
 
-    OpenCV's kernels: for sizes 5, 7 and 9 they are a fixed table, not the formula's.
+    The kernels are OpenCV's: for sizes 5, 7 and 9 a fixed table, not the formula.
     """
     impulses = np.eye(size)
     kernel = cv2.getGaussianKernel(kernel_size, 0)
@@ -45,24 +44,23 @@ def _gaussian_table(size: int, kernel_size: int) -> Float[np.ndarray, "size size
 
 
 def encode(
-    keypoints_crop_xy: Float[Array, "B K 2"],
-    visibility: Float[Array, "B K"] | Int[Array, "B K"],
+    keypoints_crop_xy: Float[jax.Array, "B K 2"],
+    visibility: Float[jax.Array, "B K"] | Int[jax.Array, "B K"],
     crop_hw: tuple[int, int],
     heatmap_hw: tuple[int, int],
     kernel_sizes: tuple[int, ...] = KERNEL_SIZES,
-) -> tuple[Float[Array, "B L H W K"], Float[Array, "B K"]]:
+) -> tuple[Float[jax.Array, "B L H W K"], Float[jax.Array, "B K"]]:
     """Draws the target heatmaps.
 
     Args:
       keypoints_crop_xy: crop pixels.
-      visibility: COCO's 0, 1, 2; 1 (labelled, hidden) counts like 2.
+      visibility: COCO's 0, 1 or 2; 1 (labelled, hidden) counts like 2.
       crop_hw, heatmap_hw: sizes of the two frames.
-      kernel_sizes: one Gaussian, and so one level, each, in cells.
+      kernel_sizes: the Gaussian of each level, in cells.
 
     Returns:
-      targets, 255 at the keypoint's cell, the product of two blurred impulses with reflected
-        borders (so that near a border other cells exceed 255); empty where the joint does not
-        count.
+      targets: the product of two blurred impulses with reflected borders, 255 at the keypoint's
+        cell. Near a border other cells exceed 255. All zero where the keypoint's weight is 0.
       keypoint_weights: min(visibility, 1), 0 where the cell lies outside the map. Keypoints up
         to one cell left of or above the map truncate into cell 0 and count.
     """
@@ -73,39 +71,39 @@ def encode(
     keypoint_weights = jnp.where(
         keypoint_weights < 0.5, keypoint_weights, keypoint_weights * inside
     )
-    drawn = inside & (keypoint_weights >= 0.5)
-    cells = jnp.where(drawn[..., None], cells, 0)
+    has_target = inside & (keypoint_weights >= 0.5)
+    cells = jnp.where(has_target[..., None], cells, 0)
 
     rows, columns = (  # (L, H, H) and (L, W, W)
         jnp.asarray(np.stack([_gaussian_table(size, kernel) for kernel in kernel_sizes]))
         for size in heatmap_hw
     )
     across = jnp.moveaxis(columns[:, cells[..., 0]], 2, 3)  # (L, B, W, K)
-    down = rows[:, cells[..., 1]] * jnp.where(drawn, PEAK, 0.0)[..., None]
+    down = rows[:, cells[..., 1]] * jnp.where(has_target, PEAK, 0.0)[..., None]
     down = jnp.moveaxis(down, 2, 3)  # (L, B, H, K)
-    # Level by level, so that XLA can draw each where the loss reads it, instead of storing all.
+    # Level by level: XLA can then compute each where the loss reads it, instead of storing all.
     levels = [y[:, :, None] * x[:, None] for y, x in zip(down, across, strict=True)]
     return jnp.stack(levels, axis=1), keypoint_weights
 
 
 def decode(
-    heatmaps: Float[Array, "B H W K"], stride: int = 4, kernel_size: int = DECODE_KERNEL_SIZE
-) -> tuple[Float[Array, "B K 2"], Float[Array, "B K"]]:
+    heatmaps: Float[jax.Array, "B H W K"], stride: int = 4, kernel_size: int = DECODE_KERNEL_SIZE
+) -> tuple[Float[jax.Array, "B K 2"], Float[jax.Array, "B K"]]:
     """The keypoint of each map: its blurred maximum, a quarter cell towards the higher neighbour.
 
     Args:
       heatmaps: on the 0..255 scale.
-      stride: crop pixels a cell.
-      kernel_size: of the Gaussian blur before the maximum, in cells.
+      stride: crop pixels per cell.
+      kernel_size: the Gaussian blur before the maximum, in cells.
 
     Returns:
-      keypoints_crop_xy: crop pixels; the shift of a quarter and of half a cell are left out where
-        the maximum lies on the border or next to its right or bottom one, as in the reference.
-      keypoint_scores: maximum / 255 + 0.5, so 0.5 for an empty map, about 1.5 for a perfect one.
+      keypoints_crop_xy: crop pixels. As in the reference, a maximum on the border, or next to the
+        left or top border, is moved neither by the quarter nor by half a cell.
+      keypoint_scores: maximum / 255 + 0.5: 0.5 for an empty map, about 1.5 for a perfect one.
 
-    A map without a positive maximum has its keypoint at (-stride, -stride). So has one whose
-    maximum is positive but no longer after the blur; its score is 0.5. (There, and on an
-    all-zero map, the reference returns an upside-down map's maximum and NaN.)
+    A map without a positive maximum, before or after the blur, has its keypoint at
+    (-stride, -stride) and a score of at most 0.5. (The reference returns the maximum of an
+    upside-down map, or NaN, for some of these.)
     """
     batch, height, width, num_keypoints = heatmaps.shape
     maximum = heatmaps.max((1, 2))
@@ -115,7 +113,7 @@ def decode(
     best_blurred = jnp.take_along_axis(flat, best[:, None], axis=1)[:, 0]
     x, y = best % width, best // width
 
-    def neighbour(dx: int, dy: int) -> Float[Array, "B K"]:
+    def neighbour(dx: int, dy: int) -> Float[jax.Array, "B K"]:
         index = jnp.clip(y + dy, 0, height - 1) * width + jnp.clip(x + dx, 0, width - 1)
         return jnp.take_along_axis(flat, index[:, None], axis=1)[:, 0]
 
@@ -128,15 +126,15 @@ def decode(
 
     found = (maximum > 0) & (best_blurred > 0)
     keypoints_crop_xy = stride * jnp.where(found[..., None], cells, NO_KEYPOINT_XY)
-    height_of_peak = jnp.where(found, maximum, jnp.minimum(maximum, 0.0))
-    return keypoints_crop_xy, height_of_peak / PEAK + NO_KEYPOINT_SCORE
+    peak = jnp.where(found, maximum, jnp.minimum(maximum, 0.0))
+    return keypoints_crop_xy, peak / PEAK + NO_KEYPOINT_SCORE
 
 
-def _blur(heatmaps: Float[Array, "B H W K"], kernel_size: int) -> Float[Array, "B H W K"]:
+def _blur(heatmaps: Float[jax.Array, "B H W K"], kernel_size: int) -> Float[jax.Array, "B H W K"]:
     """Gaussian blur with zeros beyond the borders, one axis after the other.
 
-    Mirrored cells are added before they are weighed: a symmetric peak stays symmetric to the last
-    bit, and so is not shifted by a rounding error's sign.
+    Mirrored cells are added before they are weighted, so a symmetric peak stays bit-symmetric:
+    no rounding error decides its quarter-cell shift.
     """
     kernel = cv2.getGaussianKernel(kernel_size, 0)[:, 0].tolist()
     reach = kernel_size // 2
@@ -154,13 +152,19 @@ def _blur(heatmaps: Float[Array, "B H W K"], kernel_size: int) -> Float[Array, "
 
 
 def merge_flipped(
-    heatmaps: Float[Array, "B H W K"],
-    heatmaps_of_mirrored: Float[Array, "B H W K"],
+    heatmaps: Float[jax.Array, "B H W K"],
+    heatmaps_of_mirrored: Float[jax.Array, "B H W K"],
     flip_permutation: Int[np.ndarray, "K"],
-) -> Float[Array, "B H W K"]:
-    """The mean of the maps and of the mirrored crops' maps, mirrored back and renamed."""
+) -> Float[jax.Array, "B H W K"]:
+    """The mean of the maps and of the mirrored crops' maps, mirrored back, left and right swapped.
+
+    Args:
+      flip_permutation: for each keypoint, the index of its mirror image (`Skeleton`).
+    """
     return 0.5 * (heatmaps + heatmaps_of_mirrored[:, :, ::-1][..., flip_permutation])
 
 
-def _inside(cells_xy: Int[Array, "B K 2"], heatmap_hw: tuple[int, int]) -> Bool[Array, "B K"]:
+def _inside(
+    cells_xy: Int[jax.Array, "B K 2"], heatmap_hw: tuple[int, int]
+) -> Bool[jax.Array, "B K"]:
     return ((cells_xy >= 0) & (cells_xy < np.array(heatmap_hw[::-1]))).all(-1)

@@ -2,13 +2,13 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float32, Float64, Real, UInt8
 
 from mspn_jax import devices, geometry, inference
 from mspn_jax.crops import cut
@@ -16,36 +16,45 @@ from mspn_jax.folding import for_inference
 from mspn_jax.weights import checkpoints
 from mspn_jax.weights.description import Description
 
-Array = np.ndarray
-Picture = UInt8[Array, "H W 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
+Boxes = Real[np.ndarray, "_ 4"] | Sequence[Sequence[float]]
+Regions = tuple[Float32[np.ndarray, "_ 2"], Float32[np.ndarray, "_ 2"]]  # center_xy, size_wh
 
-# People go to the device in batches of these sizes, each compiled when it is first needed: less
-# than twice the work that there is, and few programs.
+# The sizes in which people go to the device, each compiled when first needed. Powers of two: few
+# programs, and less than half of a batch is padding.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-_LONGEST_SIDE = 2**15 - 2  # OpenCV warps no longer ones
+_LONGEST_SIDE = 2**15 - 2  # OpenCV's limit for warping
 
 
 class Predictor:
-    """A network that is ready for pictures, on the default device.
+    """A network ready for pictures, on the default device.
 
         predictor = Predictor.load("runs/mspn50")
         keypoints_image_xy, keypoint_scores = predictor(image_rgb, boxes_xywh)
 
-    The same path as eval.py's: crops, flip test, decoding. `description` and `skeleton` say what
-    the network is, and what its keypoints are called.
+    Crops, flip test and decoding are those of evaluation.
+
+    Attributes:
+      description: the checkpoint's `model.json`.
+      skeleton: names and limbs of the keypoints.
     """
 
     def __init__(
-        self, description: Description, variables: Any, flip_test: bool = True, *,
-        num_stages: int | None = None, dtype: Any = jnp.float32,
-    ):  # fmt: skip
-        """Args as in `load`; `variables` as `checkpoints.load` returns them."""
+        self,
+        description: Description,
+        variables: Any,
+        flip_test: bool = True,
+        *,
+        num_stages: int | None = None,
+        dtype: Any = jnp.float32,
+    ):
+        """`variables` are those of `checkpoints.load`; the other arguments are those of `load`."""
         self.description = description
         self.skeleton = description.new_skeleton()
         model, variables = for_inference(description.new_model(dtype=dtype), variables, num_stages)
         self._variables = jax.device_put(variables)
 
-        def estimate(variables, crops):
+        def estimate(variables: Any, crops: UInt8[jax.Array, "B H W 3"]):
             return inference.estimate(
                 model, variables, crops, self.skeleton.flip_permutation, flip_test
             )
@@ -54,35 +63,42 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, checkpoint: str | os.PathLike, flip_test: bool = True, *,
-        num_stages: int | None = None, dtype: Any = jnp.float32,
-    ) -> "Predictor":  # fmt: skip
-        """The predictor of a checkpoint; its `model.json` says all that is needed.
+        cls,
+        checkpoint: str | os.PathLike,
+        flip_test: bool = True,
+        *,
+        num_stages: int | None = None,
+        dtype: Any = jnp.float32,
+    ) -> "Predictor":
+        """Loads a checkpoint. Its `model.json` describes the network.
 
         Args:
-          checkpoint: a workdir (its best step is taken), one step's folder, or convert's output.
-          flip_test: average with the mirrored crops' heatmaps: a little better, twice the work.
-          num_stages: stop after so many; None: all.
-          dtype: what convolutions compute in, float32 or bfloat16.
+          checkpoint: a workdir (its best step), one step's folder, convert's output or a published
+            name.
+          flip_test: average with the mirrored crops' heatmaps: slightly better, twice the work.
+          num_stages: the number of stages to run; None runs all.
+          dtype: the convolutions' dtype, float32 or bfloat16.
 
         Raises:
-          CheckpointError: there is no checkpoint, it is damaged, of an unknown skeleton, or has
-            not so many stages.
+          CheckpointError: there is no checkpoint, it is damaged, its skeleton is unknown, or it has
+            fewer stages.
         """
         description, variables, _ = checkpoints.load(checkpoint)
         return cls(description, variables, flip_test, num_stages=num_stages, dtype=dtype)
 
     def __call__(
-        self, image_rgb: Picture, boxes_xywh: Float[Array, "N 4"]
-    ) -> tuple[Float[Array, "N K 2"], Float[Array, "N K"]]:
-        """Keypoints of the people in boxes on a picture; no box, no people.
+        self,
+        image_rgb: UInt8[np.ndarray, "H W 3"],
+        boxes_xywh: Real[np.ndarray, "N 4"] | Sequence[Sequence[float]],
+    ) -> tuple[Float32[np.ndarray, "N K 2"], Float32[np.ndarray, "N K"]]:
+        """Keypoints of the people in the boxes of a picture.
 
         Args:
-          boxes_xywh: in image pixels; they may reach over the border, and are not clipped.
+          boxes_xywh: in image pixels. They may cross the border, and are not clipped. May be empty.
 
         Returns:
           keypoints_image_xy: image pixels.
-          keypoint_scores: about 0.5 for none there to 1.5 for a sure one.
+          keypoint_scores: from about 0.5 (no keypoint found) to about 1.5 (certain).
 
         Raises:
           ValueError: the picture is not (H, W, 3) uint8, or a box is not finite or has no area.
@@ -90,27 +106,35 @@ class Predictor:
         return next(self.stream([(image_rgb, boxes_xywh)]))
 
     def stream(
-        self, pictures: Iterable[tuple[Picture, Float[Array, "N 4"]]], together: int = 1
-    ) -> Iterator[tuple[Float[Array, "N K 2"], Float[Array, "N K"]]]:
-        """The same for many pictures, in their order: the next are read while the device works.
+        self,
+        pictures: Iterable[tuple[Picture, Boxes]],
+        together: int = 1,
+    ) -> Iterator[tuple[Float32[np.ndarray, "N K 2"], Float32[np.ndarray, "N K"]]]:
+        """`__call__` for many pictures, in order. The next are read while the device computes.
 
         Args:
           pictures: (image_rgb, boxes_xywh) pairs. At most twice `together` are kept in memory.
-          together: people of so many successive pictures share batches. 1 suits a camera, which
-            is then one picture behind; more suit pictures with one or two people each.
+          together: the number of successive pictures whose people share batches. 1 suits a camera
+            (the output is one picture behind); more suit pictures with one or two people each.
         """
         pictures = iter(pictures)
-        waiting = None
+        in_flight = None
         while group := list(itertools.islice(pictures, together)):
             started = self._start(group)
-            if waiting is not None:
-                yield from self._finish(*waiting)
-            waiting = started
-        if waiting is not None:
-            yield from self._finish(*waiting)
+            if in_flight is not None:
+                yield from self._finish(*in_flight)
+            in_flight = started
+        if in_flight is not None:
+            yield from self._finish(*in_flight)
 
-    def _start(self, group):
-        """Cuts the crops and sends them off: the people's regions, and the batches under way."""
+    def _start(
+        self, group: list[tuple[Picture, Boxes]]
+    ) -> tuple[list[Regions], list[tuple[Any, int]]]:
+        """Cuts the crops and starts the device.
+
+        Returns:
+          The crop regions of each picture; for each batch, its future output and its people.
+        """
         crop_hw, padding = self.description.crop_hw, self.description.padding
         regions, people = [], []
         for image, boxes_xywh in group:
@@ -131,8 +155,10 @@ class Predictor:
             batches.append((self._estimate(self._variables, crops), len(rows)))
         return regions, batches
 
-    def _finish(self, regions, batches):
-        """Waits for the batches; the results of each picture."""
+    def _finish(
+        self, regions: list[Regions], batches: list[tuple[Any, int]]
+    ) -> Iterator[tuple[Float32[np.ndarray, "N K 2"], Float32[np.ndarray, "N K"]]]:
+        """Waits for the batches, and yields the results of each picture."""
         num_keypoints = self.skeleton.num_keypoints
         keypoints_crop_xy = np.zeros((0, num_keypoints, 2), np.float32)
         keypoint_scores = np.zeros((0, num_keypoints), np.float32)
@@ -148,7 +174,7 @@ class Predictor:
             yield keypoints_image_xy, keypoint_scores[rows]
 
 
-def _checked(image: Picture, boxes_xywh: Float[Array, "N 4"]) -> Float[Array, "N 4"]:
+def _checked(image: Picture, boxes_xywh: Boxes) -> Float64[np.ndarray, "N 4"]:
     image_is = f"{getattr(image, 'dtype', type(image).__name__)} {np.shape(image)}"
     if np.ndim(image) != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"a picture must be (H, W, 3) uint8 RGB, not {image_is}")

@@ -9,13 +9,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float, Float64
 
 _ROWS, _COLUMNS = 1, 2  # axes of (B, H, W, C)
 
 
 @functools.partial(jax.jit, static_argnames="factor")
-def upsample(x: Float[Array, "B H W C"], factor: int) -> Float[Array, "B h w C"]:
+def upsample(x: Float[jax.Array, "B H W C"], factor: int) -> Float[jax.Array, "B h w C"]:
     """Height and width times `factor`: computed in float32, returned in the dtype of `x`."""
     if factor == 1:
         return x
@@ -26,31 +26,33 @@ def upsample(x: Float[Array, "B H W C"], factor: int) -> Float[Array, "B h w C"]
     return y.astype(x.dtype)
 
 
-def interpolation_matrix(size: int, new_size: int) -> Float[np.ndarray, "new_size size"]:
-    """Row i holds the two weights of output pixel i."""
+def interpolation_matrix(size: int, new_size: int) -> Float64[np.ndarray, "new_size size"]:
+    """Row i holds the weights of the input pixels for output pixel i; two are not zero."""
     position = np.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
     return np.maximum(0.0, 1.0 - np.abs(position[:, None] - np.arange(size)))
 
 
-def _multiply_matrices(x: Float[Array, "B H W C"], factor: int) -> Float[Array, "B h w C"]:
-    """Two products, for a device whose matrix unit is what it computes fastest with."""
+def _multiply_matrices(x: Float[jax.Array, "B H W C"], factor: int) -> Float[jax.Array, "B h w C"]:
+    """Two matrix products, for devices whose fastest unit is the matrix unit."""
     rows, columns = (
         jnp.asarray(interpolation_matrix(size, factor * size), x.dtype) for size in x.shape[1:3]
     )
     return jnp.einsum("hH,wW,BHWC->BhwC", rows, columns, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def _blend_neighbours(x: Float[Array, "B H W C"], factor: int) -> Float[Array, "B h w C"]:
-    """Sums of shifted arrays, which a GPU fuses with what comes before and after.
+def _blend_neighbours(x: Float[jax.Array, "B H W C"], factor: int) -> Float[jax.Array, "B h w C"]:
+    """Sums of shifted arrays, which a GPU fuses with the operations before and after.
 
-    The gradient is such sums too: a gather's would be a scatter, whose order of additions a GPU
-    does not fix.
+    Its gradient is also such sums, so it is deterministic. The gradient of a gather would be a
+    scatter, whose order of additions varies on a GPU.
     """
     return _blend_axis(_blend_axis(x, _ROWS, factor), _COLUMNS, factor)
 
 
-def _blend_axis(x: Array, axis: int, factor: int) -> Array:
-    # Output pixel factor * k + j lies between input pixels k - 1 and k + 1.
+def _blend_axis(
+    x: Float[jax.Array, "B H W C"], axis: int, factor: int
+) -> Float[jax.Array, "B h w C"]:
+    """Upsamples one axis. Output pixel factor * k + j lies between input pixels k - 1 and k + 1."""
     size = x.shape[axis]
     outputs = np.arange(factor * size)
     matrix = np.pad(interpolation_matrix(size, factor * size), [(0, 0), (1, 1)])

@@ -20,7 +20,7 @@ def variable_shapes(
     The whole of `model.init` is traced, random key included, so no device is initialised.
     """
     images = np.zeros((1, *crop_hw, 3), np.float32)
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), images, method=method))
+    return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, method=method), images)
 
 
 def initial_variables(model: MSPN, seed: int, crop_hw: tuple[int, int]) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import pathlib
 import shutil
 import tempfile
 
+import jaxtyping
 import numpy as np
 import pytest
-from jaxtyping import install_import_hook
 
 # Half the time to compile; what is compiled runs slower, which tiny models do not feel.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
@@ -19,8 +19,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-# The shapes in the signatures of what runs on the device are checked while the tests run.
-install_import_hook(["mspn_jax.heatmaps", "mspn_jax.losses"], "beartype.beartype")
+# Every annotation of the package is checked while the tests run: types by beartype, shapes by
+# jaxtyping. PEP 484 lets an int stand for a float.
+_BEARTYPE = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+jaxtyping.install_import_hook("mspn_jax", _BEARTYPE)
 
 from bucket_server import BucketServer  # noqa: E402
 
@@ -41,6 +43,14 @@ def golden_json(name: str):
 def golden_npz(name: str) -> dict[str, np.ndarray]:
     with np.load(GOLDEN / name) as arrays:
         return dict(arrays)
+
+
+@pytest.fixture
+def unchecked():
+    """For what is refused by more than its type: annotations are not checked."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

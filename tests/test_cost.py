@@ -13,7 +13,7 @@ from test_predictor import DESCRIPTION, VARIABLES
 from mspn_jax.cost import Cost, costs
 from mspn_jax.folding import for_inference
 from mspn_jax.model import MSPN
-from mspn_jax.variables import count_parameters
+from mspn_jax.variables import count_parameters, variable_shapes
 from mspn_jax.weights import checkpoints
 
 HERE = pathlib.Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def test_prediction_multiplies_what_xla_says():
     """XLA counts the resizes too, and no products with the zeros beyond a border."""
     model = MSPN(2, blocks_per_unit=(1, 1, 1, 1), stem_channels=16, unit_channels=32, folded=True)
     images = np.zeros((1, 256, 256, 3), np.float32)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, method="predict"))
+    shapes = variable_shapes(model, (256, 256), "predict")
     lowered = jax.jit(lambda v, x: model.apply(v, x, method="predict")).lower(shapes, images)
     ours = sum(row.macs for row in costs(model, (256, 256), "predict"))
     assert ours == pytest.approx(lowered.cost_analysis()["flops"] / 2, rel=0.05)

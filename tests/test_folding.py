@@ -84,4 +84,5 @@ def test_bfloat16_folds_as_well_as_it_computes(heatmaps):
 
 def test_a_folded_network_does_not_train():
     with pytest.raises(ValueError, match="no batch norm to train"):
-        jax.eval_shape(lambda: MODEL.clone(folded=True).apply(fold(VARIABLES), IMAGES, train=True))
+        folded = MODEL.clone(folded=True)
+        jax.eval_shape(lambda x: folded.apply(fold(VARIABLES), x, train=True), IMAGES)

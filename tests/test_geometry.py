@@ -11,18 +11,16 @@ CROP_HW = (256, 192)
 
 def test_maps_equal_the_references():
     golden = golden_npz("warp_matrices.npz")
-    for center, size, rotation, forward, inverse in zip(
-        golden["center"], golden["scale"], golden["rotation_deg"],
-        golden["warp_mat"], golden["warp_mat_inv"],
-    ):  # fmt: skip
-        ours = geometry.image_to_crop(center, size, rotation, CROP_HW)
+    names = ("center", "scale", "rotation_deg", "warp_mat", "warp_mat_inv")
+    for center, size, rotation, forward, inverse in zip(*(golden[name] for name in names)):
+        ours = geometry.image_to_crop(center, size, float(rotation), CROP_HW)
         np.testing.assert_array_equal(ours, forward)
         np.testing.assert_allclose(geometry.invert(ours), inverse, rtol=1e-5, atol=1e-4)
 
 
 def test_regions_of_annotated_boxes_equal_the_references():
     golden = golden_npz("pipeline_val_gt.npz")
-    center, size = geometry.crop_region(golden["bbox_xyxy"], padding=1.25)
+    center, size = geometry.padded_region(golden["bbox_xyxy"], padding=1.25)
     np.testing.assert_array_equal(center, golden["center"])
     np.testing.assert_array_equal(size, golden["scale_padded"])
     np.testing.assert_array_equal(geometry.fix_aspect(size, CROP_HW), golden["input_scale"])
@@ -30,7 +28,7 @@ def test_regions_of_annotated_boxes_equal_the_references():
 
 def test_regions_of_detected_boxes_equal_the_references():
     golden = golden_npz("pipeline_val_det.npz")
-    center, size = geometry.crop_region(golden["bbox_xyxy"], padding=1.25)
+    center, size = geometry.padded_region(golden["bbox_xyxy"], padding=1.25)
     np.testing.assert_array_equal(center, golden["input_center"])
     np.testing.assert_array_equal(geometry.fix_aspect(size, CROP_HW), golden["input_scale"])
 
@@ -58,7 +56,7 @@ def test_crop_points_return_to_the_image():
 
 
 def test_annotated_boxes_are_added_up_in_float64_and_clipped():
-    boxes = [[-5.0, 10.0, 30.0, 20.0], [90.0, 40.0, 30.0, 30.0], [0.1, 0.2, 0.3, 0.4]]
+    boxes = np.array([[-5.0, 10.0, 30.0, 20.0], [90.0, 40.0, 30.0, 30.0], [0.1, 0.2, 0.3, 0.4]])
     clipped = geometry.clip_boxes(boxes, (60, 100))
     expected = [[0, 10, 25, 30], [90, 40, 99, 59], [0.1, 0.2, 0.1 + 0.3, 0.2 + 0.4]]
     np.testing.assert_array_equal(clipped, np.array(expected).astype(np.float32))
@@ -73,7 +71,8 @@ def test_mirroring_twice_is_nothing():
 
 def test_unusable_boxes():
     boxes = [[0, 0, 1, 1], [0, 0, 0, 5], [3, 3, -1, 2], [np.nan, 0, 1, 1], [0, np.inf, 1, 1]]
-    np.testing.assert_array_equal(geometry.usable_boxes(boxes), [True, False, False, False, False])
+    usable = geometry.usable_boxes(np.array(boxes))
+    np.testing.assert_array_equal(usable, [True, False, False, False, False])
     assert geometry.usable_boxes(np.empty((0, 4))).shape == (0,)
 
 

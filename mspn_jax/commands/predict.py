@@ -131,7 +131,7 @@ def people_finder(sources: list[Source]) -> Callable[[Frame], Float[np.ndarray, 
         raise UsageError(f"{' and '.join(given)}: only one can say where people are")
     if _DETECTOR.value:
         try:
-            detector = Detector(_DETECTOR.value, _MIN_BOX_SCORE.value)
+            detector = Detector(_DETECTOR.value, min_score=_MIN_BOX_SCORE.value)
         except ImportError:
             raise UsageError(
                 "--detector needs onnxruntime: pip install 'mspn-jax[detect]'"

@@ -167,7 +167,7 @@ def apply(
       image_to_crop: from the picture, which is mirrored already if `augmentation.flip`.
       keypoints_crop_xy and visibility, with left and right exchanged if mirrored.
     """
-    center_xy, size_wh = geometry.crop_region(boxes_xyxy, padding)
+    center_xy, size_wh = geometry.padded_region(boxes_xyxy, padding)
     flip, image_width = augmentation.flip[..., None], np.asarray(image_width)
     mirrored_xy = geometry.mirror_x(keypoints_image_xy, image_width[..., None])
     keypoints_image_xy = np.where(

@@ -4,7 +4,7 @@ import math
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Bool, Float64, UInt8
 
 from mspn_jax import geometry
 from mspn_jax.errors import DataError
@@ -31,7 +31,7 @@ def decode_picture(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
 def cut(
     image: UInt8[np.ndarray, "H W 3"],
     image_to_crop: Float64[np.ndarray, "2 3"],
-    mirrored: bool | np.bool_,
+    mirrored: bool | np.bool_ | Bool[np.ndarray, ""],
     crop: UInt8[np.ndarray, "h w 3"],
 ) -> None:
     """Warps a region of a picture, or of its mirror image, into `crop`; zeros beyond the border.

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from mspn_jax import heatmaps
 from mspn_jax.devices import REPLICATED, SHARDED, Devices, on_each_device
@@ -21,10 +21,10 @@ Variables = Any
 def predict_heatmaps(
     model: MSPN,
     variables: Variables,
-    crops: UInt8[Array, "B H W 3"],
+    crops: UInt8[jax.Array, "B H W 3"],
     flip_permutation: Int[np.ndarray, "K"],
     flip_test: bool = True,
-) -> Float[Array, "B h w K"]:
+) -> Float[jax.Array, "B h w K"]:
     """The last stage's finest heatmaps, on the 0..255 scale, h = H / 4 and w = W / 4.
 
     Args:
@@ -44,10 +44,10 @@ def predict_heatmaps(
 def estimate(
     model: MSPN,
     variables: Variables,
-    crops: UInt8[Array, "B H W 3"],
+    crops: UInt8[jax.Array, "B H W 3"],
     flip_permutation: Int[np.ndarray, "K"],
     flip_test: bool = True,
-) -> tuple[Float[Array, "B K 2"], Float[Array, "B K"]]:
+) -> tuple[Float[jax.Array, "B K 2"], Float[jax.Array, "B K"]]:
     """Keypoints of the person in the middle of each crop; args as in `predict_heatmaps`.
 
     Returns:
@@ -62,7 +62,7 @@ def estimate_on_devices(
     flip_permutation: Int[np.ndarray, "K"],
     flip_test: bool = True,
     devices: Devices = None,
-) -> Callable[..., tuple[Array, Array]]:
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """`estimate` with variables replicated on, and crops sharded among, devices.
 
     Compiled once for each shape.

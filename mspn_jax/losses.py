@@ -5,7 +5,7 @@ Source: mmpose 1.3.2 (KeypointMSELoss, KeypointOHKMMSELoss and MSPNHead's sum of
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from mspn_jax.heatmaps import target_levels
 
@@ -13,21 +13,21 @@ COARSE_UNIT_WEIGHT = 0.25
 
 
 def weighted_mse(
-    heatmaps: Float[Array, "B H W K"],
-    targets: Float[Array, "B H W K"],
-    keypoint_weights: Float[Array, "B K"],
-) -> Float[Array, ""]:
+    heatmaps: Float[jax.Array, "B H W K"],
+    targets: Float[jax.Array, "B H W K"],
+    keypoint_weights: Float[jax.Array, "B K"],
+) -> Float[jax.Array, ""]:
     """Mean of the weighted squared error; a joint of weight 0 still counts in the denominator."""
     squared = jnp.square(heatmaps - targets)
     return (squared.mean((1, 2)) * keypoint_weights).mean()
 
 
 def hard_keypoint_mse(
-    heatmaps: Float[Array, "B H W K"],
-    targets: Float[Array, "B H W K"],
-    keypoint_weights: Float[Array, "B K"],
+    heatmaps: Float[jax.Array, "B H W K"],
+    targets: Float[jax.Array, "B H W K"],
+    keypoint_weights: Float[jax.Array, "B K"],
     num_hard_keypoints: int = 8,
-) -> Float[Array, ""]:
+) -> Float[jax.Array, ""]:
     """Mean over the batch of the mean of each sample's `num_hard_keypoints` largest joint errors.
 
     Always divided by `num_hard_keypoints`, however few joints there are or weigh anything.
@@ -39,11 +39,11 @@ def hard_keypoint_mse(
 
 
 def mspn_loss(
-    heatmaps: Float[Array, "S U B H W K"],
-    targets: Float[Array, "B L H W K"],
-    keypoint_weights: Float[Array, "B K"],
+    heatmaps: Float[jax.Array, "S U B H W K"],
+    targets: Float[jax.Array, "B L H W K"],
+    keypoint_weights: Float[jax.Array, "B K"],
     num_hard_keypoints: int = 8,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
     """The sum over stages and units, every one of them supervised.
 
     Args:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from mspn_jax.convolution import convolve
 from mspn_jax.upsampling import upsample
@@ -44,10 +44,10 @@ def initial_value(name: str, shape: tuple[int, ...], normal: Callable[..., Any])
     return np.full(shape, {"scale": 1, "bias": 0, "mean": 0, "var": 1}[name], np.float32)
 
 
-def _initialiser(name: str) -> Callable[[Any, tuple[int, ...]], Array]:
+def _initialiser(name: str) -> Callable[[Any, tuple[int, ...]], jax.Array]:
     """`initial_value` in Flax's form."""
 
-    def initialise(key: Any, shape: tuple[int, ...]) -> Array:
+    def initialise(key: Any, shape: tuple[int, ...]) -> jax.Array:
         normal = functools.partial(jax.random.normal, key, dtype=jnp.float32)
         return jnp.asarray(initial_value(name, shape, normal))
 
@@ -72,7 +72,7 @@ class ConvNorm(nn.Module):
     upsampling: int = 1
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
+    def __call__(self, x: Float[jax.Array, "B H W I"]) -> Float[jax.Array, "B h w O"]:
         kernel_shape = (self.size, self.size, x.shape[-1], self.channels)
         kernel = self.param("kernel", _initialiser("kernel"), kernel_shape).astype(self.dtype)
         scale = self.param("scale", _initialiser("scale"), (self.channels,))
@@ -110,7 +110,7 @@ class ConvBias(nn.Module):
     upsampling: int = 1
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
+    def __call__(self, x: Float[jax.Array, "B H W I"]) -> Float[jax.Array, "B h w O"]:
         kernel_shape = (self.size, self.size, x.shape[-1], self.channels)
         kernel = self.param("kernel", _initialiser("kernel"), kernel_shape).astype(self.dtype)
         bias = self.param("bias", _initialiser("bias"), (self.channels,))
@@ -123,8 +123,8 @@ class ConvBias(nn.Module):
 # larger program it does nothing else.
 @functools.partial(jax.jit, static_argnames="axis_name")
 def batch_statistics(
-    x: Float[Array, "B H W C"], axis_name: str | None
-) -> tuple[Float[Array, " C"], Float[Array, " C"], Float[Array, " C"]]:
+    x: Float[jax.Array, "B H W C"], axis_name: str | None
+) -> tuple[Float[jax.Array, " C"], Float[jax.Array, " C"], Float[jax.Array, " C"]]:
     """Each channel's mean, variance and unbiased variance, of all devices along `axis_name`."""
     mean, square = x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))
     count = x.size / x.shape[-1]
@@ -137,12 +137,12 @@ def batch_statistics(
 
 @jax.jit
 def batch_norm(
-    x: Float[Array, "B H W C"],
-    mean: Float[Array, " C"],
-    var: Float[Array, " C"],
-    scale: Float[Array, " C"],
-    bias: Float[Array, " C"],
-) -> Float[Array, "B H W C"]:
+    x: Float[jax.Array, "B H W C"],
+    mean: Float[jax.Array, " C"],
+    var: Float[jax.Array, " C"],
+    scale: Float[jax.Array, " C"],
+    bias: Float[jax.Array, " C"],
+) -> Float[jax.Array, "B H W C"]:
     """Each channel normalised, scaled and shifted."""
     # One factor and one term a channel: the gradient needs two sums over x then, and not four.
     factor = scale * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
@@ -157,7 +157,7 @@ class Bottleneck(nn.Module):
     conv: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
+    def __call__(self, x: Float[jax.Array, "B H W I"]) -> Float[jax.Array, "B h w O"]:
         out_channels = 4 * self.channels
         y = self.conv(self.channels, name="conv1")(x)
         y = self.conv(self.channels, size=3, stride=self.stride, name="conv2")(y)
@@ -194,8 +194,8 @@ class MSPN(nn.Module):
     folded: bool = False
 
     def __call__(
-        self, images: Float[Array, "B H W 3"], train: bool = False
-    ) -> Float[Array, "S U B h w K"]:
+        self, images: Float[jax.Array, "B H W 3"], train: bool = False
+    ) -> Float[jax.Array, "S U B h w K"]:
         """Heatmaps of every stage and unit, unit 0 the coarsest; the last is the prediction.
 
         Args:
@@ -209,12 +209,12 @@ class MSPN(nn.Module):
         heatmaps = self._heatmaps(images, train, last_only=False)
         return jnp.stack(heatmaps).reshape(self.num_stages, NUM_UNITS, *heatmaps[0].shape)
 
-    def predict(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B h w K"]:
+    def predict(self, images: Float[jax.Array, "B H W 3"]) -> Float[jax.Array, "B h w K"]:
         """The last stage's finest heatmaps, without computing the others."""
         return self._heatmaps(images, train=False, last_only=True)[0]
 
     @nn.compact
-    def _heatmaps(self, images, train: bool, last_only: bool) -> list[Array]:
+    def _heatmaps(self, images, train: bool, last_only: bool) -> list[jax.Array]:
         if images.ndim != 4 or images.shape[-1] != 3 or any(
             side % COARSEST_STRIDE for side in images.shape[1:3]
         ):  # fmt: skip
@@ -273,7 +273,7 @@ class Stage(nn.Module):
     block: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: Any, skips: Any) -> tuple[list[Array], Any, Any]:
+    def __call__(self, x: Any, skips: Any) -> tuple[list[jax.Array], Any, Any]:
         encoded = []
         for layer, num_blocks in enumerate(self.blocks_per_unit):
             for block in range(num_blocks):
@@ -288,8 +288,8 @@ class Stage(nn.Module):
                 x = x + skips[layer]
             encoded.append(x)
 
-        features: list[Array] = []
-        next_skips: list[Array] = []
+        features: list[jax.Array] = []
+        next_skips: list[jax.Array] = []
         y: Any = None
         for unit, x in enumerate(reversed(encoded)):
             name = f"unit{unit}"
@@ -312,6 +312,6 @@ class Stage(nn.Module):
         return features, next_x, next_skips[::-1]
 
 
-def normalise(crops: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+def normalise(crops: UInt8[jax.Array, "B H W 3"]) -> Float[jax.Array, "B H W 3"]:
     """The network's input: RGB crops minus `MEAN_RGB`, divided by `STD_RGB`."""
     return (crops.astype(jnp.float32) - jnp.array(MEAN_RGB)) / jnp.array(STD_RGB)

@@ -19,8 +19,6 @@ from mspn_jax.reports.page import Figures
 from mspn_jax.skeletons import Skeleton
 from mspn_jax.storage.files import write_json
 
-Array = np.ndarray
-
 OPACITY = np.array([0.0, 0.45, 1.0])  # of keypoints not labelled, hidden, visible
 
 
@@ -53,7 +51,7 @@ def write(
 
 def rows(
     batches: Iterable[TrainingBatch], skeleton: Skeleton
-) -> Iterator[tuple[UInt8[Array, "H W 3"], dict[str, Any]]]:
+) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], dict[str, Any]]]:
     """For each person the crop with its keypoints beside the targets of every level, and figures.
 
     "without target" counts keypoints that are labelled but have none: they lie outside the crop.

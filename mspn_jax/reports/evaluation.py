@@ -19,8 +19,6 @@ from mspn_jax.reports.page import Figures
 from mspn_jax.skeletons import Skeleton
 from mspn_jax.storage.files import write_json
 
-Array = np.ndarray
-
 SIZE_EDGES_PX = (0, 32, 64, 96, 160, 320)  # of sqrt(area); COCO's medium begins at 32, large at 96
 LABELLED_EDGES = (5 / 17, 10 / 17, 15 / 17)  # of the keypoints: 5, 10 and 15 of COCO's 17
 NUM_CASES, NUM_UNMATCHED = 10, 5  # of the worst and of the best each; of those without a match
@@ -80,7 +78,7 @@ def measure(
 
     people_rows = np.flatnonzero(annotations.is_person)
 
-    def score(name: str, mask: Bool[Array, "M"]) -> dict[str, Any]:
+    def score(name: str, mask: Bool[np.ndarray, "M"]) -> dict[str, Any]:
         count = {"name": name, "people": int(mask.sum())}
         if not mask.any():
             return count | dict.fromkeys(("AP", "AP50", "AP75", "AR"))

@@ -6,6 +6,7 @@ memory to convert, and an outage of a bucket takes longer to be noticed.
 
 import contextlib
 import itertools
+from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -41,7 +42,7 @@ class BatchedNumpyHandler(ocp.type_handlers.NumpyHandler):
                 files.release(value)
 
 
-def numpy_handlers() -> ocp.type_handlers.TypeHandlerRegistry:
+def numpy_handlers() -> Any:
     """Type handlers that take least memory for arrays that do not change while they are written."""
     handler = BatchedNumpyHandler(deepcopy_host_arrays=False)
     return ocp.type_handlers.create_type_handler_registry((np.ndarray, handler))

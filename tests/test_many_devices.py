@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mspn_jax import training
+from mspn_jax.commands import stopping
 from mspn_jax.inference import estimate
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
@@ -66,14 +67,13 @@ def test_the_step_and_the_way_to_keypoints_lower_for_other_machines(platform, dt
     """From a machine that has neither, and with nothing in them that calls back to the host."""
     model, optimizer = MSPN(**TINY, dtype=jnp.dtype(dtype), remat=True), adam(1e-3, clip_norm=1.0)
     state = training.new_state(initial_variables(model, 0, CROP_HW), optimizer, with_ema=True)
-    step = training.on_all_devices(
-        training.train_step(model, optimizer, num_parts=2, ema_decay=0.99)
-    )
+    step = training.train_step(model, optimizer, num_micro_batches=2, ema_decay=0.99)
+    step = training.on_all_devices(stopping.with_signals(step))
     batch = {
         "crops": np.zeros((8, *CROP_HW, 3), np.uint8),
         "keypoints_crop_xy": np.zeros((8, 17, 2), np.float32),
         "visibility": np.zeros((8, 17), np.float32),
-        "stop": np.zeros(1, np.int32),
+        "signal": np.zeros(1, np.int32),
     }
     shapes = shapes_of((state.params, state.batch_stats))
     loss = jax.ShapeDtypeStruct((), np.float32)

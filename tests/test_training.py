@@ -179,9 +179,9 @@ def test_synchronised_norm_on_two_devices_is_one_device_with_both_batches():
 def test_unexplained_is_1_for_noise_and_0_for_the_target_at_any_height():
     xy = jnp.array([[[20.0, 20.0], [40.0, 30.0]]])
     targets, weights = heatmaps.encode(xy, jnp.ones((1, 2)), (64, 64), (16, 16), (5,))
-    assert training._unexplained(0.01 * targets[:, 0], targets[:, 0], weights) < 1e-6
+    assert training.unexplained_share(0.01 * targets[:, 0], targets[:, 0], weights) < 1e-6
     noise = np.random.default_rng(0).standard_normal((1, 16, 16, 2))
-    assert training._unexplained(jnp.asarray(noise), targets[:, 0], weights) > 0.9
+    assert training.unexplained_share(jnp.asarray(noise), targets[:, 0], weights) > 0.9
 
 
 def test_a_step_compiles_once():
@@ -319,8 +319,8 @@ def test_computing_blocks_twice_changes_no_number():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(a).max())
 
 
-def test_parts_must_divide_a_devices_rows():
+def test_micro_batches_must_divide_a_devices_rows():
     _, state = step_and_state()
-    step, _ = step_and_state(num_parts=3)
-    with pytest.raises(ValueError, match="4 crops of a device do not divide into 3 parts"):
+    step, _ = step_and_state(num_micro_batches=3)
+    with pytest.raises(ValueError, match="4 crops of a device do not divide into 3 micro-batches"):
         step(state, random_batch(4))

@@ -163,19 +163,19 @@ def training_step(
     config: ConfigDict, description: Description, devices: Devices, rows: int
 ) -> tuple[Any, Any, Any]:
     """The jitted training step, and the shapes of a state and of a batch on the devices."""
-    model, _, adam, step = configured.new_training(config, description, _STEPS_PER_EPOCH)
-    variables = variable_shapes(model, description.crop_hw)
+    network = configured.new_training(config, description, _STEPS_PER_EPOCH)
+    variables = variable_shapes(network.model, description.crop_hw)
     state = jax.eval_shape(
-        lambda variables: training.new_state(variables, adam, config.ema_decay > 0), variables
+        lambda variables: training.new_state(variables, network.optimizer, config.ema_decay > 0),
+        variables,
     )
     num_keypoints = description.new_skeleton().num_keypoints
     batch = {
         "crops": jax.ShapeDtypeStruct((rows, *description.crop_hw, 3), jnp.uint8),
         "keypoints_crop_xy": jax.ShapeDtypeStruct((rows, num_keypoints, 2), jnp.float32),
         "visibility": jax.ShapeDtypeStruct((rows, num_keypoints), jnp.float32),
-        "stop": jax.ShapeDtypeStruct((len(devices or ()),), jnp.int32),
     }
-    jitted = training.on_all_devices(step, devices)
+    jitted = training.on_all_devices(network.step, devices)
     return jitted, _placed(state, REPLICATED, devices), _placed(batch, SHARDED, devices)
 
 

@@ -1,19 +1,23 @@
 """What a config describes: its skeleton, network, training step and inference; and what it may not
 say."""
 
+import json
 import logging
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from mspn_jax import inference, optimizer, skeletons, training
 from mspn_jax.devices import AXIS, Devices
 from mspn_jax.errors import UsageError
 from mspn_jax.model import COARSEST_STRIDE, MSPN
 from mspn_jax.skeletons import SKELETONS, Skeleton
+from mspn_jax.storage import files, paths
+from mspn_jax.weights import description as model_json
 from mspn_jax.weights.description import Description
 
 log = logging.getLogger("mspn_jax")
@@ -37,10 +41,22 @@ def describe(config: Any, source: str = "") -> Description:
     )
 
 
-def new_training(
-    config: Any, description: Description, steps_per_epoch: int
-) -> tuple[MSPN, optax.Schedule, optax.GradientTransformation, training.TrainStep]:
-    """The network to train, its learning rate and optimiser, and the step of one device."""
+class Training(NamedTuple):
+    """How a network is trained.
+
+    Attributes:
+      schedule: step -> learning rate.
+      step: of one device.
+    """
+
+    model: MSPN
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    step: training.TrainStep
+
+
+def new_training(config: Any, description: Description, steps_per_epoch: int) -> Training:
+    """The config's network, optimiser and training step."""
     model = description.new_model(
         dtype=dtype_named(config.dtype),
         axis_name=AXIS if config.sync_batch_norm else None,
@@ -51,10 +67,13 @@ def new_training(
     )
     adam = optimizer.adam(schedule, config.clip_norm)
     step = training.train_step(
-        model, adam, config.num_hard_keypoints,
-        num_parts=config.accumulate, ema_decay=config.ema_decay,
-    )  # fmt: skip
-    return model, schedule, adam, step
+        model,
+        adam,
+        config.num_hard_keypoints,
+        num_micro_batches=config.accumulate,
+        ema_decay=config.ema_decay,
+    )
+    return Training(model, schedule, adam, step)
 
 
 def new_estimate(config: Any, description: Description, devices: Devices = None) -> Any:
@@ -129,6 +148,65 @@ def check_described(description: Description, config: Any) -> None:
             f"the checkpoint is of {description.crop_hw} crops, the config of"
             f" {tuple(config.crop_hw)}"
         )
+
+
+# What a run counts its steps in, or has already computed with; and what to do to change it.
+_FIXED = {
+    "batch_size": "its steps, data and learning rate are counted in it. For less memory a device,"
+    " set accumulate",
+    "crop_hw": "its weights and its best checkpoint are for crops of that size",
+}
+
+
+def check_resumable(config: ConfigDict, description: Description, workdir: paths.Path) -> None:
+    """Compares a config with that of the workdir's run, if there is one, and logs what differs.
+
+    Raises:
+      UsageError: the run cannot continue with this config.
+      CheckpointError: the workdir's model.json cannot be read.
+    """
+    path = workdir / "config.json"
+    try:
+        content = json.loads(files.read_text(path))
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+    except FileNotFoundError:
+        return
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path}: damaged ({error}), so nothing tells the batch_size that this run began with."
+            f" If it was {config.batch_size}, delete the file and run the same command again"
+        ) from None
+    before = _flat(content)
+    now = _flat(as_dict(config))
+    for key, why in _FIXED.items():
+        if before.get(key, now[key]) != now[key]:
+            raise UsageError(
+                f"{workdir}: its run began with {key} {before[key]} and cannot continue with"
+                f" {now[key]}: {why}. For another {key}, use another --workdir with"
+                f" config.init.checkpoint={workdir}"
+            )
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            old, new = before.get(key), now.get(key)
+            log.warning("config.%s was %s when this run began, and is now %s", key, old, new)
+    folder = workdir / "checkpoints"
+    if (folder / model_json.FILE).is_file():
+        check_same_keypoints(Description.read(folder), description)
+
+
+def as_dict(config: ConfigDict) -> dict[str, Any]:
+    """The config as json holds it."""
+    return json.loads(config.to_json_best_effort())
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        is_group = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
+    return flat
 
 
 def check_same_keypoints(before: Description, now: Description) -> None:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mspn_jax import geometry
-from mspn_jax.commands import program
+from mspn_jax.commands import program, stopping
 from mspn_jax.data.person_boxes import PersonBoxes, parse_boxes, read_person_boxes
 from mspn_jax.data.pictures import Frame, Source, count_frames, find_sources, frames
 from mspn_jax.detector import Detector
@@ -95,7 +95,7 @@ def main() -> None:
     total = None if None in counts else sum(min(count or 0, limit or 2**62) for count in counts)
     on_the_way: collections.deque[tuple[Frame, np.ndarray]] = collections.deque()
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(program.stop_requests())
+        stop = stack.enter_context(stopping.stop_requests())
         folder = stack.enter_context(mirror.Mirror(output))
         results = stack.enter_context(Results(folder.local, predictor.skeleton))
         stack.enter_context(logging_redirect_tqdm([logging.getLogger("mspn_jax")]))

@@ -7,11 +7,9 @@ import logging
 import os
 import pathlib
 import re
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
 
 import jax
 from absl import app, flags
@@ -182,44 +180,6 @@ def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     # event loop that it has closed by then.
     if "Event loop is closed" not in str(unraisable.exc_value):
         sys.__unraisablehook__(unraisable)
-
-
-class StopRequest:
-    """A signal that asks to stop, if one came."""
-
-    number: int = 0  # of the signal; 0 while there is none
-
-    def leave(self, number: int, message: str) -> NoReturn:
-        """Ends the program with a line and the signal's customary exit status, 128 + its number."""
-        log.info("%s: %s", signal.Signals(number).name, message)
-        sys.exit(128 + number)
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Within it, the first of the signals only asks to stop; the second stops at once.
-
-    They are Ctrl-C's SIGINT, SIGTERM, which schedulers send before they take a machine away, and
-    SIGUSR1, which SLURM can be told to send some time before.
-    """
-    request = StopRequest()
-
-    def ask(number: int, frame) -> None:
-        request.number = number
-        restore()
-        log.warning("%s: saving and stopping; once more stops at once", signal.Signals(number).name)
-
-    def restore() -> None:
-        for each, handler in before.items():
-            # None: it was set by something that is not Python, and cannot be set back.
-            signal.signal(each, handler if handler is not None else signal.SIG_DFL)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {each: signal.signal(each, ask) for each in numbers}
-    try:
-        yield request
-    finally:
-        restore()
 
 
 @contextlib.contextmanager

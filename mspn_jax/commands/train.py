@@ -1,24 +1,25 @@
 """Trains MSPN: python train.py --config configs/X.py --workdir DIR [--config.any.key=value]
 
-Writes DIR/checkpoints, DIR/metrics.jsonl, TensorBoard's events and DIR/config.json. Started again
-with the same DIR it goes on where it was, to the very same numbers.
+Writes DIR/checkpoints, DIR/metrics.jsonl, TensorBoard events and DIR/config.json. After an
+interruption the same command resumes; results are bit-identical.
 """
 
 import contextlib
-import json
+import dataclasses
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mspn_jax import training
-from mspn_jax.commands import configured, program
+from mspn_jax.commands import configured, program, stopping
 from mspn_jax.data import augment, evaluation_set, pipeline
-from mspn_jax.data.records import open_records
+from mspn_jax.data.evaluation_set import EvaluationSet
+from mspn_jax.data.records import Records, open_records
 from mspn_jax.devices import replicate, shard
 from mspn_jax.drawing import overlay_heatmaps
 from mspn_jax.errors import UsageError
@@ -26,10 +27,11 @@ from mspn_jax.evaluation.scoring import evaluate
 from mspn_jax.folding import fold
 from mspn_jax.reports.training_log import TrainingReport
 from mspn_jax.storage import files, paths
+from mspn_jax.training import Metrics, TrainState
 from mspn_jax.variables import count_parameters, initial_variables
-from mspn_jax.weights import start
 from mspn_jax.weights.description import Description
 from mspn_jax.weights.run import Checkpoints
+from mspn_jax.weights.start import initial_from
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
 _WORKDIR = flags.DEFINE_string(
@@ -46,201 +48,273 @@ log = logging.getLogger("mspn_jax")
 def main() -> None:
     config, workdir = _CONFIG.value, paths.path(_WORKDIR.value)
     description = configured.describe(config, source=f"trained on {config.data.train_split}")
-    skeleton = description.new_skeleton()
     configured.check_batch(config.batch_size, config.accumulate, jax.device_count())
-    dtype = configured.dtype_named(config.dtype)
 
-    # Data. What is wrong with it is said now, before anything is compiled.
-    place = {
-        "root": config.data.root,
-        "skeleton": skeleton,
-        "first_people": config.data.first_people,
-        "records_dir": config.data.records_dir,
-    }
-    records = open_records(split=config.data.train_split, only_with_people=True, **place)
-    validation = evaluation_set.open_split(
-        split=config.data.val_split, detections=config.data.detections, **place
-    )
-    if not validation.has_annotations:
-        raise UsageError(
-            f"{config.data.val_split}: has no annotations, so no AP can be taken on it"
-        )
-    num_people = int(records.num_people.sum())
-    steps_per_epoch = math.ceil(num_people / config.batch_size)
-    num_steps = config.num_steps or config.num_epochs * steps_per_epoch
-    evaluate_every = config.eval.every_epochs * steps_per_epoch or num_steps
-
-    # Model and optimiser.
-    model, schedule, adam, step = configured.new_training(config, description, steps_per_epoch)
-    step = training.on_all_devices(step)
-    estimate = configured.new_estimate(config, description)
-    sample = training.sample_heatmaps(description.new_model(dtype=dtype))
+    # Errors in the data are raised before anything is compiled.
+    records, validation = open_data(config, description)
+    steps = Steps.of(config, num_people=int(records.num_people.sum()))
+    network = configured.new_training(config, description, steps.per_epoch)
+    train = training.on_all_devices(stopping.with_signals(network.step))
+    examples = training.example_heatmaps(description.new_model(dtype=network.model.dtype))
 
     workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         check_alone = stack.enter_context(program.sole_use(workdir))
         checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep_latest)
         stack.enter_context(contextlib.closing(checkpoints))
-
-        # The start: the workdir's last checkpoint, if it has one; else a file's weights; else new.
-        variables = initial_variables(model, config.seed, config.crop_hw)
-        given = [path for path in config.init.values() if path]
-        if len(given) > 1:
-            raise UsageError(f"config.init: one start at most, not {' and '.join(given)}")
-        if given and checkpoints.latest_step() is None:
-            variables, taken = start.initial_from(given[0], variables)
-            log.info("starting from %s: %s", given[0], taken)
-        state = training.new_state(variables, adam, with_ema=config.ema_decay > 0)
-        del variables  # the devices have their own soon
-        log.info(
-            "%s: %s parameters, %d people in %d pictures, %d steps of %d an epoch, on %d %s",
-            config.variant, f"{count_parameters(state.params):,}", num_people,
-            len(records.image_ids), num_steps, steps_per_epoch, jax.device_count(),
-            jax.devices()[0].device_kind,
-        )  # fmt: skip
-        _compare_config(config, workdir)
-        if checkpoints.latest_step() is not None:
-            configured.check_same_keypoints(Description.read(workdir / "checkpoints"), description)
-            state = checkpoints.restore(state)
-            log.info("resuming at step %d, epoch %.1f", state.step, state.step / steps_per_epoch)
+        configured.check_resumable(config, description, workdir)
+        state = start(config, network, checkpoints)
         first_step = int(state.step)
-        figures = checkpoints.metrics(first_step) if first_step else None
-        if first_step >= num_steps and figures is not None:
-            log.info("%s has done its %d steps; num_epochs says how many", workdir, num_steps)
+        log_start(config, state, records, steps)
+        evaluated = checkpoints.metrics(first_step) if first_step else None
+        if first_step >= steps.last and evaluated is not None:
+            log.info("%s has done its %d steps; num_epochs says how many", workdir, steps.last)
             return
-        if jax.process_index() == 0:  # only now: a run that is refused leaves all as it was
-            files.write_json(workdir / "config.json", _as_dict(config), indent=2)
+        if jax.process_index() == 0:  # A run that is refused has changed no file.
+            files.write_json(workdir / "config.json", configured.as_dict(config), indent=2)
             description.write(workdir / "checkpoints")
         state = replicate(state)
 
-        report = TrainingReport(
-            workdir, first_step=first_step, num_steps=num_steps, steps_per_epoch=steps_per_epoch,
-            batch_size=config.batch_size, every_steps=config.log_every_steps,
-            profile=_PROFILE.value, check=check_alone,
-        )  # fmt: skip
-        stack.enter_context(report)
-        stop = stack.enter_context(program.stop_requests())
+        report = stack.enter_context(new_report(config, workdir, first_step, steps, check_alone))
+        stop = stack.enter_context(stopping.stop_requests())
+        evaluate_state = new_evaluation(config, description, validation, stop)
+        run = Run(check_alone, checkpoints, report, evaluate_state)
+        if evaluated is not None:
+            report.evaluation(first_step, evaluated)
+        elif first_step and steps.is_evaluated(first_step):  # it was stopped after saving
+            run.evaluate(first_step, state)
 
-        def leave_evaluation(done: int) -> None:
-            # Several processes have to agree: they go on to the next step, and stop after it.
-            if stop.number and jax.process_count() == 1:
-                stop.leave(stop.number, "left the evaluation; the same command begins it again")
-
-        def evaluated(state: Any) -> dict[str, float]:
-            """COCO's figures of a state that is saved."""
-            with report.pause():
-                _, figures, _ = evaluate(
-                    estimate, fold(state.variables), validation, skeleton, crop_hw=config.crop_hw,
-                    batch_size=config.eval.batch_size, padding=config.padding,
-                    oks_nms_threshold=config.eval.oks_nms_threshold or None,
-                    num_threads=config.data.num_threads, progress=leave_evaluation,
-                )  # fmt: skip
-                assert figures is not None
-                check_alone()
-                checkpoints.record(int(state.step), figures)
-            return figures
-
-        def is_evaluated(step: int) -> bool:
-            return step % evaluate_every == 0 or step == num_steps
-
-        # A run that was stopped between a step's saving and its evaluation has this still to do.
-        if first_step and is_evaluated(first_step):
-            report.evaluation(first_step, figures or evaluated(state))
-
-        batches = stack.enter_context(contextlib.closing(pipeline.training_batches(
-            records, skeleton, crop_hw=config.crop_hw, batch_size=config.batch_size,
-            first_step=first_step, settings=augment.Settings(**config.augment),
-            padding=config.padding, seed=config.seed, process=jax.process_index(),
-            num_processes=jax.process_count(), num_threads=config.data.num_threads,
-        )))  # fmt: skip
-        for done in range(first_step + 1, num_steps + 1):
+        batches = stack.enter_context(
+            contextlib.closing(new_batches(config, records, description, first_step))
+        )
+        in_flight: Any = ({}, 0)  # metrics and stop signal of the previous step
+        for done in range(first_step + 1, steps.last + 1):
             with report.waiting_for_data():
                 crops = next(batches)
-            # The step itself tells every process what signal any of them got: all stop after it.
-            signals = np.full(jax.local_device_count(), stop.number, np.int32)
-            batch = shard({**vars(crops), "stop": signals})
-            state, metrics = step(state, batch)
-            finished = report.step(done, metrics, schedule)
-            _check_skipped(done - 1, finished, config.max_skipped_in_a_row)
-            stopped_by = int(finished.get("stop", 0))
-            with report.pause():
-                if done % config.checkpoint.every_steps == 0 or is_evaluated(done) or stopped_by:
-                    check_alone()
-                    report.sync()
-                    checkpoints.save(done, state)
-            if is_evaluated(done):
-                report.evaluation(done, evaluated(state))
+            batch = shard({**vars(crops), "signal": stopping.signals(stop)})
+            state, metrics = train(state, batch)
+            signal = metrics.pop("signal")
+            # Blocks on the previous step, so that one step stays in flight.
+            (finished, stopped_by), in_flight = jax.device_get(in_flight), (metrics, signal)
+            report.step(done, metrics, network.schedule)
+            check_skipped(done - 1, finished, config.max_skipped_in_a_row)
+            if steps.is_saved(done) or stopped_by:
+                run.save(done, state)
+            if steps.is_evaluated(done):
+                run.evaluate(done, state)
                 if jax.process_index() == 0:
-                    report.picture(done, "samples", overlay_heatmaps(*sample(state, crops)))
+                    report.picture(done, "samples", overlay_heatmaps(*examples(state, crops)))
             if stopped_by:
-                stop.leave(stopped_by, f"saved at step {done}; the same command goes on from there")
+                message = f"saved at step {done}; the same command goes on from there"
+                stop.leave(int(stopped_by), message)
     log.info(
         "done. Next: mspn eval --config %s --checkpoint %s",
-        config_flags.get_config_filename(flags.FLAGS["config"]), workdir,
-    )  # fmt: skip
+        config_flags.get_config_filename(flags.FLAGS["config"]),
+        workdir,
+    )
 
 
-def _check_skipped(step: int, metrics: dict[str, float], limit: int) -> None:
-    """Says that a step was skipped, and ends the run where too many were, one after the other."""
+def open_data(config: ConfigDict, description: Description) -> tuple[Records, EvaluationSet]:
+    """The training split's records and the validation set.
+
+    Raises:
+      DataError: a split cannot be read.
+      UsageError: the validation split has no annotations.
+    """
+    skeleton, data = description.new_skeleton(), config.data
+    where = dict(root=data.root, records_dir=data.records_dir, first_people=data.first_people)
+    records = open_records(
+        split=data.train_split, skeleton=skeleton, only_with_people=True, **where
+    )
+    validation = evaluation_set.open_split(
+        split=data.val_split, skeleton=skeleton, detections=data.detections, **where
+    )
+    if not validation.has_annotations:
+        raise UsageError(f"{data.val_split}: has no annotations, so its AP cannot be computed")
+    return records, validation
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The steps of a run, and what follows each.
+
+    Attributes:
+      last: the number of steps of the whole run.
+    """
+
+    per_epoch: int
+    last: int
+    evaluate_every: int
+    save_every: int
+
+    @classmethod
+    def of(cls, config: ConfigDict, num_people: int) -> "Steps":
+        per_epoch = math.ceil(num_people / config.batch_size)
+        last = config.num_steps or config.num_epochs * per_epoch
+        evaluate_every = config.eval.every_epochs * per_epoch or last
+        return cls(per_epoch, last, evaluate_every, config.checkpoint.every_steps)
+
+    def is_evaluated(self, step: int) -> bool:
+        return step % self.evaluate_every == 0 or step == self.last
+
+    def is_saved(self, step: int) -> bool:
+        return step % self.save_every == 0 or self.is_evaluated(step)
+
+
+def start(config: ConfigDict, network: configured.Training, checkpoints: Checkpoints) -> TrainState:
+    """The state to start from:
+
+    1. the workdir's last checkpoint;
+    2. without one, the weights that `config.init` names;
+    3. without those, new weights.
+
+    Raises:
+      UsageError: `config.init` names more than one file.
+    """
+    given = [path for path in config.init.values() if path]
+    if len(given) > 1:
+        raise UsageError(f"config.init: one start at most, not {' and '.join(given)}")
+    variables = initial_variables(network.model, config.seed, config.crop_hw)
+    is_resumed = checkpoints.latest_step() is not None
+    if given and not is_resumed:
+        variables, taken = initial_from(given[0], variables)
+        log.info("starting from %s: %s", given[0], taken)
+    state = training.new_state(variables, network.optimizer, with_ema=config.ema_decay > 0)
+    return checkpoints.restore(state) if is_resumed else state
+
+
+def log_start(config: ConfigDict, state: TrainState, records: Records, steps: Steps) -> None:
+    log.info(
+        "%s: %s parameters, %d people in %d pictures, %d steps of %d an epoch, on %d %s",
+        config.variant,
+        f"{count_parameters(state.params):,}",
+        records.num_people.sum(),
+        len(records.image_ids),
+        steps.last,
+        steps.per_epoch,
+        jax.device_count(),
+        jax.devices()[0].device_kind,
+    )
+    if state.step:
+        log.info("resuming at step %d, epoch %.1f", state.step, state.step / steps.per_epoch)
+
+
+def new_report(
+    config: ConfigDict, workdir: paths.Path, first_step: int, steps: Steps, check: Callable
+) -> TrainingReport:
+    return TrainingReport(
+        workdir,
+        first_step=first_step,
+        num_steps=steps.last,
+        steps_per_epoch=steps.per_epoch,
+        batch_size=config.batch_size,
+        every_steps=config.log_every_steps,
+        profile=_PROFILE.value,
+        check=check,
+    )
+
+
+def new_batches(
+    config: ConfigDict, records: Records, description: Description, first_step: int
+) -> Any:
+    """This process's rows of the batches from `first_step` on."""
+    return pipeline.training_batches(
+        records,
+        description.new_skeleton(),
+        crop_hw=description.crop_hw,
+        batch_size=config.batch_size,
+        first_step=first_step,
+        settings=augment.Settings(**config.augment),
+        padding=config.padding,
+        seed=config.seed,
+        process=jax.process_index(),
+        num_processes=jax.process_count(),
+        num_threads=config.data.num_threads,
+    )
+
+
+def new_evaluation(
+    config: ConfigDict,
+    description: Description,
+    validation: EvaluationSet,
+    stop: stopping.StopRequest,
+) -> Callable[[TrainState], dict[str, float]]:
+    """A function that returns COCO's ten metrics of a state."""
+    estimate = configured.new_estimate(config, description)
+
+    def leave_if_asked(done: int) -> None:
+        # Several processes must agree, so they stop after the next step.
+        if stop.number and jax.process_count() == 1:
+            stop.leave(stop.number, "left the evaluation; the same command begins it again")
+
+    def evaluate_state(state: TrainState) -> dict[str, float]:
+        _, metrics, _ = evaluate(
+            estimate,
+            fold(state.variables),
+            validation,
+            description.new_skeleton(),
+            crop_hw=description.crop_hw,
+            batch_size=config.eval.batch_size,
+            padding=config.padding,
+            oks_nms_threshold=config.eval.oks_nms_threshold or None,
+            num_threads=config.data.num_threads,
+            progress=leave_if_asked,
+        )
+        assert metrics is not None, "the validation split has annotations"
+        return metrics
+
+    return evaluate_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run does between steps. Neither counts as training time.
+
+    Attributes:
+      check_alone: raises if another run has taken over the workdir.
+    """
+
+    check_alone: Callable[[], None]
+    checkpoints: Checkpoints
+    report: TrainingReport
+    evaluate_state: Callable[[TrainState], dict[str, float]]
+
+    def save(self, step: int, state: TrainState) -> None:
+        with self.report.pause():
+            self.check_alone()
+            self.report.sync()
+            self.checkpoints.save(step, state)
+
+    def evaluate(self, step: int, state: TrainState) -> None:
+        """Evaluates a state that is saved, and keeps the metrics beside its checkpoint."""
+        with self.report.pause():
+            metrics = self.evaluate_state(state)
+            self.check_alone()
+            self.checkpoints.record(step, metrics)
+        self.report.evaluation(step, metrics)
+
+
+def check_skipped(step: int, metrics: Metrics, limit: int) -> None:
+    """Logs that a step was skipped.
+
+    Raises:
+      UsageError: `limit` steps in a row were skipped.
+    """
     in_a_row = int(metrics.get("skipped_in_a_row", 0))
     if not in_a_row:
         return
     log.warning(
-        "step %d: the loss or its gradients are not finite; skipped (%d in a row, %d in all)",
-        step, in_a_row, int(metrics["skipped"]),
-    )  # fmt: skip
+        "step %d: the loss or its gradients are not finite; skipped (%d in a row, %d in total)",
+        step,
+        in_a_row,
+        int(metrics["skipped"]),
+    )
     if in_a_row >= limit:
         raise UsageError(
             f"step {step}: no finite loss and gradients for {in_a_row} steps in a row"
             " (max_skipped_in_a_row). The last checkpoint holds the weights from before them; lower"
             " optimizer.learning_rate or set clip_norm, and start again"
         )
-
-
-def _compare_config(config: ConfigDict, workdir: paths.Path) -> None:
-    """Says which keys differ from those the run began with; refuses what would spoil it."""
-    path = workdir / "config.json"
-    try:
-        content = json.loads(files.read_text(path))
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
-    except FileNotFoundError:
-        return
-    except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{path}: damaged ({error}), so nothing tells the batch_size that this run began with."
-            f" If it was {config.batch_size}, delete the file and run the same command again"
-        ) from None
-    before = _flat(content)
-    now = _flat(_as_dict(config))
-    if before.get("batch_size", config.batch_size) != config.batch_size:
-        raise UsageError(
-            f"{workdir}: its run began with batch_size {before['batch_size']}, in which its steps,"
-            f" data and learning rate are counted, and cannot go on with {config.batch_size}. Less"
-            " memory a device: accumulate. Another batch: another --workdir, with"
-            f" config.init.checkpoint={workdir}"
-        )
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            log.warning(
-                "config.%s was %s when this run began, and is now %s",
-                key, before.get(key), now.get(key),
-            )  # fmt: skip
-
-
-def _as_dict(config: ConfigDict) -> dict[str, Any]:
-    return json.loads(config.to_json_best_effort())
-
-
-def _flat(config: dict, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}"""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def command() -> None:

@@ -51,7 +51,6 @@ class TrainingReport:
         self.bar = None
         self.lines: files.Log | None = None
         self.events: EventLog | None = None
-        self._in_flight: Any = {}
         self._trace_from = first_step + _STEPS_BEFORE_TRACE if profile else None
         self._workdir = os.fspath(workdir)
         # In a bucket only the first process has a folder that is copied there.
@@ -107,32 +106,24 @@ class TrainingReport:
         yield
         self._since += time.perf_counter() - start
 
-    def step(
-        self, step: int, metrics: dict[str, Any], learning_rate: Callable[[int], Any]
-    ) -> dict[str, float]:
-        """Takes the metrics of the step that was just started.
-
-        Blocks on the previous step, so that one step stays in flight.
+    def step(self, step: int, metrics: dict[str, Any], learning_rate: Callable[[int], Any]) -> None:
+        """Counts a step that was just started. Every `every_steps` it waits for it and logs it.
 
         Args:
           step: how many steps are done with this one.
           metrics: of `training.train_step`, still on the devices.
           learning_rate: the schedule, a function of the number of updates.
-
-        Returns:
-          The metrics of the previous step; an empty dict after the first step.
         """
         self._steps += 1
-        finished, self._in_flight = _on_host(self._in_flight), metrics
-        self._trace(step)
+        self._trace(step, metrics)
         if step % self.every_steps == 0 or step == self.num_steps:
-            self._log_step(step, learning_rate)
-        return finished
+            self._log_step(step, metrics, learning_rate)
 
-    def _log_step(self, step: int, learning_rate: Callable[[int], Any]) -> None:
+    def _log_step(
+        self, step: int, metrics: dict[str, Any], learning_rate: Callable[[int], Any]
+    ) -> None:
         # The metrics of this step alone: a mean would depend on where the run was resumed.
-        now = _on_host(self._in_flight)
-        now.pop("stop", None)
+        now = {name: float(value) for name, value in jax.device_get(metrics).items()}
         updates = step - int(now["skipped"])
         elapsed = time.perf_counter() - self._since
         speed = {
@@ -156,16 +147,16 @@ class TrainingReport:
             epoch = step / self.steps_per_epoch
             log.info("step %d/%d, epoch %.1f: %s", step, self.num_steps, epoch, brief)
 
-    def _trace(self, step: int) -> None:
+    def _trace(self, step: int, metrics: dict[str, Any]) -> None:
         """Starts and stops the trace that --profile asks for."""
         if self._trace_from is None or self._trace_folder is None:
             return
         first, last = self._trace_from, min(self._trace_from + _STEPS_OF_TRACE, self.num_steps)
         if step == first:
-            jax.block_until_ready(self._in_flight)
+            jax.block_until_ready(metrics)
             jax.profiler.start_trace(self._trace_folder)
         elif step == last and step > first:
-            jax.block_until_ready(self._in_flight)
+            jax.block_until_ready(metrics)
             folder = f"{self._workdir}/plugins/profile"
             try:
                 jax.profiler.stop_trace()
@@ -193,11 +184,6 @@ class TrainingReport:
         line = {"step": step, "epoch": round(step / self.steps_per_epoch, 4), **values}
         self.lines.append(f"{json.dumps(line)}\n".encode())
         self.events.scalars(step, values)
-
-
-def _on_host(metrics: dict[str, Any]) -> dict[str, float]:
-    """The metrics of a step, once it is finished."""
-    return {name: float(value) for name, value in jax.device_get(metrics).items()}
 
 
 def _forget_after(path: pathlib.Path, step: int) -> None:

@@ -54,7 +54,7 @@ def curve(
     model = MSPN(**TINY, dtype=dtype, axis_name=AXIS if synchronised else None)
     devices = jax.local_devices()[:num_devices]
     step = training.on_all_devices(
-        training.train_step(model, optimizer, num_parts=num_parts), devices
+        training.train_step(model, optimizer, num_micro_batches=num_parts), devices
     )
     variables = jax.tree.map(
         lambda leaf: leaf.astype(dtype), initial_variables(MSPN(**TINY), 0, CROP_HW)

@@ -1,5 +1,7 @@
 """mspn: the list of commands, their help, configs by name and as files, and the wheel."""
 
+import ast
+import importlib
 import os
 import pathlib
 import shutil
@@ -8,9 +10,13 @@ import sys
 import zipfile
 
 import pytest
+from ml_collections import ConfigDict
 
 from commands import HERE, environment, run
+from mspn_jax.commands import ranges
 from mspn_jax.commands.cli import COMMANDS
+from mspn_jax.configs import quickstart
+from mspn_jax.errors import UsageError
 
 
 def test_mspn_alone_lists_the_commands():
@@ -93,3 +99,103 @@ def test_the_wheel_trains_the_quickstart(root, tmp_path):
         env=os.environ | {"PYTHONPATH": str(installed)}, capture_output=True, text=True,
     )  # fmt: skip
     assert pathlib.Path(where.stdout.strip()).is_relative_to(installed)
+
+
+BAD_VALUES = {
+    "num_hard_keypoints=0": "0: must be 1 or more",
+    "padding=0.0": "0.0: must be more than 0",
+    "padding=inf": "inf: must be more than 0",
+    "ema_decay=1.5": "1.5: must be 0 or more, and less than 1",
+    "data.first_people=-1": "-1: must be 0 or more",
+    "data.num_threads=-1": "-1: must be 0 or more",
+    "num_steps=-5": "-5: must be 0 or more",
+    "num_epochs=0": "0: must be 1 or more",
+    "seed=-1": "-1: must be 0 or more",
+    "eval.batch_size=0": "0: must be 1 or more",
+    "eval.batch_size=-3": "-3: must be 1 or more",
+    "checkpoint.every_steps=0": "0: must be 1 or more",
+    "log_every_steps=0": "0: must be 1 or more",
+    "model.num_stages=0": "0: must be 1 or more",
+    "model.stem_channels=0": "0: must be 1 or more",
+    "model.blocks_per_unit=(1,1)": "(1, 1): must be 4 whole numbers, each 1 or more",
+    "crop_hw=(100,96)": "(100, 96): must be two multiples of 32, height and width",
+    "optimizer.learning_rate=nan": "nan: must be more than 0",
+    "optimizer.drop_epochs=(-1.0,)": "(-1.0,): must be epochs, each more than 0",
+    "augment.flip_probability=2.0": "2.0: must be from 0 to 1",
+    "dtype=float16": "'float16': must be float32 or bfloat16",
+}
+
+
+@pytest.mark.parametrize("assignment", BAD_VALUES)
+def test_a_value_out_of_its_range_is_refused(assignment):
+    with pytest.raises(UsageError) as error:
+        ranges.check(changed(assignment))
+    key = assignment.partition("=")[0]
+    assert str(error.value) == f"config.{key}={BAD_VALUES[assignment]}"
+
+
+def changed(assignment: str) -> ConfigDict:
+    """The quickstart's config with another value."""
+    key, _, text = assignment.partition("=")
+    config = quickstart.get_config()
+    try:
+        value = ast.literal_eval(text)
+    except ValueError:
+        value = text if key == "dtype" else float(text)
+    config.update_from_flattened_dict({key: value})
+    return config
+
+
+@pytest.mark.parametrize("value", [64, (64.0, 64.0), None, "64", (64, 64, 64), 10**400, True])
+def test_a_crop_size_is_two_whole_numbers(value):
+    with pytest.raises(UsageError, match="must be two multiples of 32"):
+        ranges.require("config.crop_hw", value, ranges.CROP)
+
+
+def test_every_number_of_a_config_has_a_range():
+    numbers = {
+        key
+        for key, value in ranges.flat(quickstart.get_config().to_dict()).items()
+        if not isinstance(value, bool | str) and not key.endswith("_probability")
+    }
+    assert numbers <= ranges.RULES.keys()
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (HERE / "configs").glob("[!_]*.py")))
+def test_the_published_configs_are_in_range(name):
+    module = importlib.import_module(f"mspn_jax.configs.{name}")
+    if name != "default":
+        ranges.check(module.get_config())
+
+
+HEAD = """from mspn_jax.configs import default
+
+
+def get_config():
+    config = default.get_config("mine", num_stages=1)
+"""
+BAD_FILES = {
+    "    config.optimizer.lr = 1\n    return config\n": 'line 6: Key "lr" does not exist',
+    "    config.batch_size = = 8\n    return config\n": "line 6: invalid syntax",
+    "    import nothing_there\n    return config\n": "line 6: No module named 'nothing_there'",
+    "    return config.to_dict()\n": "mine.py: get_config must return a ConfigDict",
+    "    config.eval = 3\n    return config\n": "Could not override field 'eval'",
+    "    config.num_epochs = 0\n    return config\n": "config.num_epochs=0: must be 1 or more",
+}
+
+
+@pytest.mark.parametrize("body", BAD_FILES)
+def test_a_bad_config_file_is_one_line(body, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD + body)
+    done = run("mspn_jax", "info", "--config", path)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith("error: ") and BAD_FILES[body] in line
+
+
+def test_an_empty_workdir_is_refused():
+    done = run("mspn_jax", "train", "--config", "quickstart", "--workdir=")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: --workdir: is empty; name a folder or file\n",
+    )

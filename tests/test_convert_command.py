@@ -133,7 +133,7 @@ def test_a_resnet_starts_a_network(tmp_path):
         (["--source", "."], "no checkpoint there"),
         (
             ["--source", "TINY", "--crop_hw", "250,192"],
-            "crop_hw (250, 192): both must be multiples of 32",
+            "--crop_hw=(250, 192): must be two multiples of 32",
         ),
         (
             ["--source", "TINY", "--skeleton", "coco"],

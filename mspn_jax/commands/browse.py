@@ -41,7 +41,6 @@ def browse_split() -> None:
     config = _CONFIG.value
     if not _OUTPUT.value:
         raise UsageError("--output: name a folder to write the page to")
-    configured.check_crop(config.crop_hw)
     skeleton = configured.skeleton_named(config.skeleton)
     split = _SPLIT.value or config.data.train_split
     records = open_records(

@@ -12,6 +12,7 @@ import math
 import sys
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 from ml_collections import config_flags
 
@@ -48,7 +49,7 @@ def main() -> None:
     config, hardware, num_devices = _CONFIG.value, HARDWARE[_DEVICE.value], _DEVICES.value
     description = configured.describe(config)
     configured.check_batch(config.batch_size, config.accumulate, num_devices)
-    dtype = configured.dtype_named(config.dtype)
+    dtype = jnp.dtype(config.dtype)
     try:
         check_compiler(hardware, num_devices)
     except (MissingCompilerError, ValueError) as error:

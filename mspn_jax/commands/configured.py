@@ -12,12 +12,12 @@ import optax
 from ml_collections import ConfigDict
 
 from mspn_jax import inference, optimizer, skeletons, training
+from mspn_jax.commands import ranges
 from mspn_jax.devices import AXIS, Devices
 from mspn_jax.errors import UsageError
-from mspn_jax.model import COARSEST_STRIDE, MSPN
+from mspn_jax.model import MSPN
 from mspn_jax.skeletons import SKELETONS, Skeleton
 from mspn_jax.storage import files, paths
-from mspn_jax.weights import description as model_json
 from mspn_jax.weights.description import Description
 
 log = logging.getLogger("mspn_jax")
@@ -27,10 +27,9 @@ def describe(config: Any, source: str = "") -> Description:
     """The config's network, in the words of `model.json`.
 
     Raises:
-      UsageError, SkeletonError: there is no such skeleton, or the network cannot take such crops.
+      UsageError, SkeletonError: there is no such skeleton.
     """
     skeleton = skeleton_named(config.skeleton)
-    check_crop(config.crop_hw)
     return Description(
         variant=config.variant,
         model=config.model.to_dict() | {"num_keypoints": skeleton.num_keypoints},
@@ -58,7 +57,7 @@ class Training(NamedTuple):
 def new_training(config: Any, description: Description, steps_per_epoch: int) -> Training:
     """The config's network, optimiser and training step."""
     model = description.new_model(
-        dtype=dtype_named(config.dtype),
+        dtype=jnp.dtype(config.dtype),
         axis_name=AXIS if config.sync_batch_norm else None,
         remat=config.remat,
     )
@@ -79,7 +78,7 @@ def new_training(config: Any, description: Description, steps_per_epoch: int) ->
 def new_estimate(config: Any, description: Description, devices: Devices = None) -> Any:
     """`inference.estimate_on_devices` as evaluations in training use it."""
     return inference.estimate_on_devices(
-        description.new_model(dtype=dtype_named(config.dtype), folded=True),
+        description.new_model(dtype=jnp.dtype(config.dtype), folded=True),
         description.new_skeleton().flip_permutation,
         config.eval.flip_test,
         devices=devices,
@@ -88,9 +87,7 @@ def new_estimate(config: Any, description: Description, devices: Devices = None)
 
 def check_batch(batch_size: int, num_parts: int, num_devices: int) -> None:
     """Raises UsageError where a global batch does not divide among all devices and their parts."""
-    if num_parts < 1:
-        raise UsageError(f"accumulate {num_parts}: must be 1 or more")
-    if batch_size < 1 or batch_size % (num_devices * num_parts):
+    if batch_size % (num_devices * num_parts):
         raise UsageError(
             f"batch_size {batch_size} does not divide among {num_devices} devices"
             + (f" in {num_parts} parts each (accumulate)" if num_parts > 1 else "")
@@ -120,19 +117,6 @@ def skeleton_named(name: str) -> Skeleton:
     return skeleton
 
 
-def dtype_named(name: str) -> jnp.dtype:
-    """Raises UsageError where convolutions cannot compute in it."""
-    if name not in ("float32", "bfloat16"):
-        raise UsageError(f"dtype {name!r}: must be float32 or bfloat16")
-    return jnp.dtype(name)
-
-
-def check_crop(crop_hw: tuple[int, int]) -> None:
-    """Raises UsageError where the network cannot take crops of that size."""
-    if any(side < COARSEST_STRIDE or side % COARSEST_STRIDE for side in crop_hw):
-        raise UsageError(f"crop_hw {tuple(crop_hw)}: both must be multiples of {COARSEST_STRIDE}")
-
-
 def check_described(description: Description, config: Any) -> None:
     """Raises UsageError where a checkpoint is not of the config's network."""
     model = description.model | {"num_keypoints": config.model.get("num_keypoints")}
@@ -158,12 +142,11 @@ _FIXED = {
 }
 
 
-def check_resumable(config: ConfigDict, description: Description, workdir: paths.Path) -> None:
+def check_resumable(config: ConfigDict, workdir: paths.Path) -> None:
     """Compares a config with that of the workdir's run, if there is one, and logs what differs.
 
     Raises:
       UsageError: the run cannot continue with this config.
-      CheckpointError: the workdir's model.json cannot be read.
     """
     path = workdir / "config.json"
     try:
@@ -177,8 +160,8 @@ def check_resumable(config: ConfigDict, description: Description, workdir: paths
             f"{path}: damaged ({error}), so nothing tells the batch_size that this run began with."
             f" If it was {config.batch_size}, delete the file and run the same command again"
         ) from None
-    before = _flat(content)
-    now = _flat(as_dict(config))
+    before = ranges.flat(content)
+    now = ranges.flat(as_dict(config))
     for key, why in _FIXED.items():
         if before.get(key, now[key]) != now[key]:
             raise UsageError(
@@ -190,23 +173,11 @@ def check_resumable(config: ConfigDict, description: Description, workdir: paths
         if before.get(key) != now.get(key):
             old, new = before.get(key), now.get(key)
             log.warning("config.%s was %s when this run began, and is now %s", key, old, new)
-    folder = workdir / "checkpoints"
-    if (folder / model_json.FILE).is_file():
-        check_same_keypoints(Description.read(folder), description)
 
 
 def as_dict(config: ConfigDict) -> dict[str, Any]:
     """The config as json holds it."""
     return json.loads(config.to_json_best_effort())
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}"""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        is_group = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if is_group else {f"{prefix}{key}": value}
-    return flat
 
 
 def check_same_keypoints(before: Description, now: Description) -> None:

@@ -18,7 +18,7 @@ import jax
 from absl import flags
 
 import mspn_jax
-from mspn_jax.commands import configured, program
+from mspn_jax.commands import configured, program, ranges
 from mspn_jax.errors import ConversionError, UsageError
 from mspn_jax.skeletons import SKELETONS, Skeleton
 from mspn_jax.storage import paths
@@ -196,7 +196,7 @@ def crop_hw_of_flag() -> tuple[int, int]:
         raise UsageError(
             f"--crop_hw {','.join(_CROP_HW.value)}: give height and width, such as 256,192"
         ) from None
-    configured.check_crop((height, width))
+    ranges.require("--crop_hw", (height, width), ranges.CROP)
     return height, width
 
 

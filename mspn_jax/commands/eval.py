@@ -11,6 +11,7 @@ import logging
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
@@ -57,7 +58,7 @@ def main() -> None:
     config = _CONFIG.value
     description, variables, step = checkpoints.load(_CHECKPOINT.value)
     configured.check_described(description, config)
-    model = description.new_model(dtype=configured.dtype_named(config.dtype))
+    model = description.new_model(dtype=jnp.dtype(config.dtype))
     model, variables = for_inference(model, variables, _STAGES.value)
     skeleton = description.new_skeleton()
     dataset = evaluation_set.open_split(

@@ -9,6 +9,7 @@ import pathlib
 import re
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -18,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 import mspn_jax
 from mspn_jax import cpu
-from mspn_jax.commands import launch
+from mspn_jax.commands import launch, ranges
 from mspn_jax.configs import default
 from mspn_jax.errors import Error, HeldError, UsageError
 from mspn_jax.storage import lease, paths
@@ -42,6 +43,8 @@ _JOIN_TIMEOUT = flags.DEFINE_float(
 _PROCESS_FLAGS = (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID, _DISTRIBUTED, _JOIN_TIMEOUT)
 
 CONFIGS = pathlib.Path(mspn_jax.__file__).parent / "configs"
+
+_OF_CONFIG_FLAGS = (AttributeError, KeyError, TypeError, ValueError, OSError)
 
 # What a process that ends by an error has for waiting for the others, which may do the same.
 _SECONDS_TO_LEAVE = 10
@@ -98,22 +101,45 @@ def _keys_of_configs() -> list[str]:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(_with_path_of_config(argv))
-    except flags.Error as error:
-        sys.exit(f"error: {error}")
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except flags.Error as error:  # of a config file's TypeError, its whole traceback
+        sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
+    except Exception as error:  # from the code of a config file, too
+        where = _line_of_config(error, argv)
+        if not where and not isinstance(
+            error, AttributeError | KeyError | TypeError | ValueError | OSError
+        ):
+            raise
         # ml_collections raises these for keys that a config does not have and values that do not
         # fit them.
-        text = str(error.args[0]).replace("\\n", " ").replace("\\'", "'")
+        text = str(error.args[0] if error.args else type(error).__name__)
+        text = text.replace("\\n", " ").replace("\\'", "'")
         text = re.sub(r"^'(.*)'$", r"\1", text)
         text = re.sub(r'Other fields present: "\{.*\}" ?', "", text)  # in a file: all of them
-        sys.exit(f"error: {' '.join(text.split())}")
+        sys.exit(f"error: {where}{' '.join(text.split())}")
     if "config" in flags.FLAGS and flags.FLAGS["config"].present:
-        config = config_flags.get_config_filename(flags.FLAGS["config"])
-        if not os.path.isfile(config):
-            sys.exit(f"error: {config}: no such config")
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        if not os.path.isfile(path):
+            sys.exit(f"error: {path}: no such config")
+        if not isinstance(flags.FLAGS["config"].value, ConfigDict):
+            sys.exit(
+                f"error: {path}: get_config must return a ConfigDict, as configs/default.py does"
+            )
+    for name in ("workdir", "checkpoint", "source"):
+        if name in flags.FLAGS and flags.FLAGS[name].value == "":
+            sys.exit(f"error: --{name}: is empty; name a folder or file")
     if len(rest) > 1:
         sys.exit(f"error: unknown argument {rest[1]!r}; --help lists the flags")
     return rest
+
+
+def _line_of_config(error: Exception, argv: Sequence[str]) -> str:
+    """ "FILE, line N: " where an error comes from the config's file; else empty."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: "
+    configs = [os.path.abspath(word.rpartition("=")[2]) for word in argv if word.endswith(".py")]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) in configs[-1:]]
+    return f"{configs[-1]}, line {lines[-1]}: " if lines else ""
 
 
 def _with_path_of_config(argv: Sequence[str]) -> list[str]:
@@ -143,6 +169,8 @@ def _guarded(main: Callable[[], None], several_processes: bool) -> None:
         _join_processes(several_processes)
         if jax.process_index() > 0:
             log.setLevel(logging.WARNING)
+        if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+            ranges.check(flags.FLAGS["config"].value)
         main()
     except (Exception, KeyboardInterrupt) as error:
         if jax.distributed.is_initialized():

@@ -62,8 +62,8 @@ def main() -> None:
         check_alone = stack.enter_context(program.sole_use(workdir))
         checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint.keep_latest)
         stack.enter_context(contextlib.closing(checkpoints))
-        configured.check_resumable(config, description, workdir)
-        state = start(config, network, checkpoints)
+        configured.check_resumable(config, workdir)
+        state = start(config, description, network, checkpoints)
         first_step = int(state.step)
         log_start(config, state, records, steps)
         evaluated = checkpoints.metrics(first_step) if first_step else None
@@ -161,7 +161,12 @@ class Steps:
         return step % self.save_every == 0 or self.is_evaluated(step)
 
 
-def start(config: ConfigDict, network: configured.Training, checkpoints: Checkpoints) -> TrainState:
+def start(
+    config: ConfigDict,
+    description: Description,
+    network: configured.Training,
+    checkpoints: Checkpoints,
+) -> TrainState:
     """The state to start from:
 
     1. the workdir's last checkpoint;
@@ -169,7 +174,7 @@ def start(config: ConfigDict, network: configured.Training, checkpoints: Checkpo
     3. without those, new weights.
 
     Raises:
-      UsageError: `config.init` names more than one file.
+      UsageError: `config.init` names more than one file, or the checkpoint is of other keypoints.
     """
     given = [path for path in config.init.values() if path]
     if len(given) > 1:
@@ -180,7 +185,10 @@ def start(config: ConfigDict, network: configured.Training, checkpoints: Checkpo
         variables, taken = initial_from(given[0], variables)
         log.info("starting from %s: %s", given[0], taken)
     state = training.new_state(variables, network.optimizer, with_ema=config.ema_decay > 0)
-    return checkpoints.restore(state) if is_resumed else state
+    if not is_resumed:
+        return state
+    configured.check_same_keypoints(Description.read(checkpoints.folder), description)
+    return checkpoints.restore(state)
 
 
 def log_start(config: ConfigDict, state: TrainState, records: Records, steps: Steps) -> None:

@@ -1,0 +1,124 @@
+"""What the values of a config may be: one table, for files and for the command line."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from mspn_jax.errors import UsageError
+from mspn_jax.model import COARSEST_STRIDE, NUM_UNITS
+
+DTYPES = ("float32", "bfloat16")
+
+
+class Rule(NamedTuple):
+    """Attributes:
+    must: what the value must be, for messages.
+    holds: whether a value is that. Its numbers are finite.
+    """
+
+    must: str
+    holds: Callable[[Any], bool]
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _ints(length: int, holds: Callable[[int], bool]) -> Callable[[Any], bool]:
+    return lambda values: (
+        isinstance(values, tuple | list)
+        and len(values) == length
+        and all(_is_int(value) and holds(value) for value in values)
+    )
+
+
+AT_LEAST_0 = Rule("0 or more", lambda value: value >= 0)
+AT_LEAST_1 = Rule("1 or more", lambda value: value >= 1)
+POSITIVE = Rule("more than 0", lambda value: value > 0)
+FRACTION = Rule("from 0 to 1", lambda value: 0 <= value <= 1)
+CROP = Rule(
+    f"two multiples of {COARSEST_STRIDE}, height and width",
+    _ints(2, lambda side: side >= COARSEST_STRIDE and side % COARSEST_STRIDE == 0),
+)
+
+RULES = {
+    "crop_hw": CROP,
+    "padding": POSITIVE,
+    "seed": AT_LEAST_0,
+    "dtype": Rule(" or ".join(DTYPES), lambda name: name in DTYPES),
+    "model.num_stages": AT_LEAST_1,
+    "model.blocks_per_unit": Rule(
+        f"{NUM_UNITS} whole numbers, each 1 or more", _ints(NUM_UNITS, lambda blocks: blocks >= 1)
+    ),
+    "model.stem_channels": AT_LEAST_1,
+    "model.unit_channels": AT_LEAST_1,
+    "data.first_people": AT_LEAST_0,
+    "data.num_threads": AT_LEAST_0,
+    "augment.half_body_min_keypoints": AT_LEAST_0,
+    "augment.min_upper_keypoints": AT_LEAST_0,
+    "augment.min_lower_keypoints": AT_LEAST_0,
+    "augment.half_body_padding": POSITIVE,
+    "augment.shift": AT_LEAST_0,
+    "augment.scale": Rule("0 or more, and less than 1", lambda value: 0 <= value < 1),
+    "augment.rotation_deg": AT_LEAST_0,
+    "batch_size": AT_LEAST_1,
+    "accumulate": AT_LEAST_1,
+    "num_epochs": AT_LEAST_1,
+    "num_steps": AT_LEAST_0,
+    "num_hard_keypoints": AT_LEAST_1,
+    "clip_norm": AT_LEAST_0,
+    "ema_decay": Rule("0 or more, and less than 1", lambda value: 0 <= value < 1),
+    "max_skipped_in_a_row": AT_LEAST_1,
+    "optimizer.learning_rate": POSITIVE,
+    "optimizer.warmup_steps": AT_LEAST_0,
+    "optimizer.drop_epochs": Rule(
+        "epochs, each more than 0", lambda epochs: all(epoch > 0 for epoch in epochs)
+    ),
+    "optimizer.drop_factor": Rule("more than 0, at most 1", lambda value: 0 < value <= 1),
+    "eval.every_epochs": AT_LEAST_0,
+    "eval.batch_size": AT_LEAST_1,
+    "eval.oks_nms_threshold": FRACTION,
+    "checkpoint.every_steps": AT_LEAST_1,
+    "checkpoint.keep_latest": AT_LEAST_1,
+    "log_every_steps": AT_LEAST_1,
+}
+
+
+def check(config: Any) -> None:
+    """Checks every value of a config.
+
+    Raises:
+      UsageError: a value is out of its range. The message names the key, the value and the range.
+    """
+    for key, value in flat(config.to_dict()).items():
+        rule = RULES.get(key, FRACTION if key.endswith("_probability") else None)
+        if rule is not None:
+            require(f"config.{key}", value, rule)
+
+
+def require(name: str, value: Any, rule: Rule) -> None:
+    """Raises UsageError, with the name, the value and the range, if the rule does not hold."""
+    if not _holds(rule, value):
+        raise UsageError(f"{name}={value!r}: must be {rule.must}")
+
+
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+
+    def items(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from items(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value
+
+    return dict(items(config, ""))
+
+
+def _holds(rule: Rule, value: Any) -> bool:
+    numbers = value if isinstance(value, tuple | list) else [value]
+    try:
+        is_finite = all(math.isfinite(number) for number in numbers if not isinstance(number, str))
+        return is_finite and rule.holds(value)
+    except (TypeError, OverflowError):  # None, or a text where a number is needed
+        return False

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from mspn_jax.errors import SkeletonError
 
@@ -82,14 +83,14 @@ class Skeleton:
         return len(self.keypoint_names)
 
     @functools.cached_property
-    def flip_permutation(self) -> np.ndarray:
-        """(K,) int: keypoint k of a mirrored picture is keypoint `flip_permutation[k]` of it."""
+    def flip_permutation(self) -> Int[np.ndarray, "K"]:
+        """Keypoint k of a mirrored picture is keypoint `flip_permutation[k]` of the picture."""
         names = self.keypoint_names
         return np.array([names.index(mirror_name(name)) for name in names])
 
     @functools.cached_property
-    def is_upper_body(self) -> np.ndarray:
-        """(K,) bool."""
+    def is_upper_body(self) -> Bool[np.ndarray, "K"]:
+        """Whether each keypoint belongs to the upper body."""
         return np.array([name in self.upper_body for name in self.keypoint_names])
 
     @functools.cached_property

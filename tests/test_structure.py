@@ -115,3 +115,27 @@ def test_private_names_of_libraries_are_in_one_place_each(path):
 
 def test_no_module_has_a_vague_name():
     assert not VAGUE & {path.stem for path in MODULES}
+
+
+LONG = 60  # lines of a function; a command's main tells a story and may have more
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_function_is_long(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
+            is_story = is_in(name_of(path), "commands") and node.name == "main"
+            assert is_story or node.end_lineno - node.lineno < LONG, node.name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_arrays_are_told_apart_as_numpys_and_jaxs(path):
+    """`Array` would be one here and the other there."""
+    assert not [name for name in imports(path) if name.rpartition(".")[2] == "Array"]
+    assert "\nArray = " not in path.read_text()
+
+
+def test_code_is_formatted_by_ruff():
+    """`# fmt: skip` is an exception: lower the number when one goes."""
+    marks = sum(path.read_text().count("# fmt: skip") for path in MODULES)
+    assert marks <= 27

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jaxtyping import UInt8
 from ml_collections import config_flags
 from tqdm import tqdm
 
@@ -148,8 +149,8 @@ def write_results(
 
 def picture_grid(
     dataset: EvaluationSet, results: list[dict[str, Any]], skeleton: Skeleton
-) -> np.ndarray:
-    """The first pictures that have people, with everyone found in them."""
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The first pictures that have people, annotated with every prediction."""
     images = []
     records = dict.fromkeys(dataset.boxes.record_indices.tolist())
     for record_index in list(records)[: _PICTURES.value]:

@@ -151,7 +151,7 @@ def people_finder(sources: list[Source]) -> Callable[[Frame], Float[np.ndarray, 
                 f" {sources[0].name}"
             )
 
-    def find(frame: Frame) -> np.ndarray:
+    def find(frame: Frame) -> Float[np.ndarray, "N 4"]:
         found = boxes.of(frame.source.name)
         if found is None:
             log.warning("%s: %s has no boxes for it", frame.source.name, _BOXES.value)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from mspn_jax.devices import AXIS
 
@@ -74,6 +75,6 @@ def with_signals(step: Any) -> Any:
     return dataclasses.replace(step, gradients=gradients)
 
 
-def signals(request: StopRequest) -> np.ndarray:
+def signals(request: StopRequest) -> Int[np.ndarray, "N"]:
     """The number of this process's signal, once for each of its devices."""
     return np.full(jax.local_device_count(), request.number, np.int32)

@@ -1,9 +1,11 @@
 """How the report of an evaluation looks: its sections, in order, and the pictures of its cases."""
 
 import html
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from mspn_jax import geometry
 from mspn_jax.crops import cut, decode_picture
@@ -150,8 +152,7 @@ def picture_of_case(
     key: str,
     figures: dict[str, Any],
 ) -> str:
-    """A person as SVG: who was found, drawn on the picture; rings where the keypoints were
-    annotated; and a line to each that is not good.
+    """A person as SVG: the picture annotated with the prediction, and `rings` on it.
 
     Args:
       key: of the case in `figures`.
@@ -188,20 +189,37 @@ def picture_of_case(
     size = f'width="{CASE_HW[1]}" height="{CASE_HW[0]}"'
     svg = [f'<svg viewBox="0 0 {CASE_HW[1]} {CASE_HW[0]}"><image {size}'
            f' href="{page.jpeg_uri(crop)}"/>']  # fmt: skip
-    read = Figures(figures)
-    for k in np.flatnonzero(labelled):
+    svg += rings(skeleton, np.flatnonzero(labelled), true_xy, found_xy, Figures(figures), key)
+    return "".join(svg) + "</svg>"
+
+
+def rings(
+    skeleton: Skeleton,
+    labelled: Int[np.ndarray, "N"],
+    true_xy: Float[np.ndarray, "K 2"],
+    found_xy: Float[np.ndarray, "K 2"],
+    metrics: Figures,
+    key: str,
+) -> Iterator[str]:
+    """A ring around each labelled keypoint, and a line to its prediction if that is not good.
+
+    Args:
+      labelled: indices of keypoints.
+      true_xy, found_xy: pixels of the case's picture.
+      key: of the case in `metrics`.
+    """
+    for k in labelled:
         name = skeleton.keypoint_names[k]
-        kind = read.value(f"{key}/keypoints/{name}/kind")
+        kind = metrics.value(f"{key}/keypoints/{name}/kind")
         (x, y), (found_x, found_y) = true_xy[k], found_xy[k]
         if kind not in (None, "good"):
             ends = f'x1="{x:.1f}" y1="{y:.1f}" x2="{found_x:.1f}" y2="{found_y:.1f}"'
-            svg.append(f'<line class="link {kind}" {ends}/>')
+            yield f'<line class="link {kind}" {ends}/>'
         at = f'cx="{x:.1f}" cy="{y:.1f}"'
         error_key = f"{key}/keypoints/{name}/error_px"
-        svg.append(
+        yield (
             f'<circle class="halo" {at} r="5"/><circle class="true" {at} r="5"/>'
             f'<circle class="hover" {at} r="9"><title data-key="{error_key}">'
-            f"{html.escape(name)}: {kind or 'no match'}, {read.text(error_key, '.1f')} px"
+            f"{html.escape(name)}: {kind or 'no match'}, {metrics.text(error_key, '.1f')} px"
             "</title></circle>"
         )
-    return "".join(svg) + "</svg>"

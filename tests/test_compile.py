@@ -14,7 +14,7 @@ import pytest
 
 from commands import HERE, run
 from mspn_jax.commands import compiling, configured
-from mspn_jax.commands.compiling import AbortError, Figures, in_a_process, largest_batch, lines
+from mspn_jax.commands.compiling import AbortError, Outcome, in_a_process, largest_batch, lines
 from mspn_jax.compiled import bytes_of_kernels, compiled
 from mspn_jax.errors import MissingCompilerError
 from mspn_jax.hardware import HARDWARE, INSTALL, Tpu, absent_devices, check_compiler
@@ -38,7 +38,7 @@ def test_a_batch_that_does_not_fit_is_answered_with_the_largest_that_does():
 
     def compile_for(batch):
         tried.append(batch)
-        return Figures(batch, 1.0, 10_000_000_000 + 100_000_000 * batch, 1.0)
+        return Outcome(batch, 1.0, 10_000_000_000 + 100_000_000 * batch, 1.0)
 
     room = int((H100.usable_bytes - 10e9) / 100e6)
     assert largest_batch(compile_for, compile_for(8), H100, 8) == room // 8 * 8
@@ -49,15 +49,15 @@ def test_a_batch_that_does_not_fit_is_answered_with_the_largest_that_does():
 def test_a_batch_that_the_compiler_refuses_is_halved_until_it_fits():
     def compile_for(batch):
         if batch > 100:
-            return Figures(batch, error="RESOURCE_EXHAUSTED: ran out of memory")
-        return Figures(batch, 1.0, int(V5E.usable_bytes / 104 * batch), 1.0)
+            return Outcome(batch, error="RESOURCE_EXHAUSTED: ran out of memory")
+        return Outcome(batch, 1.0, int(V5E.usable_bytes / 104 * batch), 1.0)
 
     assert largest_batch(compile_for, compile_for(512), V5E, 8) == 64  # 104 is refused
 
 
 def test_there_may_be_no_batch_that_fits():
     def compile_for(batch):
-        return Figures(batch, error="RESOURCE_EXHAUSTED: ran out of memory")
+        return Outcome(batch, error="RESOURCE_EXHAUSTED: ran out of memory")
 
     assert largest_batch(compile_for, compile_for(64), V5E, 8) == 0
 
@@ -77,16 +77,16 @@ def _fails_a_check() -> None:
 
 def test_the_time_of_a_crop_is_that_of_its_arithmetic_or_of_its_traffic():
     batch = 10
-    traffic_bound = Figures(batch, 2.0, 10**9, batch * H100.bytes_per_second / 500)
+    traffic_bound = Outcome(batch, 2.0, 10**9, batch * H100.bytes_per_second / 500)
     shown = "\n".join(lines(traffic_bound, H100, seconds_of_arithmetic=1 / 800))
     assert "at most     500 crops a second" in shown and "1.00 of 63.7 GB" in shown
     shown = "\n".join(lines(traffic_bound, H100, seconds_of_arithmetic=1 / 400))
     assert "at most     400 crops a second" in shown
-    shown = "\n".join(lines(Figures(batch, 2.0, 10**11, 1.0), H100, 1.0))
+    shown = "\n".join(lines(Outcome(batch, 2.0, 10**11, 1.0), H100, 1.0))
     assert "does not fit" in shown
-    uncounted = "\n".join(lines(Figures(batch, 2.0, 10**9), H100, 1 / 400))
+    uncounted = "\n".join(lines(Outcome(batch, 2.0, 10**9), H100, 1 / 400))
     assert "traffic not counted" in uncounted and "at most     400" in uncounted
-    assert lines(Figures(batch, error="why"), H100, 1.0) == ["  does not compile: why"]
+    assert lines(Outcome(batch, error="why"), H100, 1.0) == ["  does not compile: why"]
 
 
 def test_operations_are_those_of_the_model():

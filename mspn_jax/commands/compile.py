@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from mspn_jax.commands import configured, program
 from mspn_jax.commands.compiling import (
     AbortError,
-    Figures,
+    Outcome,
     compile_program,
     in_a_process,
     largest_batch,
@@ -39,7 +39,7 @@ _PROGRAM = flags.DEFINE_enum(
 _LARGEST_BATCH = flags.DEFINE_bool(
     "largest_batch", True, "look for the largest batch that fits: compiles once or twice more"
 )
-_JSON = flags.DEFINE_string("json", None, "a file to write the figures to")
+_JSON = flags.DEFINE_string("json", None, "a file to write the outcome to")
 flags.mark_flag_as_required("config")
 
 _ALIGNMENT = 8  # of the largest batch, in crops
@@ -63,23 +63,23 @@ def main() -> None:
         if _PROGRAM.value not in (name, "both"):
             continue
 
-        def compile_for(batch: int, name: str = name) -> Figures:
+        def compile_for(batch: int, name: str = name) -> Outcome:
             try:
                 return in_a_process(
                     compile_program, config, description, hardware.name, num_devices, name, batch
                 )
             except AbortError as error:
-                return Figures(batch, error=str(error))
+                return Outcome(batch, error=str(error))
 
         print(f"\n{name}, {batch} crops a device", flush=True)
-        figures = compile_for(batch)
-        print("\n".join(lines(figures, hardware, flops / hardware.flops(dtype))), flush=True)
-        found[name] = figures._asdict() | {
-            "flops_per_crop": flops, "fits": figures.fits(hardware)
+        outcome = compile_for(batch)
+        print("\n".join(lines(outcome, hardware, flops / hardware.flops(dtype))), flush=True)
+        found[name] = outcome._asdict() | {
+            "flops_per_crop": flops, "fits": outcome.fits(hardware)
         }  # fmt: skip
-        if _LARGEST_BATCH.value and (figures.peak_bytes or figures.is_too_large):
+        if _LARGEST_BATCH.value and (outcome.peak_bytes or outcome.is_too_large):
             step = math.lcm(_ALIGNMENT, config.accumulate if name == "training" else 1)
-            largest = largest_batch(compile_for, figures, hardware, step)
+            largest = largest_batch(compile_for, outcome, hardware, step)
             print(f"  largest     batch {largest:,} a device, {num_devices * largest:,} in all")
             found[name]["largest_batch"] = largest
     if _JSON.value:

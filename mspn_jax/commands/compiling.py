@@ -1,4 +1,4 @@
-"""A config's programs, compiled for devices that are not there, and what to say of them."""
+"""Compiles a config's programs for devices that are absent, and reports memory and traffic."""
 
 import concurrent.futures
 import math
@@ -30,13 +30,13 @@ _TRIES = 3
 _WORTH_A_TRY = 1.02  # times the batch that is known to fit
 
 
-class Figures(NamedTuple):
-    """Of one device's program.
+class Outcome(NamedTuple):
+    """What the compiler tells of one device's program.
 
     Attributes:
       batch: crops a device.
       bytes_moved: None where micro-batches hide it: a TPU's compiler counts a loop's body once.
-      error: why it does not compile; the other figures are None then.
+      error: why it does not compile; the other values are None then.
     """
 
     batch: int
@@ -69,12 +69,12 @@ def plans(
     ]
 
 
-def lines(figures: Figures, hardware: Gpu | Tpu, seconds_of_arithmetic: float) -> list[str]:
+def lines(outcome: Outcome, hardware: Gpu | Tpu, seconds_of_arithmetic: float) -> list[str]:
     """What to print of a program; the seconds are those of a crop."""
-    if figures.peak_bytes is None:
-        return [f"  does not compile: {figures.error}"]
+    if outcome.peak_bytes is None:
+        return [f"  does not compile: {outcome.error}"]
     usable = hardware.usable_bytes / 1e9
-    moved = (figures.bytes_moved or 0) / figures.batch
+    moved = (outcome.bytes_moved or 0) / outcome.batch
     seconds_of_traffic = moved / hardware.bytes_per_second
     traffic = (
         f"{seconds_of_traffic * 1e6:.1f} us of memory traffic ({moved / 1e6:.0f} MB)"
@@ -82,9 +82,9 @@ def lines(figures: Figures, hardware: Gpu | Tpu, seconds_of_arithmetic: float) -
         else "memory traffic not counted"
     )
     return [
-        f"  compiled in {figures.seconds:.1f} s",
-        f"  memory      {figures.peak_bytes / 1e9:.2f} of {usable:.1f} GB a device"
-        + ("" if figures.fits(hardware) else ": does not fit"),
+        f"  compiled in {outcome.seconds:.1f} s",
+        f"  memory      {outcome.peak_bytes / 1e9:.2f} of {usable:.1f} GB a device"
+        + ("" if outcome.fits(hardware) else ": does not fit"),
         f"  a crop      {seconds_of_arithmetic * 1e6:.1f} us of arithmetic, {traffic}",
         f"  at most     {1 / max(seconds_of_arithmetic, seconds_of_traffic):,.0f} crops a second a"
         " device",
@@ -92,27 +92,27 @@ def lines(figures: Figures, hardware: Gpu | Tpu, seconds_of_arithmetic: float) -
 
 
 def largest_batch(
-    compile_for: Callable[[int], Figures], figures: Figures, hardware: Gpu | Tpu, step: int
+    compile_for: Callable[[int], Outcome], outcome: Outcome, hardware: Gpu | Tpu, step: int
 ) -> int:
     """The largest batch a device that was seen to fit, a multiple of `step`; 0 for none.
 
     Memory grows with the batch nearly linearly, so that few guesses are enough.
     """
-    while figures.is_too_large and figures.batch >= 2 * step:
-        figures = compile_for(figures.batch // 2 // step * step)
-    largest = figures.batch if figures.fits(hardware) else 0
+    while outcome.is_too_large and outcome.batch >= 2 * step:
+        outcome = compile_for(outcome.batch // 2 // step * step)
+    largest = outcome.batch if outcome.fits(hardware) else 0
     seen = [(0, 0)]  # crops, bytes
     for _ in range(_TRIES):
-        if not figures.peak_bytes:
+        if not outcome.peak_bytes:
             break
-        seen.append((figures.batch, figures.peak_bytes))
+        seen.append((outcome.batch, outcome.peak_bytes))
         (crops, num_bytes), (more_crops, more_bytes) = sorted(seen)[-2:]
         slope = (more_bytes - num_bytes) / (more_crops - crops)
         guess = int(crops + (hardware.usable_bytes - num_bytes) / slope) // step * step
         if guess <= _WORTH_A_TRY * largest:
             break
-        figures = compile_for(guess)
-        if figures.fits(hardware):
+        outcome = compile_for(guess)
+        if outcome.fits(hardware):
             largest = guess
     return largest
 
@@ -147,16 +147,16 @@ def _say_into(path: str) -> None:
 def compile_program(
     config: ConfigDict, description: Description, name: str, num_devices: int, program: str,
     batch: int,
-) -> Figures:  # fmt: skip
+) -> Outcome:  # fmt: skip
     jax.config.update("jax_platforms", "cpu")
     devices = absent_devices(HARDWARE[name], num_devices)
     build = {"training": training_step, "inference": inference}[program]
     try:
         made = compiled(*build(config, description, devices, batch * num_devices))
     except jax.errors.JaxRuntimeError as error:
-        return Figures(batch, error=str(error).partition("\n")[0])
+        return Outcome(batch, error=str(error).partition("\n")[0])
     counted = isinstance(HARDWARE[name], Gpu) or config.accumulate == 1 or program != "training"
-    return Figures(batch, made.seconds, made.peak_bytes, made.bytes_moved if counted else None)
+    return Outcome(batch, made.seconds, made.peak_bytes, made.bytes_moved if counted else None)
 
 
 def training_step(

@@ -131,11 +131,18 @@ def test_a_second_run_in_a_workdir_is_refused(config, tmp_path):
     assert f"another run is at work in it (process {process.pid} on" in second.stderr
 
 
-def test_another_batch_size_cannot_go_on(workdir, config):
+@pytest.mark.parametrize(
+    ("changed", "began", "remedy"),
+    [
+        ("batch_size=4", "began with batch_size 8", "accumulate"),
+        ("crop_hw=(96,64)", "began with crop_hw [64, 64]", "another --workdir"),
+    ],
+)
+def test_a_run_cannot_continue_with(changed, began, remedy, workdir, config):
     before = (workdir / "config.json").read_text()
-    done = run("train.py", "--config", config, "--workdir", workdir, "--config.batch_size=4")
+    done = run("train.py", "--config", config, "--workdir", workdir, f"--config.{changed}")
     assert done.returncode == 1
-    assert "began with batch_size 8" in done.stderr and "accumulate" in done.stderr
+    assert began in done.stderr and remedy in done.stderr
     assert (workdir / "config.json").read_text() == before
 
 

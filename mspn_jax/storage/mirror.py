@@ -119,7 +119,7 @@ def _copy(there: Any, found: dict[str, dict[str, Any]], local: pathlib.Path) -> 
             for folder in {target.parent for target in targets}:
                 folder.mkdir(parents=True, exist_ok=True)
             partial = [f"{target}.partial" for target in targets]
-            with paths.named(there), files.named(local):
+            with files.named(local), paths.named(there):
                 system.get(
                     [f"{key}/{name}".rstrip("/") for name in batch], partial, batch_size=_AT_ONCE
                 )

@@ -1,13 +1,12 @@
-"""Every error that a user can meet and mend. The message is one line: what is wrong, where, and
-what to do."""
+"""Errors that a user can mend. The message is one line: what is wrong, where, and what mends it."""
 
 
 class Error(Exception):
-    """The base of them all; commands print it as one line and end with status 1."""
+    """Base class. Commands print it as one line and exit with status 1."""
 
 
 class UsageError(Error, ValueError):
-    """The command cannot be carried out as given."""
+    """The arguments or the config are wrong."""
 
 
 class LaunchError(Error, ValueError):
@@ -15,11 +14,11 @@ class LaunchError(Error, ValueError):
 
 
 class DataError(Error, ValueError):
-    """Something is wrong with a data set."""
+    """A data set is missing, damaged or contradictory."""
 
 
 class SkeletonError(Error, ValueError):
-    """A skeleton contradicts itself, or a file holds none."""
+    """A skeleton contradicts itself, or a file does not hold a skeleton."""
 
 
 class CheckpointError(Error, ValueError):
@@ -27,7 +26,7 @@ class CheckpointError(Error, ValueError):
 
 
 class DamagedCheckpointError(CheckpointError):
-    """A checkpoint is not what was once written."""
+    """A checkpoint differs from what was written."""
 
 
 class TorchFileError(Error, ValueError):
@@ -35,20 +34,20 @@ class TorchFileError(Error, ValueError):
 
 
 class ConversionError(Error, ValueError):
-    """A state dict is not an MSPN's, or not wholly."""
+    """A state dict does not hold exactly the tensors of an MSPN."""
 
 
 class ExportError(Error, ValueError):
-    """A file cannot be made, or does not compute what the network does."""
+    """An exported file cannot be made, or computes something else than the network."""
 
 
 class StorageError(Error):
-    """A bucket does not exist, refuses or does not answer."""
+    """A bucket does not exist, refuses access or does not answer."""
 
 
 class HeldError(Error):
-    """Another run has the folder; the message names it."""
+    """Another run uses the folder. The message names that run."""
 
 
 class MissingCompilerError(Error):
-    """The package that brings the compiler for a device is not installed."""
+    """The package with a device's compiler is not installed."""

@@ -1,6 +1,7 @@
-"""Crops -> keypoints: the one path that evaluation, prediction and export share.
+"""Crops -> keypoints, for evaluation, prediction and export.
 
-Mirroring, merging and decoding run on the device; only bytes go there and only keypoints return.
+Mirroring, merging and decoding run on the device. Only uint8 crops are sent to it, and only
+keypoints and scores return.
 """
 
 from collections.abc import Callable
@@ -29,8 +30,8 @@ def predict_heatmaps(
 
     Args:
       crops: RGB.
-      flip_permutation: the skeleton's.
-      flip_test: average with the heatmaps of the mirrored crops; twice the work.
+      flip_permutation: of the skeleton.
+      flip_test: average with the heatmaps of the mirrored crops. This doubles the work.
     """
     batch = crops.shape[0]
     if flip_test:
@@ -48,7 +49,7 @@ def estimate(
     flip_permutation: Int[np.ndarray, "K"],
     flip_test: bool = True,
 ) -> tuple[Float[jax.Array, "B K 2"], Float[jax.Array, "B K"]]:
-    """Keypoints of the person in the middle of each crop; args as in `predict_heatmaps`.
+    """Keypoints of the person in the middle of each crop. The arguments are `predict_heatmaps`'s.
 
     Returns:
       keypoints_crop_xy and keypoint_scores, as from `heatmaps.decode`.
@@ -63,12 +64,10 @@ def estimate_on_devices(
     flip_test: bool = True,
     devices: Devices = None,
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """`estimate` with variables replicated on, and crops sharded among, devices.
-
-    Compiled once for each shape.
+    """`estimate`, jitted, with variables replicated on the devices and crops sharded over them.
 
     Args:
-      devices: by default this process's.
+      devices: by default those of this process.
     """
 
     def on_one(variables, crops):

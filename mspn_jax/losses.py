@@ -17,7 +17,7 @@ def weighted_mse(
     targets: Float[jax.Array, "B H W K"],
     keypoint_weights: Float[jax.Array, "B K"],
 ) -> Float[jax.Array, ""]:
-    """Mean of the weighted squared error; a joint of weight 0 still counts in the denominator."""
+    """Mean of the weighted squared error. Joints of weight 0 count in the denominator."""
     squared = jnp.square(heatmaps - targets)
     return (squared.mean((1, 2)) * keypoint_weights).mean()
 
@@ -30,7 +30,7 @@ def hard_keypoint_mse(
 ) -> Float[jax.Array, ""]:
     """Mean over the batch of the mean of each sample's `num_hard_keypoints` largest joint errors.
 
-    Always divided by `num_hard_keypoints`, however few joints there are or weigh anything.
+    The divisor is always `num_hard_keypoints`, even if fewer joints exist or have weight.
     """
     weights = keypoint_weights[:, None, None]
     per_joint = jnp.square(heatmaps * weights - targets * weights).mean((1, 2))  # (B, K)
@@ -44,16 +44,17 @@ def mspn_loss(
     keypoint_weights: Float[jax.Array, "B K"],
     num_hard_keypoints: int = 8,
 ) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
-    """The sum over stages and units, every one of them supervised.
+    """The sum of the losses of all stages and units.
 
     Args:
       heatmaps: all predictions, unit 0 the coarsest.
-      targets: five levels, coarse to fine; with just U levels every stage learns the same.
+      targets: L levels, coarse to fine. The last stage learns the finest U, the others the
+        coarsest U.
       keypoint_weights: 0 for unlabelled joints.
-      num_hard_keypoints: how many joints of a sample the finest units learn from.
+      num_hard_keypoints: the number of joints per sample that the finest units learn from.
 
     Returns:
-      The total, and its terms by name (`stage0_unit0` ...), which add up to it.
+      The total, and its terms by name (`stage0_unit0` ...).
     """
     num_stages, num_units = heatmaps.shape[:2]
     levels = target_levels(num_stages, num_units, targets.shape[1])

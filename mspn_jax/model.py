@@ -1,11 +1,11 @@
 """MSPN, the Multi-Stage Pose Network (arXiv 1901.00148), in Flax Linen.
 
-A stage is one pass down a ResNet encoder (four layers, at strides 4 to 32) and up a decoder of
-four units (strides 32 to 4, unit 0 the coarsest). Each unit predicts heatmaps. A later stage
-starts from the finest unit of the one before, and takes over its features at every resolution.
+A stage is a ResNet encoder (four layers, strides 4 to 32) and a decoder of four units (strides 32
+to 4, unit 0 the coarsest). Each unit predicts heatmaps. A later stage starts from the finest unit
+of the previous one, and adds that stage's features at every resolution.
 
-Arrays are NHWC. Every convolution is followed by batch norm, so `ConvNorm` is the one brick; at
-inference `ConvBias`, which has the norm folded in, takes its place (`folding.py`).
+Arrays are NHWC. Batch norm follows every convolution (`ConvNorm`). For inference `folding.py` folds
+it into the convolution (`ConvBias`).
 """
 
 import functools
@@ -55,11 +55,11 @@ def _initialiser(name: str) -> Callable[[Any, tuple[int, ...]], jax.Array]:
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm, and ReLU unless told otherwise.
+    """Convolution without bias, batch norm, and by default ReLU.
 
     Parameters and statistics are float32, the convolution runs in `dtype`. In training the
-    batch's own statistics normalise (of all devices along `axis_name`, if given), and the running
-    variance takes the unbiased estimate, as torch's does and `nn.BatchNorm` does not.
+    statistics of the batch normalise (of all devices along `axis_name`, if given). The running
+    variance averages the unbiased estimate, as in torch and unlike `nn.BatchNorm`.
     """
 
     channels: int
@@ -97,7 +97,7 @@ class ConvNorm(nn.Module):
 
 
 class ConvBias(nn.Module):
-    """Convolution with bias, and ReLU unless told otherwise: a ConvNorm whose norm is folded in.
+    """Convolution with bias, and by default ReLU: a ConvNorm with its norm folded in.
 
     Parameters are float32, the convolution runs in `dtype`.
     """
@@ -119,8 +119,7 @@ class ConvBias(nn.Module):
         return (nn.relu(x) if self.relu else x).astype(self.dtype)
 
 
-# jax.jit, here and below, has each of these traced once a shape instead of once a layer; within a
-# larger program it does nothing else.
+# With jax.jit, here and below, a function is traced once per shape instead of once per layer.
 @functools.partial(jax.jit, static_argnames="axis_name")
 def batch_statistics(
     x: Float[jax.Array, "B H W C"], axis_name: str | None
@@ -144,7 +143,7 @@ def batch_norm(
     bias: Float[jax.Array, " C"],
 ) -> Float[jax.Array, "B H W C"]:
     """Each channel normalised, scaled and shifted."""
-    # One factor and one term a channel: the gradient needs two sums over x then, and not four.
+    # With one factor and one term per channel the gradient needs two sums over x instead of four.
     factor = scale * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)
     return x * factor + (bias - mean * factor)
 
@@ -176,11 +175,11 @@ class MSPN(nn.Module):
       blocks_per_unit: residual blocks in the encoder's four layers, finest first; ResNet-50's.
       stem_channels: channels of the stem; sets the width of every encoder layer.
       unit_channels: channels of every decoder unit.
-      dtype: what convolutions compute in; parameters, statistics and heatmaps are float32.
+      dtype: of the convolutions. Parameters, statistics and heatmaps are float32.
       axis_name: the mesh axis to take batch statistics over, or None for each device's own.
-      remat: keep only what goes into each residual block for the gradients, and compute the block
-        again on the way back: less memory, a third more work, the same numbers.
-      folded: for inference alone, with the variables that `folding.fold` returns.
+      remat: store only the inputs of residual blocks and recompute the blocks in the backward pass:
+        less memory, a third more work, the same numbers.
+      folded: for inference with the variables that `folding.fold` returns.
     """
 
     num_stages: int
@@ -295,7 +294,7 @@ class Stage(nn.Module):
             name = f"unit{unit}"
             lateral = self.conv(self.unit_channels, relu=False, name=f"{name}_lateral")(x)
             if y is not None:
-                # Upsampled after its 1x1 convolution: the same function of a quarter of the pixels.
+                # A 1x1 convolution commutes with upsampling, and costs a quarter before it.
                 lateral += self.conv(
                     self.unit_channels, relu=False, upsampling=2, name=f"{name}_up"
                 )(y)

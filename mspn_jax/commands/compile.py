@@ -1,10 +1,10 @@
-"""Compiles a config for devices that this machine need not have, and runs nothing:
+"""Compiles a config for devices that this machine does not need to have. Runs nothing:
 mspn compile --config FILE --device h100 [--devices 8] [--config.any.key=value]
 
-For the training step and for inference it prints whether they compile, and in how long; the memory
-a device needs, and has; the time that a crop's operations and memory traffic take at least, and the
-crops a second that these allow at most; and the largest batch that fits. The exit status is 1 where
-one does not compile or does not fit. It needs the device's compiler, on Linux and x86-64:
+For the training step and for inference it prints whether and how fast they compile; the memory that
+a device needs and has; the least time for a crop's operations and memory traffic, and so the most
+crops a second; and the largest batch that fits. The exit status is 1 if a program does not compile
+or does not fit. The device's compiler must be installed, on Linux and x86-64:
 pip install 'mspn-jax[compile]'.
 """
 
@@ -42,7 +42,7 @@ _LARGEST_BATCH = flags.DEFINE_bool(
 _JSON = flags.DEFINE_string("json", None, "a file to write the outcome to")
 flags.mark_flag_as_required("config")
 
-_ALIGNMENT = 8  # of the largest batch, in crops
+_ALIGNMENT = 8  # the largest batch is a multiple of it
 
 
 def main() -> None:
@@ -90,5 +90,5 @@ def main() -> None:
 
 def command() -> None:
     """What `mspn compile` runs."""
-    jax.config.update("jax_platforms", "cpu")  # whatever devices there are stay untouched
+    jax.config.update("jax_platforms", "cpu")  # leaves real devices untouched
     program.run(main)

@@ -25,7 +25,7 @@ from mspn_jax.hardware import HARDWARE, Gpu, Tpu, absent_devices
 from mspn_jax.variables import variable_shapes
 from mspn_jax.weights.description import Description
 
-_STEPS_PER_EPOCH = 1000  # a constant of the learning rate, which changes no program's size
+_STEPS_PER_EPOCH = 1000  # only scales the learning rate; the program is the same
 _TRIES = 3
 _WORTH_A_TRY = 1.02  # times the batch that is known to fit
 
@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 def plans(
     config: ConfigDict, description: Description, num_devices: int
 ) -> list[tuple[str, int, float]]:
-    """(program, crops a device, floating-point operations a crop): those of its convolutions."""
+    """(program, crops a device, floating-point operations of a crop's convolutions), by program."""
     forward, predict = (
         2.0 * sum(row.macs for row in costs(description.new_model(), description.crop_hw, method))
         for method in ("__call__", "predict")
@@ -70,7 +70,7 @@ def plans(
 
 
 def lines(outcome: Outcome, hardware: Gpu | Tpu, seconds_of_arithmetic: float) -> list[str]:
-    """What to print of a program; the seconds are those of a crop."""
+    """The lines to print for a program. `seconds_of_arithmetic` is for one crop."""
     if outcome.peak_bytes is None:
         return [f"  does not compile: {outcome.error}"]
     usable = hardware.usable_bytes / 1e9
@@ -94,9 +94,9 @@ def lines(outcome: Outcome, hardware: Gpu | Tpu, seconds_of_arithmetic: float) -
 def largest_batch(
     compile_for: Callable[[int], Outcome], outcome: Outcome, hardware: Gpu | Tpu, step: int
 ) -> int:
-    """The largest batch a device that was seen to fit, a multiple of `step`; 0 for none.
+    """The largest batch a device that was compiled and fits, a multiple of `step`; 0 for none.
 
-    Memory grows with the batch nearly linearly, so that few guesses are enough.
+    Memory grows almost linearly with the batch, so a few guesses are enough.
     """
     while outcome.is_too_large and outcome.batch >= 2 * step:
         outcome = compile_for(outcome.batch // 2 // step * step)
@@ -118,14 +118,14 @@ def largest_batch(
 
 
 class AbortError(RuntimeError):
-    """A process ended itself, such as by a failed check in XLA, which no Python can catch."""
+    """A process aborted, for example in a failed check of XLA, which Python cannot catch."""
 
 
 def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns in a process of its own.
+    """Calls the function in a process of its own and returns the result.
 
     Raises:
-      AbortError: it ends the process; the message has XLA's own reason.
+      AbortError: the process aborted. The message has XLA's reason.
     """
     with tempfile.NamedTemporaryFile() as said:
         try:
@@ -140,7 +140,7 @@ def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _say_into(path: str) -> None:
-    """Standard error of this process goes to a file, where libtpu's complaints are not seen."""
+    """Redirects this process's standard error to a file: libtpu logs much."""
     os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())
 
 
@@ -182,7 +182,7 @@ def training_step(
 def inference(
     config: ConfigDict, description: Description, devices: Devices, rows: int
 ) -> tuple[Any, Any, Any]:
-    """The jitted way from crops to keypoints, and the shapes of its variables and crops."""
+    """The jitted inference, and the shapes of its variables and crops."""
     jitted = configured.new_estimate(config, description, devices)
     model = description.new_model(folded=True)
     variables = variable_shapes(model, description.crop_hw, method="predict")

@@ -1,5 +1,4 @@
-"""What a config describes: its skeleton, network, training step and inference; and what it may not
-say."""
+"""From a config to its skeleton, network, training step and inference."""
 
 import json
 import logging
@@ -24,10 +23,11 @@ log = logging.getLogger("mspn_jax")
 
 
 def describe(config: Any, source: str = "") -> Description:
-    """The config's network, in the words of `model.json`.
+    """The config's network as `model.json` describes it.
 
     Raises:
-      UsageError, SkeletonError: there is no such skeleton.
+      UsageError: no skeleton has this name.
+      SkeletonError: the skeleton's file is wrong.
     """
     skeleton = skeleton_named(config.skeleton)
     return Description(
@@ -41,11 +41,11 @@ def describe(config: Any, source: str = "") -> Description:
 
 
 class Training(NamedTuple):
-    """How a network is trained.
+    """A network and its training step.
 
     Attributes:
       schedule: step -> learning rate.
-      step: of one device.
+      step: the step of one device.
     """
 
     model: MSPN
@@ -76,7 +76,7 @@ def new_training(config: Any, description: Description, steps_per_epoch: int) ->
 
 
 def new_estimate(config: Any, description: Description, devices: Devices = None) -> Any:
-    """`inference.estimate_on_devices` as evaluations in training use it."""
+    """`inference.estimate_on_devices` for evaluations during training."""
     return inference.estimate_on_devices(
         description.new_model(dtype=jnp.dtype(config.dtype), folded=True),
         description.new_skeleton().flip_permutation,
@@ -86,7 +86,7 @@ def new_estimate(config: Any, description: Description, devices: Devices = None)
 
 
 def check_batch(batch_size: int, num_parts: int, num_devices: int) -> None:
-    """Raises UsageError where a global batch does not divide among all devices and their parts."""
+    """Raises UsageError if a batch does not divide by the devices and their micro-batches."""
     if batch_size % (num_devices * num_parts):
         raise UsageError(
             f"batch_size {batch_size} does not divide among {num_devices} devices"
@@ -95,10 +95,11 @@ def check_batch(batch_size: int, num_parts: int, num_devices: int) -> None:
 
 
 def skeleton_named(name: str) -> Skeleton:
-    """A skeleton by its name, or from a file, of which it says what was read.
+    """A built-in skeleton by name, or one from a file. Logs what the file holds.
 
     Raises:
-      UsageError, SkeletonError: there is none of that name, or the file holds none.
+      UsageError: neither a built-in skeleton nor a file has this name.
+      SkeletonError: the file is wrong.
     """
     if name in SKELETONS:
         return SKELETONS[name]
@@ -118,7 +119,7 @@ def skeleton_named(name: str) -> Skeleton:
 
 
 def check_described(description: Description, config: Any) -> None:
-    """Raises UsageError where a checkpoint is not of the config's network."""
+    """Raises UsageError if a checkpoint's network is not the config's."""
     model = description.model | {"num_keypoints": config.model.get("num_keypoints")}
     for key, value in config.model.items():
         of_checkpoint = model[key]
@@ -134,7 +135,7 @@ def check_described(description: Description, config: Any) -> None:
         )
 
 
-# What a run counts its steps in, or has already computed with; and what to do to change it.
+# Keys that a resumed run cannot change, and why.
 _FIXED = {
     "batch_size": "its steps, data and learning rate are counted in it. For less memory a device,"
     " set accumulate",
@@ -143,7 +144,7 @@ _FIXED = {
 
 
 def check_resumable(config: ConfigDict, workdir: paths.Path) -> None:
-    """Compares a config with that of the workdir's run, if there is one, and logs what differs.
+    """Compares a config with that of the workdir's run and logs the differences.
 
     Raises:
       UsageError: the run cannot continue with this config.
@@ -181,7 +182,7 @@ def as_dict(config: ConfigDict) -> dict[str, Any]:
 
 
 def check_same_keypoints(before: Description, now: Description) -> None:
-    """Raises UsageError where a run would go on with other keypoints than it began with."""
+    """Raises UsageError if a resumed run would have other keypoints."""
     names = [d.skeleton and d.skeleton.keypoint_names for d in (before, now)]
     if names[0] != names[1]:
         raise UsageError(

@@ -1,9 +1,9 @@
 """Evaluates a checkpoint: python eval.py --config configs/X.py --checkpoint PATH [--output DIR]
     [--report DIR]
 
-Prints COCO's ten figures; writes metrics.json and keypoints_results.json (COCO's submission
-format) to DIR. Where a split has no annotations, as test-dev, just the latter. --report writes a
-page of curves, kinds of error and cases, with a metrics.json that has all its figures.
+Prints COCO's ten metrics. Writes metrics.json and keypoints_results.json (COCO's submission format)
+to DIR; for a split without annotations, such as test-dev, only the results. --report writes a page
+of curves, kinds of error and cases, and a metrics.json with all its numbers.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ def main() -> None:
         "with" if config.eval.flip_test else "without",
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
-        # Where to write. That it can be is checked before the work.
+        # Opening the outputs first raises an error before the work instead of after it.
         output, page = (
             stack.enter_context(Mirror(folder)) if folder and jax.process_index() == 0 else None
             for folder in (_OUTPUT.value, _REPORT.value)

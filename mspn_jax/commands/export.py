@@ -1,8 +1,8 @@
-"""Makes files to deploy: python export.py --checkpoint PATH --format stablehlo|onnx
+"""Exports a network for deployment: python export.py --checkpoint PATH --format stablehlo|onnx
 
-The file holds the network with its weights, batch norm folded, normalisation and flip test; with
---with-decode also the step to keypoints. It is read back, run, and compared with the network before
-it is kept. Beside it, FILE.json says what it takes, what it gives, and what it was made of.
+The file holds the network with its weights, with batch norm folded, normalisation and flip test.
+--with-decode adds decoding to keypoints. The file is read back, run and compared with the network
+before it is kept. FILE.json beside it describes inputs, outputs and source.
 """
 
 import logging

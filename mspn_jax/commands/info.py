@@ -1,7 +1,7 @@
-"""What a network is and costs: mspn info --config FILE | --checkpoint PATH
+"""Prints a network's size and cost: mspn info --config FILE | --checkpoint PATH
 
-Prints parameters, multiplications and memory by part, what prediction takes of them, and the config
-with every key resolved (--config.any.key=value as in train.py) or what the checkpoint says.
+Prints parameters, multiply-accumulates and memory by part, for training and for prediction, and
+the resolved config or the checkpoint's description.
 """
 
 import json

@@ -1,9 +1,8 @@
-"""How the processes of a run find one another: by flags, or by what their launcher tells them.
+"""Joins the processes of a run, by flags or by the variables of their launcher.
 
-JAX can ask SLURM and Open MPI by itself. It then takes one GPU for each process, the one of the
-process's number on its machine: a process that sees only its own GPU (`--gpus-per-task`) fails, and
-one process on a machine of eight GPUs uses one of them. So `arguments` leaves nothing to JAX but
-TPU pods.
+JAX detects SLURM and Open MPI, and then gives each process the GPU with the process's local number.
+That fails for a process that sees only its own GPU (`--gpus-per-task`), and leaves one process on a
+machine of eight GPUs with one of them. So `arguments` leaves only TPU pods to JAX.
 """
 
 import ctypes
@@ -33,7 +32,7 @@ _LAST_PORT = 65535
 
 @dataclasses.dataclass(frozen=True)
 class _Launcher:
-    """The environment variables by which a launcher tells a process its place."""
+    """A launcher's environment variables for a process's place in the run."""
 
     command: str
     num_processes: str
@@ -64,7 +63,7 @@ def arguments(
     environ: Mapping[str, str], coordinator: str | None, num_processes: int | None,
     process_id: int | None, count_gpus: Callable[[], int],
 ) -> dict[str, Any]:  # fmt: skip
-    """The arguments for `jax.distributed.initialize`; flags go before the environment.
+    """The arguments for `jax.distributed.initialize`. Flags override the environment.
 
     Args:
       environ: the process's environment.
@@ -72,7 +71,7 @@ def arguments(
       count_gpus: how many GPUs this process sees. Called only if several processes may share them.
 
     Returns:
-      All that JAX needs, so that it detects nothing; or nothing, where only JAX can tell (TPU).
+      All arguments, so that JAX detects nothing; an empty dict on TPU pods, which JAX detects.
 
     Raises:
       LaunchError: something is missing, or contradicts the rest.
@@ -126,7 +125,7 @@ def _refuse_incomplete(environ: Mapping[str, str]) -> None:
 
 
 def _place_on_machine(environ: Mapping[str, str], launcher: _Launcher) -> tuple[int, int]:
-    """How many processes this machine has, and which of them this is."""
+    """The number of processes on this machine, and this process's number among them."""
     if launcher is _SRUN:  # "4,5,6,7"
         num_local = environ[launcher.num_local].count(",") + 1
     else:
@@ -141,7 +140,7 @@ def _place_on_machine(environ: Mapping[str, str], launcher: _Launcher) -> tuple[
 
 
 def _coordinator(environ: Mapping[str, str], launcher: _Launcher | None) -> str | None:
-    """host:port by the launcher's variables; None if they do not tell."""
+    """host:port from the launcher's variables; None if they are not set."""
     if launcher is _TORCHRUN and {"MASTER_ADDR", "MASTER_PORT"} <= environ.keys():
         port = _number(environ, "MASTER_PORT")
         if environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun listens there itself
@@ -155,7 +154,7 @@ def _coordinator(environ: Mapping[str, str], launcher: _Launcher | None) -> str 
 
 
 def _first_host(nodes: str) -> str:
-    """Of SLURM's list: "node[07-09,12]-ib,other3" gives "node07-ib"."""
+    """The first host of SLURM's list: "node[07-09,12]-ib,other3" gives "node07-ib"."""
     first = re.match(r"(?:\[[^]]*\]|[^,[])*", nodes)
     assert first
     return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first[0])
@@ -170,7 +169,7 @@ def _check_address(address: str) -> None:
 def _own_gpus(
     environ: Mapping[str, str], num_local: int, local_id: int, count_gpus: Callable[[], int]
 ) -> list[int] | None:
-    """Which of the GPUs that this process sees are its own, by index; None: all of them."""
+    """The indices of this process's GPUs among those it sees; None for all."""
     if num_local == 1 or "JAX_LOCAL_DEVICE_IDS" in environ:  # JAX reads that one
         return None
     seen = count_gpus()
@@ -204,7 +203,7 @@ def _number(environ: Mapping[str, str], name: str) -> int:
 
 
 def count_gpus() -> int:
-    """How many NVIDIA GPUs JAX would see in this process; takes no memory on them."""
+    """The number of NVIDIA GPUs that JAX would see here. Allocates no memory on them."""
     platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
     if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
         return 0
@@ -221,7 +220,7 @@ def count_gpus() -> int:
 def join(found: dict[str, Any], seconds: float = JOIN_SECONDS) -> None:
     """Waits for the other processes.
 
-    If they do not come, ends the process with an error line and status 1: JAX's waiting cannot be
+    If they do not join in time, prints an error line and exits with status 1: JAX's wait cannot be
     interrupted.
 
     Args:
@@ -292,9 +291,9 @@ def _why_not_joined(found: dict[str, Any], seconds: float) -> str:
 
 
 def leave_within(seconds: float, status: int) -> None:
-    """Ends this process with the status after so many seconds, if it has not ended by then.
+    """Exits with the status after `seconds`, if the process has not ended by then.
 
-    At its end a process waits for the others, for minutes where they do not know of the end.
+    An ending process waits for the others, for minutes if they do not know of it.
     """
 
     def leave() -> None:

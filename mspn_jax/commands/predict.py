@@ -1,11 +1,11 @@
 """Finds people's keypoints: python predict.py --checkpoint PATH --source PICTURES --output DIR
 
-PICTURES is a picture, a folder, a glob in quotes, a video, or the index of a camera; --source can
-be given several times. Where the people are is told by --boxes FILE, by --box x,y,width,height, or
-by --detector MODEL.onnx; without any of them the whole picture is taken for one person's box.
+PICTURES is a picture, a folder, a glob in quotes, a video, or the index of a camera. --source can
+be repeated. Boxes come from --boxes FILE, --box x,y,width,height or --detector MODEL.onnx. Without
+any of them each picture is one person's box.
 
-Writes to DIR the pictures and videos with people's limbs on them, keypoints.json (COCO's results,
-with file names) and keypoints.csv (a line a person). What cannot be read is named and passed over.
+Writes to DIR the annotated pictures and videos, keypoints.json (COCO's results format, with file
+names) and keypoints.csv (one line per person). Files that cannot be read are named and skipped.
 """
 
 import collections
@@ -63,7 +63,7 @@ _BF16 = flags.DEFINE_bool("bf16", False, "compute in bfloat16")
 _DRAW = flags.DEFINE_bool("draw", True, "write the pictures and videos, not only the numbers")
 _MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "of each video or camera", lower_bound=1)
 
-TOGETHER = 4  # pictures whose people share batches; of a camera one, so as not to lag behind
+TOGETHER = 4  # pictures whose people share batches; 1 for a camera, which must not lag
 DEFAULT_PER_SECOND = 25.0  # of a written video, where the source does not say
 
 log = logging.getLogger("mspn_jax")
@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def people_finder(sources: list[Source]) -> Callable[[Frame], Float[np.ndarray, "N 5"]]:
-    """Gives a frame's boxes with scores, from --boxes, --box or --detector."""
+    """A function that returns a frame's boxes with scores."""
     ways = {"--boxes": _BOXES.value, "--box": _BOX.value, "--detector": _DETECTOR.value}
     given = [flag for flag, value in ways.items() if value]
     if len(given) > 1:
@@ -162,7 +162,7 @@ def people_finder(sources: list[Source]) -> Callable[[Frame], Float[np.ndarray, 
 
 
 def usable(frame: Frame, boxes: Float[np.ndarray, "N 5"]) -> Float[np.ndarray, "N 5"]:
-    """Those that score high enough and have something of the picture in them."""
+    """The boxes that score high enough and overlap the picture."""
     boxes = boxes[boxes[:, 4] >= _MIN_BOX_SCORE.value]
     height, width = frame.image.shape[:2]
     top_left, bottom_right = boxes[:, :2], boxes[:, :2] + boxes[:, 2:4]
@@ -281,7 +281,7 @@ class Video:
         self._num_frames += 1
 
     def close(self) -> None:
-        """Raises UsageError if the file is not whole: OpenCV does not report a full disk."""
+        """Raises UsageError if the file is incomplete: OpenCV does not report a full disk."""
         self._writer.release()
         with self._stack:
             written = int(cv2.VideoCapture(str(self._partial)).get(cv2.CAP_PROP_FRAME_COUNT))

@@ -1,4 +1,4 @@
-"""What the entry points share: log lines, errors as one line, several processes."""
+"""What the commands share: flags, log lines, errors as one line, several processes."""
 
 import contextlib
 import errno
@@ -46,20 +46,19 @@ CONFIGS = pathlib.Path(mspn_jax.__file__).parent / "configs"
 
 _OF_CONFIG_FLAGS = (AttributeError, KeyError, TypeError, ValueError, OSError)
 
-# What a process that ends by an error has for waiting for the others, which may do the same.
+# How long a process that ends with an error waits for the others to leave.
 _SECONDS_TO_LEAVE = 10
 
 
 def run(main: Callable[[], None], several_processes: bool = False) -> None:
-    """Runs an entry point: parses flags, joins the other processes, and names errors in a line.
+    """Runs a command: parses flags, joins the other processes, prints errors as one line.
 
     Args:
-      main: the command, a function of its module.
+      main: a function of the command's module.
       several_processes: whether the command can run as several processes.
     """
     cpu.prepare()
-    # A traced network is a million objects that stay. Python would look through all of them for
-    # garbage again and again: a fifth of the tracing.
+    # Tracing makes a million objects that stay. Full garbage collections would take a fifth of it.
     gc.set_threshold(*gc.get_threshold()[:2], 1000)
     log.setLevel(logging.INFO)
     if {"--help", "-h"} & set(sys.argv):
@@ -69,7 +68,7 @@ def run(main: Callable[[], None], several_processes: bool = False) -> None:
 
 
 def _help(main: Callable[[], None], several_processes: bool) -> str:
-    """What a command's module says of itself, and its flags."""
+    """The docstring of a command's module, its flags and the config's keys."""
     command = sys.modules[main.__module__]
     # absl names the module that Python was started with by its file.
     name = sys.argv[0] if command.__name__ == "__main__" else command.__name__
@@ -143,7 +142,7 @@ def _line_of_config(error: Exception, argv: Sequence[str]) -> str:
 
 
 def _with_path_of_config(argv: Sequence[str]) -> list[str]:
-    """The arguments, with the file of the published config that `--config NAME` names."""
+    """The arguments, with `--config NAME` replaced by the path of the published config."""
     words = list(argv)
     for i, word in enumerate(words):
         flag, equals, name = word.partition("=")
@@ -161,7 +160,7 @@ def _with_path_of_config(argv: Sequence[str]) -> list[str]:
 
 
 def _guarded(main: Callable[[], None], several_processes: bool) -> None:
-    # The libraries' own reports: what goes wrong in them is raised, too, and then told in a line.
+    # Libraries log what they also raise. The error is printed once, as one line.
     absl_logging.set_verbosity(absl_logging.FATAL)
     sys.unraisablehook = _report_unraisable
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
@@ -182,7 +181,7 @@ def _guarded(main: Callable[[], None], several_processes: bool) -> None:
 
 
 def _join_processes(several_processes: bool) -> None:
-    """Finds the other processes, if the flags say that there are any."""
+    """Joins the other processes, if the flags name any."""
     place = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if not _DISTRIBUTED.value and place == (None, None, None):
         return
@@ -193,7 +192,7 @@ def _join_processes(several_processes: bool) -> None:
 
 
 def _one_line(error: BaseException) -> str | None:
-    """What to tell of an error; None if it is not of a kind that a user can mend."""
+    """The line to print for an error; None for an error that a user cannot mend."""
     if isinstance(error, Error):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
@@ -204,18 +203,18 @@ def _one_line(error: BaseException) -> str | None:
 
 
 def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    # When orbax gives up writing or reading, tensorstore's other writes still come back to the
-    # event loop that it has closed by then.
+    # After a failed save or restore, tensorstore's pending writes return to orbax's event loop,
+    # which is closed.
     if "Event loop is closed" not in str(unraisable.exc_value):
         sys.__unraisablehook__(unraisable)
 
 
 @contextlib.contextmanager
 def sole_use(folder: paths.Path) -> Iterator[Callable[[], None]]:
-    """Within it, no other run may use the folder; gives what `lease.sole_use` gives.
+    """In this context no other run may use the folder. Yields what `lease.sole_use` yields.
 
     Raises:
-      UsageError: another run has it, or has taken it over.
+      UsageError: another run uses the folder, or has taken it over.
     """
     if jax.process_index() > 0:
         yield lambda: None

@@ -17,21 +17,22 @@ from mspn_jax.storage import paths
 
 log = logging.getLogger(__name__)
 
-# A run that was killed leaves its lease behind; the next start waits for so long.
+# A killed run leaves its lease behind. The next start waits this many seconds.
 SECONDS = float(os.environ.get("MSPN_LEASE_SECONDS", "60"))
 
 
 @contextlib.contextmanager
 def sole_use(folder: paths.Path, owner: str) -> Iterator[Callable[[], None]]:
-    """Within it, no other run may use the folder.
+    """In this context no other run may use the folder.
 
-    Gives:
-      A check to call before the folder is changed; raises HeldError if another run may have taken
-      it over, and StorageError while the bucket does not answer. On a disk it does nothing.
+    Yields:
+      A check to call before the folder is changed. It raises HeldError if another run may have
+      taken the folder over, and StorageError while the bucket does not answer. On a disk it does
+      nothing.
 
     Raises:
-      HeldError: another run has it.
-      StorageError: the bucket does not exist, refuses or does not answer.
+      HeldError: another run uses the folder.
+      StorageError: the bucket does not exist, refuses access or does not answer.
     """
     if isinstance(folder, pathlib.Path):
         with _locked(folder / ".lock", owner):
@@ -47,7 +48,7 @@ def sole_use(folder: paths.Path, owner: str) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path, owner: str) -> Iterator[None]:
-    """The lock goes with the process that has it, however it ends."""
+    """The system releases the lock when the process ends, however it ends."""
     with open(path, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,11 +62,11 @@ def _locked(path: pathlib.Path, owner: str) -> Iterator[None]:
 
 
 class Lease:
-    """An object that its owner rewrites every few seconds while it lives.
+    """An object that its owner rewrites every few seconds.
 
-    Whoever finds one watches it. If it is rewritten within `seconds`, its owner lives: HeldError.
-    If not, it is taken over. Every write is on the condition that the object is still the one last
-    seen (its generation), so only one of several can succeed. No clocks are compared.
+    A process that finds one watches it. If it is rewritten within `seconds`, its owner is alive:
+    HeldError. If not, the process takes it over. Every write is conditional on the generation last
+    seen, so only one of several processes succeeds. No clocks are compared.
     """
 
     def __init__(self, there: Any, owner: str, seconds: float = SECONDS):
@@ -83,7 +84,7 @@ class Lease:
         self._lost = ""
 
     def take(self) -> None:
-        """Raises HeldError where another has it, StorageError where the bucket cannot be used."""
+        """Raises HeldError if another run holds it, StorageError if the bucket cannot be used."""
         with paths.named(self.there):
             try:
                 now = self._read()
@@ -99,10 +100,10 @@ class Lease:
         threading.Thread(target=self._keep, name="lease", daemon=True).start()
 
     def check(self) -> None:
-        """Raises HeldError if another run may have it by now.
+        """Raises HeldError if another run may have taken the lease over.
 
-        After an outage, or a sleep of this machine, it asks the bucket: StorageError without an
-        answer.
+        After an outage, or after this machine slept, it asks the bucket, and raises StorageError
+        if there is no answer.
         """
         if time.monotonic() - self._since > self.seconds / 2:
             with paths.named(self.there):
@@ -119,7 +120,7 @@ class Lease:
         return self._store.read(self._name).result()
 
     def _write(self, expected: bytes) -> bool:
-        """Writes the object if it is still the expected one; says whether it is ours now."""
+        """Writes the object if its generation is `expected`. Returns whether it is ours now."""
         start = time.monotonic()
         data = json.dumps(self._content).encode()
         generation = self._store.write(self._name, data, if_equal=expected).result().generation
@@ -132,7 +133,7 @@ class Lease:
         return bool(generation)
 
     def _outwait(self, first: Any) -> Any:
-        """The object once it may be replaced; HeldError if it is rewritten meanwhile."""
+        """The object, once it may be replaced. Raises HeldError if its owner rewrites it."""
         held = _json(first.value)
         owner, seconds = held.get("owner", "another run"), held.get("seconds", self.seconds)
         log.info("%s: of %s; waiting %.0f s to see whether it runs", self.there, owner, seconds)

@@ -1,7 +1,7 @@
-"""Folders in a bucket and their copies on this disk: copied here to be read, or there as written.
+"""Copies between a bucket and this disk.
 
-Libraries that need files (OpenCV, array_record, TensorBoard's writer) then work as on a disk. For a
-path on a disk everything here returns that path itself.
+Libraries that need files (OpenCV, array_record, TensorBoard's writer) read and write the copies.
+For a path on a disk every function here returns that path.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 SECONDS = 30.0  # between two uploads of what a run writes
 _AT_ONCE = 32  # requests
-_BATCH = 1024  # files that are copied before they are noted as copied
+_BATCH = 1024  # files between two notes of what is copied
 _LARGEST_IN_MEMORY = 64 << 20
 
 
 def cache_folder() -> pathlib.Path:
     """The user's cache on this disk: $XDG_CACHE_HOME/mspn_jax, by default ~/.cache/mspn_jax.
 
-    A user without a home, as in containers, gets a folder of the temporary files.
+    A user without a home, as in containers, gets a folder under the system's temporary folder.
     """
     try:
         folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
@@ -42,27 +42,25 @@ def cache_folder() -> pathlib.Path:
 
 
 def place_of(there: str | os.PathLike) -> pathlib.Path:
-    """Where on this disk the copy of a file or folder is; on a disk, itself."""
+    """The place on this disk for the copy of a file or folder in a bucket."""
     there = paths.path(there)
     if isinstance(there, pathlib.Path):
         return there
     return cache_folder() / "buckets" / os.fspath(there).removeprefix(paths.SCHEME)
 
 
-def fetched(
-    there: str | os.PathLike, names: Collection[str] | None = None
-) -> pathlib.Path:  # fmt: skip
-    """A file or folder on this disk: itself, or the up-to-date copy of one in a bucket.
+def fetched(there: str | os.PathLike, names: Collection[str] | None = None) -> pathlib.Path:
+    """A file or folder on this disk. For a bucket it is an up-to-date copy.
 
-    Objects are copied that are not here yet or have changed since; every copy appears whole. Of
-    several processes on this machine one copies while the others wait.
+    Copies the objects that are new or have changed, each atomically. If several processes on this
+    machine ask, one copies and the others wait.
 
     Args:
-      names: of a folder, copy only these files, without those in folders within it.
+      names: copies only these files of a folder.
 
     Raises:
       FileNotFoundError: there is no such file or folder.
-      StorageError: the bucket refuses or does not answer, or this disk has no room.
+      StorageError: the bucket refuses access or does not answer, or this disk is full.
     """
     there = paths.path(there)
     local = place_of(there)

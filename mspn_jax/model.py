@@ -214,9 +214,11 @@ class MSPN(nn.Module):
 
     @nn.compact
     def _heatmaps(self, images, train: bool, last_only: bool) -> list[jax.Array]:
-        if images.ndim != 4 or images.shape[-1] != 3 or any(
-            side % COARSEST_STRIDE for side in images.shape[1:3]
-        ):  # fmt: skip
+        if (
+            images.ndim != 4
+            or images.shape[-1] != 3
+            or any(side % COARSEST_STRIDE for side in images.shape[1:3])
+        ):
             raise ValueError(
                 "images must be (B, H, W, 3) with H and W multiples of"
                 f" {COARSEST_STRIDE}, got {images.shape}"

@@ -31,12 +31,20 @@ def opened(page: pathlib.Path, folder: pathlib.Path, width: int = 1200) -> dict:
     copy.write_text(page.read_text("utf-8").replace("</body>", f"{_PROBE}</body>"), "utf-8")
     done = subprocess.run(
         [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-            f"--window-size={width},900", f"--user-data-dir={folder / 'profile'}", "--dump-dom",
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            f"--window-size={width},900",
+            f"--user-data-dir={folder / 'profile'}",
+            "--dump-dom",
             copy.as_uri(),
         ],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     probe = re.search(r"<title>probe (.*?)</title>", done.stdout)
     assert probe, done.stderr[-2000:]
     console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]

@@ -123,9 +123,14 @@ class BucketServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         }
 
     def put(
-        self, bucket: str, name: str, data: bytes, query: dict[str, str],
-        content_type: str = "", metadata: dict | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        bucket: str,
+        name: str,
+        data: bytes,
+        query: dict[str, str],
+        content_type: str = "",
+        metadata: dict | None = None,
+    ) -> dict[str, Any]:
         with self.lock:
             self.check(bucket, name, query)
             self.buckets[bucket][name] = Object(
@@ -214,10 +219,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.object(bucket, name, query)
             case ["storage", "v1", "b", bucket, "o", name, "rewriteTo", "b", to_bucket, "o", to]:
                 got = self.copy((bucket, name), (to_bucket, to), query)
-                self.reply(200, {
-                    "kind": "storage#rewriteResponse", "done": True, "resource": got,
-                    "totalBytesRewritten": got["size"], "objectSize": got["size"],
-                })  # fmt: skip
+                self.reply(
+                    200,
+                    {
+                        "kind": "storage#rewriteResponse",
+                        "done": True,
+                        "resource": got,
+                        "totalBytesRewritten": got["size"],
+                        "objectSize": got["size"],
+                    },
+                )
             case ["storage", "v1", "b", bucket, "o", name, "moveTo", "o", to]:
                 got = self.copy((bucket, name), (bucket, to), query)
                 del self.server.buckets[bucket][name]
@@ -310,9 +321,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         data = data[: -2 if data.endswith(b"\r\n") else -1]
         kind = re.search(rb"[Cc]ontent-[Tt]ype: ?([^\r\n]+)", head)
         name = about.get("name") or query["name"]
-        self.reply(200, self.server.put(
-            bucket, name, data, query, kind[1].decode() if kind else "", about.get("metadata")
-        ))  # fmt: skip
+        self.reply(
+            200,
+            self.server.put(
+                bucket, name, data, query, kind[1].decode() if kind else "", about.get("metadata")
+            ),
+        )
 
     def begin(self, bucket: str, query: dict[str, str], about: dict[str, Any]) -> None:
         """A resumable upload, of which parts come later."""

@@ -52,9 +52,12 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 def run(program: str, *arguments: object, devices: int = 1) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(program, *arguments), capture_output=True, text=True, env=environment(devices),
+        command(program, *arguments),
+        capture_output=True,
+        text=True,
+        env=environment(devices),
         cwd=HERE,
-    )  # fmt: skip
+    )
 
 
 def metrics_of(workdir: paths.Path) -> list[dict]:

@@ -16,10 +16,45 @@ from mspn_jax.evaluation import scoring
 from mspn_jax.skeletons import COCO
 
 VALUES: list[Any] = [
-    None, True, False, 0, 1, 2, 3, -1, 0.0, 0.5, 1.0, -0.5, 1e300, -1e300, 2**31, 2**53 + 1, 2**63,
-    10**30, -(10**30), 10**400, math.nan, math.inf, -math.inf, "", "0", "1", "a", "\ud800", [], [1],
-    [[]], [None], {}, {"id": 1}, 1.7, 100_000, 100_001, 1e-300,
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    1,
+    2,
+    3,
+    -1,
+    0.0,
+    0.5,
+    1.0,
+    -0.5,
+    1e300,
+    -1e300,
+    2**31,
+    2**53 + 1,
+    2**63,
+    10**30,
+    -(10**30),
+    10**400,
+    math.nan,
+    math.inf,
+    -math.inf,
+    "",
+    "0",
+    "1",
+    "a",
+    "\ud800",
+    [],
+    [1],
+    [[]],
+    [None],
+    {},
+    {"id": 1},
+    1.7,
+    100_000,
+    100_001,
+    1e-300,
+]
 
 
 def sound_content() -> dict[str, Any]:
@@ -28,11 +63,18 @@ def sound_content() -> dict[str, Any]:
     for number in (11, 12, 13, 14):
         x, y = 20 + 5 * (number % 2), 10 + 3 * (number % 3)
         steps = np.stack([x + np.arange(17) * 2.0, y + np.arange(17) * 8.0, np.full(17, 2)], 1)
-        annotations.append({
-            "id": number, "image_id": 1 + number % 2, "category_id": 1, "iscrowd": 0,
-            "bbox": [x - 5, y - 5, 50, 150], "area": 5000.0, "num_keypoints": 17,
-            "keypoints": steps.ravel().tolist(),
-        })  # fmt: skip
+        annotations.append(
+            {
+                "id": number,
+                "image_id": 1 + number % 2,
+                "category_id": 1,
+                "iscrowd": 0,
+                "bbox": [x - 5, y - 5, 50, 150],
+                "area": 5000.0,
+                "num_keypoints": 17,
+                "keypoints": steps.ravel().tolist(),
+            }
+        )
     return {
         "images": [{"id": i, "file_name": f"{i}.jpg", "height": 200, "width": 100} for i in (1, 2)],
         "annotations": annotations,

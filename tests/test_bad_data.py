@@ -256,8 +256,10 @@ BYTES = {
 def test_what_is_no_such_json_is_one_line(case, written):
     data, message = BYTES[case]
     root = written(data)
-    for reading in (lambda: read_annotations(root=root, split="val", skeleton=COCO),
-                    lambda: inspected(root)):  # fmt: skip
+    for reading in (
+        lambda: read_annotations(root=root, split="val", skeleton=COCO),
+        lambda: inspected(root),
+    ):
         with pytest.raises(DataError) as error:
             reading()
         assert message in str(error.value) and "\n" not in str(error.value)

@@ -69,8 +69,10 @@ def test_left_is_orange_and_hidden_is_fainter():
     names = COCO.keypoint_names
     keypoints_crop_xy, visibility = np.full((17, 2), 500.0), np.zeros(17)
     for name, xy, seen in (
-        ("left_wrist", (20, 20), 2), ("right_wrist", (70, 20), 2), ("left_knee", (20, 100), 1),
-    ):  # fmt: skip
+        ("left_wrist", (20, 20), 2),
+        ("right_wrist", (70, 20), 2),
+        ("left_knee", (20, 100), 1),
+    ):
         keypoints_crop_xy[names.index(name)] = xy
         visibility[names.index(name)] = seen
     ((strip, _),) = crops.rows([batch_of(keypoints_crop_xy, visibility)], COCO)
@@ -114,10 +116,19 @@ def test_the_page_in_a_browser(folder, tmp_path):
 def test_the_command(root, tmp_path):
     def run(*arguments):
         return subprocess.run(
-            [sys.executable, HERE / "browse.py", "--config", CONFIG,
-             f"--config.data.root={root}", *arguments],
-            capture_output=True, text=True, cwd=HERE, env=os.environ | {"PYTHONPATH": str(HERE)},
-        )  # fmt: skip
+            [
+                sys.executable,
+                HERE / "browse.py",
+                "--config",
+                CONFIG,
+                f"--config.data.root={root}",
+                *arguments,
+            ],
+            capture_output=True,
+            text=True,
+            cwd=HERE,
+            env=os.environ | {"PYTHONPATH": str(HERE)},
+        )
 
     done = run("--output", tmp_path / "out", "--people=3", "--config.batch_size=4", "--step=2")
     assert done.returncode == 0, done.stderr

@@ -108,9 +108,12 @@ def test_weights_are_kept_in_a_bucket(bucket, buckets):
 
 def start(*arguments: object) -> subprocess.Popen:
     return subprocess.Popen(
-        command("train.py", *arguments), stderr=subprocess.PIPE, text=True, cwd=HERE,
+        command("train.py", *arguments),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=HERE,
         env=environment(),
-    )  # fmt: skip
+    )
 
 
 def error_of(said: str) -> str:
@@ -133,8 +136,12 @@ def test_a_run_killed_while_it_saves_and_then_damaged_ends_in_the_very_same_numb
     for folder in ("annotations", "train2017", "val2017"):
         upload_folder(root / folder, bucket / "coco" / folder)
     arguments = (
-        "--config", config, "--workdir", bucket / "run", f"--config.data.root={bucket}/coco",
-    )  # fmt: skip
+        "--config",
+        config,
+        "--workdir",
+        bucket / "run",
+        f"--config.data.root={bucket}/coco",
+    )
     with start(*arguments) as process:
 
         def kill(method: str, path: str, query: dict) -> None:
@@ -201,8 +208,19 @@ def test_the_other_commands_read_and_write_a_bucket(workdir, config, root, bucke
     again = run("convert.py", "--source", workdir, "--output", weights)
     assert again.returncode == 1 and "exists; give another" in error_of(again.stderr)
 
-    done = run("eval.py", "--config", config, "--checkpoint", weights, "--output", bucket / "eval",
-               "--report", bucket / "page", "--pictures", 3)  # fmt: skip
+    done = run(
+        "eval.py",
+        "--config",
+        config,
+        "--checkpoint",
+        weights,
+        "--output",
+        bucket / "eval",
+        "--report",
+        bucket / "page",
+        "--pictures",
+        3,
+    )
     assert done.returncode == 0, done.stderr
     expected = checkpoints.metrics_of(checkpoints.find(workdir)[0])
     metrics = json.loads(files.read_text(bucket / "eval" / "metrics.json"))
@@ -213,8 +231,9 @@ def test_the_other_commands_read_and_write_a_bucket(workdir, config, root, bucke
     assert "report.html" in buckets.objects(bucket / "page")
 
     picture = next((root / "val2017").iterdir())
-    done = run("predict.py", "--checkpoint", weights, "--source", picture, "--output",
-               bucket / "people")  # fmt: skip
+    done = run(
+        "predict.py", "--checkpoint", weights, "--source", picture, "--output", bucket / "people"
+    )
     assert done.returncode == 0, done.stderr
     assert {picture.name, "keypoints.json", "keypoints.csv"} == (
         buckets.objects(bucket / "people").keys()

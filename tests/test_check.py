@@ -17,22 +17,38 @@ from mspn_jax.synthetic import people
 NAMES = list(COCO.keypoint_names)
 # Someone standing in front of the camera in a picture of 100 x 200: their left is on the right.
 FRONT_XY = {
-    "nose": (50, 30), "left_eye": (55, 25), "right_eye": (45, 25), "left_ear": (60, 27),
-    "right_ear": (40, 27), "left_shoulder": (70, 60), "right_shoulder": (30, 60),
-    "left_elbow": (75, 90), "right_elbow": (25, 90), "left_wrist": (75, 115),
-    "right_wrist": (25, 115), "left_hip": (65, 115), "right_hip": (35, 115),
-    "left_knee": (63, 150), "right_knee": (37, 150), "left_ankle": (62, 185),
+    "nose": (50, 30),
+    "left_eye": (55, 25),
+    "right_eye": (45, 25),
+    "left_ear": (60, 27),
+    "right_ear": (40, 27),
+    "left_shoulder": (70, 60),
+    "right_shoulder": (30, 60),
+    "left_elbow": (75, 90),
+    "right_elbow": (25, 90),
+    "left_wrist": (75, 115),
+    "right_wrist": (25, 115),
+    "left_hip": (65, 115),
+    "right_hip": (35, 115),
+    "left_knee": (63, 150),
+    "right_knee": (37, 150),
+    "left_ankle": (62, 185),
     "right_ankle": (38, 185),
-}  # fmt: skip
+}
 
 
 def person(number: int, points=FRONT_XY, visibility=2, **changes) -> dict:
     return {
-        "id": number, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": [20, 10, 60, 185],
-        "area": 5000.0, "num_keypoints": 17,
+        "id": number,
+        "image_id": 1,
+        "category_id": 1,
+        "iscrowd": 0,
+        "bbox": [20, 10, 60, 185],
+        "area": 5000.0,
+        "num_keypoints": 17,
         "keypoints": [n for name in NAMES for n in (*map(float, points[name]), visibility)],
         **changes,
-    }  # fmt: skip
+    }
 
 
 def inspected(tmp_path: pathlib.Path, *annotations, skeleton=COCO, **changes) -> check.Inspection:
@@ -66,8 +82,9 @@ def exchanged(*parts: str) -> dict:
     points = dict(FRONT_XY)
     for part in parts:
         points[f"left_{part}"], points[f"right_{part}"] = (
-            points[f"right_{part}"], points[f"left_{part}"],
-        )  # fmt: skip
+            points[f"right_{part}"],
+            points[f"left_{part}"],
+        )
     return points
 
 
@@ -86,9 +103,13 @@ def test_a_sound_file_has_no_findings_and_is_counted(tmp_path):
     assert found(inspection) == {}
     assert inspection.num_errors == 0
     assert inspection.counts == {
-        "pictures": 1, "annotations": 4, "people": 3, "crowds": 1,
-        "people with labelled keypoints": 2, "pictures with labelled people": 1,
-    }  # fmt: skip
+        "pictures": 1,
+        "annotations": 4,
+        "people": 3,
+        "crowds": 1,
+        "people with labelled keypoints": 2,
+        "pictures with labelled people": 1,
+    }
     assert inspection.keypoints["left_knee"] == (0, 1, 1)
     assert "nothing looks wrong" in lines(inspection)
 
@@ -206,8 +227,14 @@ def test_pictures_in_folders_and_links_that_dangle(tmp_path):
 
 
 def test_another_skeleton(tmp_path):
-    dog = {"id": 7, "image_id": 1, "category_id": 3, "bbox": [10, 10, 50, 50], "area": 900,
-           "keypoints": [20, 20, 2, 30, 30, 1]}  # fmt: skip
+    dog = {
+        "id": 7,
+        "image_id": 1,
+        "category_id": 3,
+        "bbox": [10, 10, 50, 50],
+        "area": 900,
+        "keypoints": [20, 20, 2, 30, 30, 1],
+    }
     skeleton = Skeleton("dog", ("nose", "tail"), (), (0.1, 0.1))
     category = {"id": 3, "name": "dog", "keypoints": ["nose", "tail"]}
     for categories in ([category], [{"id": 3, "name": "dog"}]):

@@ -334,9 +334,11 @@ except t.CheckpointError as error:
 """
     paths = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[1])]
     done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "checkpoints"], capture_output=True, text=True,
+        [sys.executable, "-c", program, tmp_path / "checkpoints"],
+        capture_output=True,
+        text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-    )  # fmt: skip
+    )
     (line,) = done.stdout.splitlines()
     assert "step 2 cannot be saved: " in line
     assert line.endswith(

@@ -73,9 +73,19 @@ def test_the_wheel_trains_the_quickstart(root, tmp_path):
     shutil.copytree(HERE, source, symlinks=True, ignore=ignored)
     shutil.copytree(HERE / "mspn_jax" / "data", source / "mspn_jax" / "data", dirs_exist_ok=True)
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path,
-         source], check=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--wheel-dir",
+            tmp_path,
+            source,
+        ],
+        check=True,
+    )
     (wheel,) = tmp_path.glob("*.whl")
     installed = tmp_path / "installed"
     with zipfile.ZipFile(wheel) as file:
@@ -83,9 +93,12 @@ def test_the_wheel_trains_the_quickstart(root, tmp_path):
 
     def mspn(*arguments: object) -> None:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "mspn_jax", *map(str, arguments)], cwd=tmp_path,
-            env=environment() | {"PYTHONPATH": str(installed)}, capture_output=True, text=True,
-        )  # fmt: skip
+            [sys.executable, "-P", "-m", "mspn_jax", *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment() | {"PYTHONPATH": str(installed)},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
 
     data = f"--config.data.root={root}"
@@ -95,9 +108,12 @@ def test_the_wheel_trains_the_quickstart(root, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
     assert (tmp_path / "report" / "report.html").is_file()
     where = subprocess.run(
-        [sys.executable, "-P", "-c", "import mspn_jax; print(mspn_jax.__file__)"], cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(installed)}, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", "import mspn_jax; print(mspn_jax.__file__)"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
     assert pathlib.Path(where.stdout.strip()).is_relative_to(installed)
 
 

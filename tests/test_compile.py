@@ -228,12 +228,15 @@ def compile_facts(config, device: str, num_devices: int, program: str) -> Facts:
         else:
             convolutions.add((result, stated))
     return Facts(
-        made.seconds, made.peak_bytes, made.bytes_moved,
+        made.seconds,
+        made.peak_bytes,
+        made.bytes_moved,
         set(re.findall(r"\b(f64|f32|bf16|f16|f8\w*|tf32)\[", text)),
-        convolutions, upsampling,
+        convolutions,
+        upsampling,
         set(re.findall(r"= (\w+)\[[\d,]*\]\S* reduce\(", text)),
         "callback" in text,
-    )  # fmt: skip
+    )
 
 
 def facts(config, device: str, num_devices: int = 1, program: str = "training") -> Facts:
@@ -311,7 +314,12 @@ def test_the_command_tells_what_a_device_can_do():
     for word in ("compiled in", "memory", "a crop", "at most", "largest"):
         assert word in done.stdout
     done = run(
-        *arguments, "--device", "l4", "--program", "training", "--config.batch_size=200000",
+        *arguments,
+        "--device",
+        "l4",
+        "--program",
+        "training",
+        "--config.batch_size=200000",
         "--nolargest_batch",
-    )  # fmt: skip
+    )
     assert done.returncode == 1 and "does not fit" in done.stdout

@@ -58,8 +58,11 @@ def test_the_command_tells_of_configs_and_of_checkpoints(tmp_path):
     def info(*arguments: object) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, "-m", "mspn_jax", "info", *map(str, arguments)],
-            capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(HERE)}, cwd=HERE,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(HERE)},
+            cwd=HERE,
+        )
 
     done = info("--config", "configs/mspn50_coco_256x192.py", "--config.batch_size=7")
     assert done.returncode == 0, done.stderr

@@ -21,11 +21,12 @@ def write_model(path, answer: np.ndarray, input_shape=(1, 3, *INPUT_HW)) -> None
         helper.make_node("Add", ["answer", "zero"], ["output"]),
     ]
     graph = helper.make_graph(
-        nodes, "detector",
+        nodes,
+        "detector",
         [helper.make_tensor_value_info("images", tensor, input_shape)],
         [helper.make_tensor_value_info("output", tensor, answer.shape)],
         [onnx.numpy_helper.from_array(answer.astype(np.float32), "answer")],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
     onnx.save(model, path)
@@ -48,13 +49,16 @@ def says(*people) -> np.ndarray:
 
 
 def test_boxes_come_back_where_they_were_said_to_be(tmp_path):
-    write_model(tmp_path / "m.onnx", says(
-        (8, 3, 2, 30.0, 20.0, 12.0, 24.0, 0.9, {0: 0.8}),
-        (8, 4, 2, 31.0, 20.0, 12.0, 24.0, 0.9, {0: 0.7}),  # the same person: suppressed
-        (16, 1, 3, 20.0, 50.0, 10.0, 8.0, 0.9, {2: 0.9}),  # a car
-        (32, 2, 1, 80.0, 50.0, 40.0, 20.0, 1.0, {0: 0.5}),  # reaches over the border
-        (32, 0, 0, 16.0, 16.0, 9.0, 9.0, 0.5, {0: 0.5}),  # not sure enough
-    ))  # fmt: skip
+    write_model(
+        tmp_path / "m.onnx",
+        says(
+            (8, 3, 2, 30.0, 20.0, 12.0, 24.0, 0.9, {0: 0.8}),
+            (8, 4, 2, 31.0, 20.0, 12.0, 24.0, 0.9, {0: 0.7}),  # the same person: suppressed
+            (16, 1, 3, 20.0, 50.0, 10.0, 8.0, 0.9, {2: 0.9}),  # a car
+            (32, 2, 1, 80.0, 50.0, 40.0, 20.0, 1.0, {0: 0.5}),  # reaches over the border
+            (32, 0, 0, 16.0, 16.0, 9.0, 9.0, 0.5, {0: 0.5}),  # not sure enough
+        ),
+    )
     detector = Detector(tmp_path / "m.onnx")
     assert detector.input_hw == INPUT_HW
     boxes_xywh, scores = detector(np.zeros((128, 192, 3), np.uint8))  # twice the model's size

@@ -32,18 +32,25 @@ def pose(x: float) -> np.ndarray:
 def annotation(number: int, keypoints_xy, visibility=2.0, image_id=1) -> dict:
     triples = np.concatenate([keypoints_xy, np.broadcast_to(visibility, (K,))[:, None]], -1)
     return {
-        "id": number, "image_id": image_id, "category_id": 1, "iscrowd": 0, "area": AREA,
-        "bbox": [0, 0, 10, 10], "num_keypoints": int((triples[:, 2] > 0).sum()),
+        "id": number,
+        "image_id": image_id,
+        "category_id": 1,
+        "iscrowd": 0,
+        "area": AREA,
+        "bbox": [0, 0, 10, 10],
+        "num_keypoints": int((triples[:, 2] > 0).sum()),
         "keypoints": triples.ravel().tolist(),
-    }  # fmt: skip
+    }
 
 
 def result(keypoints_xy, score: float = 1.0, image_id: int = 1) -> dict:
     triples = np.concatenate([keypoints_xy, np.ones((K, 1))], -1)
     return {
-        "image_id": image_id, "category_id": 1, "score": score,
+        "image_id": image_id,
+        "category_id": 1,
+        "score": score,
         "keypoints": triples.ravel().tolist(),
-    }  # fmt: skip
+    }
 
 
 def distance_of(similarity: float, keypoint: int) -> float:

@@ -107,9 +107,13 @@ def test_flags_and_config_keys_are_the_programs_own(program):
     given = arguments_of(program)
     assert given, f"no page shows {program}.py"
     done = subprocess.run(
-        [sys.executable, "-c", CHECK], input=json.dumps([program, [a for _, a in given]]),
-        text=True, capture_output=True, cwd=HERE, env=os.environ | {"PYTHONPATH": str(HERE)},
-    )  # fmt: skip
+        [sys.executable, "-c", CHECK],
+        input=json.dumps([program, [a for _, a in given]]),
+        text=True,
+        capture_output=True,
+        cwd=HERE,
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+    )
     assert done.returncode == 0, done.stderr
     refused = [given[int(i)] for i in done.stdout.split()]
     assert not refused, f"{refused}\n{done.stderr}"
@@ -130,9 +134,12 @@ def test_flags_of_modules_and_scripts_are_in_their_help():
     assert flags
     for target, used in flags.items():
         said = subprocess.run(
-            [sys.executable, *target, "--help"], capture_output=True, text=True, cwd=HERE,
+            [sys.executable, *target, "--help"],
+            capture_output=True,
+            text=True,
+            cwd=HERE,
             env=os.environ | {"PYTHONPATH": str(HERE)},
-        ).stdout  # fmt: skip
+        ).stdout
         assert used <= set(re.findall(r"--\w+", said)), target
 
 
@@ -157,9 +164,11 @@ def test_the_marked_commands_of_a_page_run_in_their_order(page, tmp_path):
             ((_, *arguments),) = commands_of(block["text"])
             done = subprocess.run(
                 [sys.executable, *arguments, *shlex.split(block["extra"])],
-                capture_output=True, text=True, cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                cwd=tmp_path,
                 env=os.environ | {"PYTHONPATH": str(HERE)},
-            )  # fmt: skip
+            )
             assert done.returncode == 0, f"{arguments}: {done.stderr[-2000:]}"
 
 
@@ -235,11 +244,13 @@ def test_the_figure_of_the_network_is_the_networks():
 
 def test_the_figures_are_what_the_code_draws(tmp_path):
     subprocess.run(
-        [sys.executable, HERE / "docs" / "figures.py", "--output", tmp_path], check=True,
+        [sys.executable, HERE / "docs" / "figures.py", "--output", tmp_path],
+        check=True,
         env=os.environ | {"PYTHONPATH": str(HERE)},
-    )  # fmt: skip
-    kept, drawn = ({p.name: p for p in (folder / "figures").iterdir()} for folder in
-                   (HERE / "docs", tmp_path))  # fmt: skip
+    )
+    kept, drawn = (
+        {p.name: p for p in (folder / "figures").iterdir()} for folder in (HERE / "docs", tmp_path)
+    )
     assert kept.keys() == drawn.keys()
     for name, path in kept.items():
         one, other = (cv2.imread(str(p)).astype(float) for p in (path, drawn[name]))
@@ -253,8 +264,11 @@ def test_the_pages_build_without_a_warning(tmp_path):
     pytest.importorskip("material", reason="pip install -e '.[docs]'")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
-        capture_output=True, text=True, cwd=HERE, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=HERE,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "own_data" / "index.html").is_file()
 

@@ -97,8 +97,15 @@ def test_synthetic_figures_equal_the_references():
 def test_a_subset_of_people_is_scored_alone():
     content = golden_json("eval_synth_ann.json")
     person = next(a for a in content["annotations"] if a["num_keypoints"] and not a["iscrowd"])
-    perfect = [{"image_id": person["image_id"], "category_id": 1, "score": 1.0,
-                "keypoints": person["keypoints"], "bbox": person["bbox"]}]  # fmt: skip
+    perfect = [
+        {
+            "image_id": person["image_id"],
+            "category_id": 1,
+            "score": 1.0,
+            "keypoints": person["keypoints"],
+            "bbox": person["bbox"],
+        }
+    ]
     truth = synthetic_truth()
     metrics, _ = scoring.coco_metrics(truth.select(truth.ids == person["id"]), perfect, COCO)
     assert metrics["AP"] == pytest.approx(1)
@@ -167,10 +174,14 @@ def test_people_through_crops_targets_and_decoding_score_as_the_references(coco_
 
     def average_precision(keypoints_crop_xy):
         results = scoring.coco_results(
-            image_ids, boxes_xyxy, np.ones(len(people)),
+            image_ids,
+            boxes_xyxy,
+            np.ones(len(people)),
             geometry.crop_to_image(keypoints_crop_xy, center_xy, size_wh, CROP_HW),
-            keypoint_scores, size_wh.prod(-1), COCO,
-        )  # fmt: skip
+            keypoint_scores,
+            size_wh.prod(-1),
+            COCO,
+        )
         return scoring.coco_metrics(changed, results, COCO)[0]["AP"]
 
     assert average_precision(decoded) >= 0.998

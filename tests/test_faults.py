@@ -22,9 +22,12 @@ pytestmark = pytest.mark.slow
 
 def start(*arguments: object, **more) -> subprocess.Popen:
     return subprocess.Popen(
-        command("train.py", *arguments), stderr=subprocess.PIPE, text=True, cwd=HERE,
+        command("train.py", *arguments),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=HERE,
         env=environment(**more),
-    )  # fmt: skip
+    )
 
 
 def read_until(process: subprocess.Popen, words: str) -> str:
@@ -77,8 +80,10 @@ def test_a_signal_during_an_evaluation_leaves_it_for_the_next_start(workdir, con
     assert (tmp_path / "checkpoints" / "9" / "evaluation.json").exists()
     for mine, theirs in zip(variables_at(tmp_path, 12), variables_at(workdir, 12), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    evaluated = [[line["step"] for line in metrics_of(folder) if "AP" in line]
-                 for folder in (tmp_path, workdir)]  # fmt: skip
+    evaluated = [
+        [line["step"] for line in metrics_of(folder) if "AP" in line]
+        for folder in (tmp_path, workdir)
+    ]
     assert evaluated[0] == evaluated[1]
 
 
@@ -105,11 +110,20 @@ def test_one_processs_signal_stops_all_at_the_same_step(config, tmp_path):
         port = free.getsockname()[1]
     processes = [
         start(
-            "--config", config, "--workdir", tmp_path, "--config.num_steps=400",
-            "--coordinator", f"localhost:{port}", "--num_processes", 2, "--process_id", i,
+            "--config",
+            config,
+            "--workdir",
+            tmp_path,
+            "--config.num_steps=400",
+            "--coordinator",
+            f"localhost:{port}",
+            "--num_processes",
+            2,
+            "--process_id",
+            i,
         )
         for i in range(2)
-    ]  # fmt: skip
+    ]
     first, second = processes
     read_until(first, "step 2/")
     second.send_signal(signal.SIGTERM)
@@ -158,10 +172,16 @@ def test_a_damaged_config_json_is_one_clear_line(workdir, config, tmp_path, cont
 
 def test_a_run_that_diverges_is_ended_and_its_checkpoint_kept(config, tmp_path):
     done = run(
-        "train.py", "--config", config, "--workdir", tmp_path, "--config.num_steps=200",
-        "--config.optimizer.learning_rate=1e25", "--config.max_skipped_in_a_row=4",
+        "train.py",
+        "--config",
+        config,
+        "--workdir",
+        tmp_path,
+        "--config.num_steps=200",
+        "--config.optimizer.learning_rate=1e25",
+        "--config.max_skipped_in_a_row=4",
         "--config.checkpoint.every_steps=1",
-    )  # fmt: skip
+    )
     assert done.returncode == 1
     assert "skipped (4 in a row" in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -171,8 +191,12 @@ def test_a_run_that_diverges_is_ended_and_its_checkpoint_kept(config, tmp_path):
 
 
 def test_averages_and_accumulation_resume_to_the_very_same_numbers(config, tmp_path):
-    settings = ("--config.ema_decay=0.9", "--config.accumulate=2", "--config.clip_norm=10.0",
-                "--config.remat=True")  # fmt: skip
+    settings = (
+        "--config.ema_decay=0.9",
+        "--config.accumulate=2",
+        "--config.clip_norm=10.0",
+        "--config.remat=True",
+    )
     for workdir, stops in (("whole", ()), ("parts", ("--config.num_steps=5",))):
         for last in (stops, ()):
             done = run(
@@ -183,15 +207,21 @@ def test_averages_and_accumulation_resume_to_the_very_same_numbers(config, tmp_p
         *(variables_at(tmp_path / workdir, 12) for workdir in ("whole", "parts")), strict=True
     ):
         np.testing.assert_array_equal(mine, theirs)
-    done = run("train.py", "--config", config, "--workdir", tmp_path / "parts",
-               "--config.num_steps=13")  # fmt: skip
+    done = run(
+        "train.py", "--config", config, "--workdir", tmp_path / "parts", "--config.num_steps=13"
+    )
     assert done.returncode == 1 and "trained with other settings" in done.stderr
 
 
 def test_a_checkpoint_goes_on_with_more_and_with_fewer_devices(workdir, config, tmp_path):
     for before, after in ((4, 1), (1, 4)):
-        arguments = ("--config", config, "--workdir", tmp_path / str(before),
-                     "--config.sync_batch_norm=True")  # fmt: skip
+        arguments = (
+            "--config",
+            config,
+            "--workdir",
+            tmp_path / str(before),
+            "--config.sync_batch_norm=True",
+        )
         done = run("train.py", *arguments, "--config.num_steps=6", devices=before)
         assert done.returncode == 0, done.stderr
         done = run("train.py", *arguments, devices=after)
@@ -243,9 +273,12 @@ def test_a_clock_that_goes_back_is_no_matter(workdir, config, tmp_path):
     done = run("train.py", *arguments, "--config.num_steps=6")
     assert done.returncode == 0, done.stderr
     early = subprocess.run(
-        command("train.py", *arguments), capture_output=True, text=True, cwd=HERE,
+        command("train.py", *arguments),
+        capture_output=True,
+        text=True,
+        cwd=HERE,
         env=environment() | {"PYTHONPATH": os.pathsep.join([str(HERE), str(patch)])},
-    )  # fmt: skip
+    )
     assert early.returncode == 0, early.stderr
     for mine, theirs in zip(
         variables_at(tmp_path / "run", 12), variables_at(workdir, 12), strict=True

@@ -41,11 +41,17 @@ MPIRUN = {
 }
 # The same two nodes with one task on each, and with two on each.
 ONE_A_NODE = SRUN | {
-    "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_GTIDS": "1",
-}  # fmt: skip
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0",
+    "SLURM_GTIDS": "1",
+}
 TWO_A_NODE = SRUN | {
-    "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_GTIDS": "2,3",
-}  # fmt: skip
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_GTIDS": "2,3",
+}
 SRUN_PORT = 61440 + 5001 % 4096
 
 
@@ -163,17 +169,21 @@ FLAGS = {"coordinator": "h:1", "num_processes": 2, "process_id": 0}
         (TORCHRUN | {"LOCAL_WORLD_SIZE": "3"}, 0, {}, "LOCAL_RANK=3: but there are 3 processes"),
         # What sbatch tells a script, which is no task.
         (
-            {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_GTIDS": "0"}, 0, {},
+            {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_GTIDS": "0"},
+            0,
+            {},
             "SLURM_PROCID set, but not SLURM_STEP_NUM_TASKS; start the command by srun",
         ),
         (
-            SRUN | {"SLURM_GPUS_ON_NODE": "4"}, 4, {},
+            SRUN | {"SLURM_GPUS_ON_NODE": "4"},
+            4,
+            {},
             "8 processes on this machine have 4 GPUs (SLURM_GPUS_ON_NODE), and each sees 4: start",
         ),
         (SRUN | {"SLURM_GPUS_ON_NODE": "8"}, 4, {}, "have 8 GPUs (SLURM_GPUS_ON_NODE), and each"),
         (TWO_A_NODE, 3, {}, "2 processes on this machine cannot share 3 GPUs evenly"),
     ],
-)  # fmt: skip
+)
 def test_what_contradicts_itself_is_refused(environ, gpus, flags, message):
     with pytest.raises(LaunchError, match=re.escape(message)):
         arguments(environ, gpus, **flags)
@@ -266,11 +276,14 @@ def processes(
     started = [
         subprocess.Popen(
             [sys.executable, command, *(str(a).replace("#", str(i)) for a in arguments)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HERE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=HERE,
             env=environment() | {k: v.replace("#", str(i)) for k, v in environ.items()},
         )
         for i in numbers
-    ]  # fmt: skip
+    ]
     try:
         outputs = [process.communicate(timeout=60) for process in started]
     finally:

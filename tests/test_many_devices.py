@@ -29,10 +29,20 @@ def found(tmp_path_factory) -> dict[str, float]:
     """What the benchmark finds, on fewer devices and steps."""
     path = tmp_path_factory.mktemp("devices") / "found.json"
     subprocess.run(
-        [sys.executable, "tests/stress/devices.py", "--devices", "1", "4", "--steps", "8",
-         "--json", path],
-        check=True, cwd=HERE,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "tests/stress/devices.py",
+            "--devices",
+            "1",
+            "4",
+            "--steps",
+            "8",
+            "--json",
+            path,
+        ],
+        check=True,
+        cwd=HERE,
+    )
     return json.loads(path.read_text())
 
 

@@ -220,9 +220,15 @@ def test_what_is_said_where_nobody_is_found(root):
 
     def said(image_ids, keypoints) -> str:
         results = scoring.coco_results(
-            image_ids, boxes.boxes_xyxy, boxes.scores, keypoints, np.ones((count, 11)),
-            np.ones(count), QUADRUPED, category_id=dataset.annotations.category_id,
-        )  # fmt: skip
+            image_ids,
+            boxes.boxes_xyxy,
+            boxes.scores,
+            keypoints,
+            np.ones((count, 11)),
+            np.ones(count),
+            QUADRUPED,
+            category_id=dataset.annotations.category_id,
+        )
         return scoring.how_far_off(dataset, results)
 
     far = said(boxes.image_ids, np.zeros((count, 11, 2)))

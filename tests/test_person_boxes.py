@@ -44,12 +44,15 @@ def boxes_of(content, name: str, tmp_path):
         (DETECTIONS, "seven.jpg", None),
         ([row | {"category_id": 5} for row in DETECTIONS], "8.png", [[1, 2, 3, 4, 0.2]]),
         ([{"file_name": "a/b.jpg", "bbox": [1, 2, 3, 4]}], "a/b.jpg", [[1, 2, 3, 4, 1]]),
-        ({"b.jpg": [[1, 2, 3, 4], [5, 6, 7, 8, 0.5]]}, "a/b.jpg",
-         [[1, 2, 3, 4, 1], [5, 6, 7, 8, 0.5]]),
+        (
+            {"b.jpg": [[1, 2, 3, 4], [5, 6, 7, 8, 0.5]]},
+            "a/b.jpg",
+            [[1, 2, 3, 4, 1], [5, 6, 7, 8, 0.5]],
+        ),
         ({"a/b.jpg": [[1, 2, 3, 4]], "b.jpg": [[5, 6, 7, 8]]}, "a/b.jpg", [[1, 2, 3, 4, 1]]),
         ([[1, 2, 3, 4]], "anything.jpg", [[1, 2, 3, 4, 1]]),
     ],
-)  # fmt: skip
+)
 def test_boxes_are_found_by_picture(content, name, expected, tmp_path):
     found = boxes_of(content, name, tmp_path)
     assert (found is None) == (expected is None)
@@ -76,10 +79,12 @@ def test_boxes_are_found_by_picture(content, name, expected, tmp_path):
         ({"images": ANNOTATIONS["images"]}, "it has no list of 'annotations'"),
         (ANNOTATIONS | {"images": ANNOTATIONS["images"][1:]}, "index 0: its image_id is not the"),
         (ANNOTATIONS | {"images": [{"id": 7}]}, "image 7: file_name is missing"),
-        ([row | {"category_id": 5 + i} for i, row in enumerate(DETECTIONS)],
-         "has boxes of categories 5, 6, 7, and none of COCO's person"),
+        (
+            [row | {"category_id": 5 + i} for i, row in enumerate(DETECTIONS)],
+            "has boxes of categories 5, 6, 7, and none of COCO's person",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_box_is_named(content, message, tmp_path):
     with pytest.raises(DataError, match=message):
         boxes_of(content, "a.jpg", tmp_path)

@@ -91,8 +91,11 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_read(tmp_path):
     found, reasons = read(tmp_path)
     assert [frame.source.name for frame in found] == ["a.jpg", "f.jpg"]
     assert reasons == [
-        "truncated or damaged JPEG", "empty file", "not a picture", "not a video, or damaged",
-    ]  # fmt: skip
+        "truncated or damaged JPEG",
+        "empty file",
+        "not a picture",
+        "not a video, or damaged",
+    ]
 
 
 def test_a_video_gives_its_frames_in_order(tmp_path):

@@ -170,8 +170,9 @@ def test_frequencies_and_spread_of_augmentations_are_the_references():
         np.testing.assert_allclose(
             np.percentile(values, percentiles),
             [expected["percentiles"][str(p)] for p in percentiles],
-            atol=0.12 * expected["std"], err_msg=name,
-        )  # fmt: skip
+            atol=0.12 * expected["std"],
+            err_msg=name,
+        )
     assert np.mean(columns["offset_x"] == 0) == pytest.approx(0.7, abs=0.015)
 
 
@@ -180,9 +181,12 @@ def test_half_bodies_are_chosen_as_the_reference_does():
         visibility = np.array(case["visible"], np.float32)
         for chance, expected in ((0.0, case["prefer_upper"]), (0.99, case["prefer_lower"])):
             chosen = augment._half_body(
-                visibility > 0, COCO.is_upper_body, np.array(0.0), np.array(chance),
+                visibility > 0,
+                COCO.is_upper_body,
+                np.array(0.0),
+                np.array(chance),
                 augment.Settings(),
-            )  # fmt: skip
+            )
             assert (np.flatnonzero(chosen).tolist() or None) == expected
 
 
@@ -248,12 +252,22 @@ def test_processes_shares_put_together_are_one_processs_batches(records):
 def test_every_person_once_an_epoch(records):
     num_people = int(records.num_people.sum())
     chunks = pipeline.TrainingChunks(
-        records, COCO, crop_hw=(64, 48), batch_size=8, settings=augment.NONE, padding=1.25, seed=0,
-        process=0, num_processes=1, num_threads=1,
-    )  # fmt: skip
+        records,
+        COCO,
+        crop_hw=(64, 48),
+        batch_size=8,
+        settings=augment.NONE,
+        padding=1.25,
+        seed=0,
+        process=0,
+        num_processes=1,
+        num_threads=1,
+    )
     assert list(chunks._stretches(num_people - 5, 2 * num_people + 1)) == [
-        (0, num_people - 5, num_people), (1, 0, num_people), (2, 0, 1),
-    ]  # fmt: skip
+        (0, num_people - 5, num_people),
+        (1, 0, num_people),
+        (2, 0, 1),
+    ]
     orders = []
     for epoch in range(3):
         pictures, people = chunks._people(epoch, 0, num_people)
@@ -278,9 +292,17 @@ def test_each_picture_is_decoded_once_but_at_the_edges_of_a_chunk(records):
 
     counting = Counting(records.source)
     chunks = pipeline.TrainingChunks(
-        dataclasses.replace(records, source=counting), COCO, crop_hw=(64, 48), batch_size=16,
-        settings=augment.NONE, padding=1.25, seed=0, process=0, num_processes=1, num_threads=1,
-    )  # fmt: skip
+        dataclasses.replace(records, source=counting),
+        COCO,
+        crop_hw=(64, 48),
+        batch_size=16,
+        settings=augment.NONE,
+        padding=1.25,
+        seed=0,
+        process=0,
+        num_processes=1,
+        num_threads=1,
+    )
     chunks[0]
     epochs = chunks.people_per_chunk / records.num_people.sum()
     assert counting.read <= np.ceil(epochs * len(records.num_people)) + 1
@@ -288,9 +310,17 @@ def test_each_picture_is_decoded_once_but_at_the_edges_of_a_chunk(records):
 
 def test_people_of_a_picture_go_to_different_batches(records):
     chunks = pipeline.TrainingChunks(
-        records, COCO, crop_hw=(64, 48), batch_size=256, settings=augment.NONE, padding=1.25,
-        seed=0, process=0, num_processes=1, num_threads=1,
-    )  # fmt: skip
+        records,
+        COCO,
+        crop_hw=(64, 48),
+        batch_size=256,
+        settings=augment.NONE,
+        padding=1.25,
+        seed=0,
+        process=0,
+        num_processes=1,
+        num_threads=1,
+    )
     count = int(records.num_people.sum())
     pictures, _ = chunks._people(0, 0, count)
     batches = np.arange(count) % chunks.batches_per_chunk

@@ -38,17 +38,26 @@ def root(tmp_path_factory) -> pathlib.Path:
 def predict(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(HERE / "predict.py"), *map(str, arguments)],
-        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(HERE)}, cwd=HERE,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+        cwd=HERE,
+    )
 
 
 @pytest.mark.slow
 def test_a_folder_with_annotated_boxes(root, tmp_path):
     annotations = root / "annotations" / "person_keypoints_val2017.json"
     done = predict(
-        "--checkpoint", root / "checkpoint", "--source", root / "val2017", "--boxes", annotations,
-        "--output", tmp_path / "out",
-    )  # fmt: skip
+        "--checkpoint",
+        root / "checkpoint",
+        "--source",
+        root / "val2017",
+        "--boxes",
+        annotations,
+        "--output",
+        tmp_path / "out",
+    )
     assert done.returncode == 0, done.stderr
     assert "damaged.jpg: truncated or damaged JPEG" in done.stderr
     assert "not read to the end: 1 of 6" in done.stderr
@@ -78,10 +87,24 @@ def test_a_folder_with_annotated_boxes(root, tmp_path):
 @pytest.mark.slow
 def test_a_video_becomes_a_video(root, tmp_path):
     done = predict(
-        "--checkpoint", root / "checkpoint", "--source", root / "walk.avi", "--box", "5,5,30,40",
-        "--box", "30,2,30,40", "--box", "100,0,5,5", "--output", tmp_path, "--stages", 1,
-        "--max_frames", 7, "--bf16",
-    )  # fmt: skip
+        "--checkpoint",
+        root / "checkpoint",
+        "--source",
+        root / "walk.avi",
+        "--box",
+        "5,5,30,40",
+        "--box",
+        "30,2,30,40",
+        "--box",
+        "100,0,5,5",
+        "--output",
+        tmp_path,
+        "--stages",
+        1,
+        "--max_frames",
+        7,
+        "--bf16",
+    )
     assert done.returncode == 0, done.stderr
     assert "left out box 100,0,5,5: it has no area in the picture of 64 x 48" in done.stderr
     entries = json.loads((tmp_path / "keypoints.json").read_text())
@@ -109,9 +132,14 @@ def test_what_cannot_be_done_is_one_clear_line(root, tmp_path, arguments, messag
     (root / "dogs" / "model.json").write_text(json.dumps(description | {"skeleton": "dog"}))
     before = sorted((root / "val2017").iterdir())
     done = predict(
-        "--checkpoint", root / "checkpoint", "--source", root / "val2017", "--output",
-        tmp_path / "new", *(argument.format(root=root) for argument in arguments),
-    )  # fmt: skip
+        "--checkpoint",
+        root / "checkpoint",
+        "--source",
+        root / "val2017",
+        "--output",
+        tmp_path / "new",
+        *(argument.format(root=root) for argument in arguments),
+    )
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert message in line and "Traceback" not in done.stderr
@@ -122,8 +150,11 @@ def test_limbs_are_coloured_by_side_and_shaded_by_confidence():
     image = np.zeros((300, 300, 3), np.uint8)
     keypoints_image_xy = np.full((1, 17, 2), -50.0)
     keypoint_scores = np.full((1, 17), 0.5)
-    joints = [COCO.keypoint_names.index(f"{side}_{joint}")
-              for side in ("left", "right") for joint in ("hip", "knee")]  # fmt: skip
+    joints = [
+        COCO.keypoint_names.index(f"{side}_{joint}")
+        for side in ("left", "right")
+        for joint in ("hip", "knee")
+    ]
     keypoints_image_xy[0, joints] = (20, 20), (20, 280), (70, 20), (70, 280)
     keypoint_scores[0, joints[:2]] = 1.2
     keypoint_scores[0, joints[2:]] = (drawing.FAINT_SCORE + drawing.FULL_SCORE) / 2

@@ -26,11 +26,14 @@ from mspn_jax.weights.description import Description
 DESCRIPTION = Description(
     variant="tiny",
     model=dict(
-        num_stages=2, blocks_per_unit=(1, 1, 1, 1), stem_channels=8, unit_channels=16,
+        num_stages=2,
+        blocks_per_unit=(1, 1, 1, 1),
+        stem_channels=8,
+        unit_channels=16,
         num_keypoints=17,
     ),
     crop_hw=(64, 96),
-)  # fmt: skip
+)
 VARIABLES = trained_variables(DESCRIPTION.new_model())
 
 
@@ -54,9 +57,14 @@ def test_it_finds_what_evaluation_finds(predictor, tmp_path):
     dataset = evaluation_set.open_split(root=tmp_path, split="val2017", skeleton=COCO)
     model, variables = for_inference(DESCRIPTION.new_model(), VARIABLES)
     expected_xy, expected_scores = estimate_boxes(
-        inference.estimate_on_devices(model, COCO.flip_permutation), variables, dataset.records,
-        dataset.boxes, crop_hw=DESCRIPTION.crop_hw, batch_size=5, padding=DESCRIPTION.padding,
-    )  # fmt: skip
+        inference.estimate_on_devices(model, COCO.flip_permutation),
+        variables,
+        dataset.records,
+        dataset.boxes,
+        crop_hw=DESCRIPTION.crop_hw,
+        batch_size=5,
+        padding=DESCRIPTION.padding,
+    )
     boxes_xyxy = dataset.boxes.boxes_xyxy
     boxes_xywh = np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], 1)
     for record_index in np.unique(dataset.boxes.record_indices):

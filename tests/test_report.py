@@ -42,8 +42,9 @@ def results(dataset):
     boxes = dataset.boxes
     keypoints = dataset.records.people.keypoints_image_xy.copy()
     keypoints[::5] = keypoints[::5][:, COCO.flip_permutation]
-    shaken = keypoints + rng.normal(0, rng.choice([0.3, 2, 8, 60], (len(keypoints), 1, 1)),
-                                    keypoints.shape)  # fmt: skip
+    shaken = keypoints + rng.normal(
+        0, rng.choice([0.3, 2, 8, 60], (len(keypoints), 1, 1)), keypoints.shape
+    )
     scores = rng.uniform(0.6, 1.2, shaken.shape[:2])
     return coco_results(
         boxes.image_ids, boxes.boxes_xyxy, boxes.scores, shaken, scores, np.ones(len(boxes)), COCO
@@ -212,17 +213,28 @@ def test_nothing_found_is_one_line_and_leaves_the_folder_alone(dataset, tmp_path
 def test_the_command_writes_a_report_or_says_in_a_line_why_not(root, tmp_path):
     config = tmp_path / "tiny.py"
     config.write_text(commands.CONFIG.replace("ROOT", str(root)))
-    model = dict(num_stages=1, num_keypoints=17, blocks_per_unit=(1, 1, 1, 1), stem_channels=8,
-                 unit_channels=16)  # fmt: skip
+    model = dict(
+        num_stages=1,
+        num_keypoints=17,
+        blocks_per_unit=(1, 1, 1, 1),
+        stem_channels=8,
+        unit_channels=16,
+    )
     description = Description("tiny", model, crop_hw=(64, 64))
     variables = initial_variables(description.new_model(), 0, (64, 64))
     checkpoints.save_variables(tmp_path / "start", description, variables)
 
     def run(*arguments):
         return commands.run(
-            "eval.py", "--config", config, "--checkpoint", tmp_path / "start",
-            "--report", tmp_path / "out", *arguments,
-        )  # fmt: skip
+            "eval.py",
+            "--config",
+            config,
+            "--checkpoint",
+            tmp_path / "start",
+            "--report",
+            tmp_path / "out",
+            *arguments,
+        )
 
     images = json.loads((root / "annotations/person_keypoints_val2017.json").read_text())["images"]
     (root / "annotations/image_info_test-dev.json").write_text(json.dumps({"images": images}))

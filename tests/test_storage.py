@@ -85,7 +85,9 @@ def test_errors_of_other_libraries_are_not_taken_for_a_buckets():
     for text in ("UNAVAILABLE: x", "ABORTED: Error " + "x" * 300 + ": All 7 retry attempts failed"):
         assert "no answer from the bucket" in (paths.reason_of(ValueError(text)) or "")
     for error in (
-        FileNotFoundError(2, "x"), ValueError("x"), RuntimeError("UNAVAILABLE: a peer"),
+        FileNotFoundError(2, "x"),
+        ValueError("x"),
+        RuntimeError("UNAVAILABLE: a peer"),
         StorageError("UNAVAILABLE"),
-    ):  # fmt: skip
+    ):
         assert paths.reason_of(error) is None

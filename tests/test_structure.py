@@ -138,4 +138,4 @@ def test_arrays_are_told_apart_as_numpys_and_jaxs(path):
 def test_code_is_formatted_by_ruff():
     """`# fmt: skip` is an exception: lower the number when one goes."""
     marks = sum(path.read_text().count("# fmt: skip") for path in MODULES)
-    assert marks <= 27
+    assert marks <= 1

@@ -41,9 +41,12 @@ def test_a_run_leaves_what_it_promises(workdir):
 def test_a_run_stopped_and_started_again_ends_in_the_very_same_numbers(workdir, config, tmp_path):
     arguments = ("--config", config, "--workdir", tmp_path)
     with subprocess.Popen(
-        command("train.py", *arguments), stderr=subprocess.PIPE, text=True, cwd=HERE,
+        command("train.py", *arguments),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=HERE,
         env=environment(),
-    ) as process:  # fmt: skip
+    ) as process:
         for line in process.stderr:
             if line.startswith("step 4/"):
                 process.send_signal(signal.SIGINT)
@@ -69,9 +72,12 @@ def test_a_run_stopped_and_started_again_ends_in_the_very_same_numbers(workdir, 
 def test_a_run_killed_without_warning_ends_in_the_very_same_numbers(workdir, config, new_workdir):
     arguments = ("--config", config, "--workdir", new_workdir)
     with subprocess.Popen(
-        command("train.py", *arguments), stderr=subprocess.PIPE, text=True, cwd=HERE,
+        command("train.py", *arguments),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=HERE,
         env=environment(),
-    ) as process:  # fmt: skip
+    ) as process:
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             steps = (new_workdir / "checkpoints").glob("[0-9]*")
@@ -91,9 +97,11 @@ def test_a_run_killed_without_warning_ends_in_the_very_same_numbers(workdir, con
 def test_a_run_starts_from_another_ones_weights(workdir, config, tmp_path):
     arguments = ("--config", config, "--workdir", tmp_path, "--config.num_steps=1")
     both = run(
-        "train.py", *arguments, f"--config.init.checkpoint={workdir}",
+        "train.py",
+        *arguments,
+        f"--config.init.checkpoint={workdir}",
         "--config.init.from_torch=mspn.pth",
-    )  # fmt: skip
+    )
     assert both.returncode == 1 and "one start at most" in both.stderr
     last = workdir / "checkpoints" / "12"
     done = run("train.py", *arguments, f"--config.init.checkpoint={last}")
@@ -110,9 +118,17 @@ def test_a_run_starts_from_another_ones_weights(workdir, config, tmp_path):
 @pytest.mark.slow
 def test_evaluation_prints_and_writes_the_ten_figures(workdir, config, root, tmp_path):
     done = run(
-        "eval.py", "--config", config, "--checkpoint", workdir, "--output", tmp_path / "out",
-        "--mean_pose", "--pictures", 3,
-    )  # fmt: skip
+        "eval.py",
+        "--config",
+        config,
+        "--checkpoint",
+        workdir,
+        "--output",
+        tmp_path / "out",
+        "--mean_pose",
+        "--pictures",
+        3,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Average") == 10 and "of the mean pose" in done.stdout
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -135,9 +151,15 @@ def test_devices_share_an_evaluation(workdir, config, tmp_path):
     for devices in (1, 3):
         output = tmp_path / str(devices)
         done = run(
-            "eval.py", "--config", config, "--checkpoint", workdir, "--output", output,
+            "eval.py",
+            "--config",
+            config,
+            "--checkpoint",
+            workdir,
+            "--output",
+            output,
             devices=devices,
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         outputs.append(json.loads((output / "keypoints_results.json").read_text()))
     for one, three in zip(*outputs, strict=True):
@@ -158,10 +180,16 @@ def test_a_split_that_can_only_be_submitted(workdir, config, root, tmp_path):
     ]
     (tmp_path / "detections.json").write_text(json.dumps(detections))
     done = run(
-        "eval.py", "--config", config, "--checkpoint", workdir, "--output", tmp_path / "out",
+        "eval.py",
+        "--config",
+        config,
+        "--checkpoint",
+        workdir,
+        "--output",
+        tmp_path / "out",
         "--config.data.val_split=test-dev",
         f"--config.data.detections={tmp_path / 'detections.json'}",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert "no figures, only results" in done.stderr and not done.stdout
     assert len(json.loads((tmp_path / "out" / "keypoints_results.json").read_text())) == (
@@ -220,13 +248,23 @@ def together(program: str, *arguments: object) -> list[subprocess.CompletedProce
     processes = [
         subprocess.Popen(
             command(
-                program, *arguments, "--coordinator", f"localhost:{port}", "--num_processes", 2,
-                "--process_id", i,
+                program,
+                *arguments,
+                "--coordinator",
+                f"localhost:{port}",
+                "--num_processes",
+                2,
+                "--process_id",
+                i,
             ),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=HERE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            cwd=HERE,
         )
         for i in range(2)
-    ]  # fmt: skip
+    ]
     outputs = [process.communicate(timeout=600) for process in processes]
     return [
         subprocess.CompletedProcess(p.args, p.returncode, *output)

@@ -88,8 +88,11 @@ def test_a_whole_step_equals_the_references(reference_batch, reference_variables
 
     # What Adam did tells the gradients: after one step its first moment is a tenth of them.
     moments = state.opt_state[1][0].mu
-    leaves = {"weight": ("kernel", "conv"), "norm.weight": ("scale", "norm"),
-              "norm.bias": ("bias", "norm")}  # fmt: skip
+    leaves = {
+        "weight": ("kernel", "conv"),
+        "norm.weight": ("scale", "norm"),
+        "norm.bias": ("bias", "norm"),
+    }
     compared = 0
     for path, brick in brick_names().items():
         for torch_leaf, (ours, module) in leaves.items():
@@ -144,9 +147,11 @@ def on_devices(count: int, model: MSPN, batch):
     optimizer = adam(1e-3)
     state = training.new_state(initial_variables(MSPN(**TINY), 0, (64, 64)), optimizer)
     step = jax.vmap(
-        training.train_step(model, optimizer), in_axes=(None, 0), out_axes=None,
+        training.train_step(model, optimizer),
+        in_axes=(None, 0),
+        out_axes=None,
         axis_name=AXIS,
-    )  # fmt: skip
+    )
     dealt = {name: rows.reshape(count, -1, *rows.shape[1:]) for name, rows in batch.items()}
     return jax.device_get(jax.jit(step)(state, dealt))
 
@@ -288,8 +293,9 @@ def test_the_average_of_the_parameters_is_what_it_says():
         state = jax.device_get(state)
     jax.tree.map(
         lambda mine, expected: np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-7),
-        state.ema_params, mean,
-    )  # fmt: skip
+        state.ema_params,
+        mean,
+    )
     assert state.variables["params"] is state.ema_params
 
 

@@ -74,9 +74,7 @@ def main() -> None:
         print(f"\n{name}, {batch} crops a device", flush=True)
         outcome = compile_for(batch)
         print("\n".join(lines(outcome, hardware, flops / hardware.flops(dtype))), flush=True)
-        found[name] = outcome._asdict() | {
-            "flops_per_crop": flops, "fits": outcome.fits(hardware)
-        }  # fmt: skip
+        found[name] = outcome._asdict() | {"flops_per_crop": flops, "fits": outcome.fits(hardware)}
         if _LARGEST_BATCH.value and (outcome.peak_bytes or outcome.is_too_large):
             step = math.lcm(_ALIGNMENT, config.accumulate if name == "training" else 1)
             largest = largest_batch(compile_for, outcome, hardware, step)

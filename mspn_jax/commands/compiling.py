@@ -145,9 +145,13 @@ def _say_into(path: str) -> None:
 
 
 def compile_program(
-    config: ConfigDict, description: Description, name: str, num_devices: int, program: str,
+    config: ConfigDict,
+    description: Description,
+    name: str,
+    num_devices: int,
+    program: str,
     batch: int,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     jax.config.update("jax_platforms", "cpu")
     devices = absent_devices(HARDWARE[name], num_devices)
     build = {"training": training_step, "inference": inference}[program]

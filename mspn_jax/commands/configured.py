@@ -111,10 +111,14 @@ def skeleton_named(name: str) -> Skeleton:
     skeleton = skeletons.read(name)
     pairs = sum(side == "left" for side in skeleton.sides)
     log.info(
-        "skeleton %s: %d keypoints, %d limbs, %s", skeleton.name, skeleton.num_keypoints,
-        len(skeleton.limbs), f"{pairs} pairs of left and right" if pairs else
-        "no left or right in the names, so that mirrored pictures keep every name",
-    )  # fmt: skip
+        "skeleton %s: %d keypoints, %d limbs, %s",
+        skeleton.name,
+        skeleton.num_keypoints,
+        len(skeleton.limbs),
+        f"{pairs} pairs of left and right"
+        if pairs
+        else "no left or right in the names, so that mirrored pictures keep every name",
+    )
     return skeleton
 
 

@@ -82,11 +82,14 @@ def main() -> None:
         )
     log.info(
         "%s from %s: %d %s boxes in %d pictures of %s, %s flip test",
-        description.variant, step, len(dataset.boxes),
+        description.variant,
+        step,
+        len(dataset.boxes),
         "detected" if config.data.detections else "ground-truth",
-        len(set(dataset.boxes.image_ids.tolist())), config.data.val_split,
+        len(set(dataset.boxes.image_ids.tolist())),
+        config.data.val_split,
         "with" if config.eval.flip_test else "without",
-    )  # fmt: skip
+    )
     with contextlib.ExitStack() as stack:
         # Opening the outputs first raises an error before the work instead of after it.
         output, page = (
@@ -98,11 +101,17 @@ def main() -> None:
         )
         with tqdm(total=len(dataset.boxes), unit="box", disable=jax.process_index() > 0) as bar:
             results, figures, table = evaluate(
-                estimate, variables, dataset, skeleton, crop_hw=description.crop_hw,
-                batch_size=config.eval.batch_size, padding=description.padding,
+                estimate,
+                variables,
+                dataset,
+                skeleton,
+                crop_hw=description.crop_hw,
+                batch_size=config.eval.batch_size,
+                padding=description.padding,
                 oks_nms_threshold=config.eval.oks_nms_threshold or None,
-                num_threads=config.data.num_threads, progress=bar.update,
-            )  # fmt: skip
+                num_threads=config.data.num_threads,
+                progress=bar.update,
+            )
         if jax.process_index() > 0:
             return
         if figures is None:
@@ -134,9 +143,12 @@ def print_mean_pose(
 
 
 def write_results(
-    output: Mirror, dataset: EvaluationSet, results: list[dict[str, Any]],
-    figures: dict[str, float] | None, skeleton: Skeleton,
-) -> None:  # fmt: skip
+    output: Mirror,
+    dataset: EvaluationSet,
+    results: list[dict[str, Any]],
+    figures: dict[str, float] | None,
+    skeleton: Skeleton,
+) -> None:
     """The files of --output."""
     write_json(output.local / "keypoints_results.json", results)
     if figures is not None:

@@ -51,11 +51,14 @@ def main() -> None:
         if path.exists():
             raise UsageError(f"{path}: exists; give another --output, or remove it")
     deployment = Deployment(
-        description, variables, num_stages=_STAGES.value, flip_test=_FLIP_TEST.value,
+        description,
+        variables,
+        num_stages=_STAGES.value,
+        flip_test=_FLIP_TEST.value,
         with_decode=_WITH_DECODE.value,
         batch_size=None if _DYNAMIC_BATCH.value else _BATCH_SIZE.value,
         dtype=jnp.bfloat16 if _BF16.value else jnp.float32,
-    )  # fmt: skip
+    )
     with Mirror(output.parent) as folder:
         file = folder.local / output.name
         try:

@@ -47,9 +47,12 @@ class _Launcher:
 
 _TORCHRUN = _Launcher("torchrun", "WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK")
 _MPIRUN = _Launcher(
-    "mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE",
+    "mpirun",
+    "OMPI_COMM_WORLD_SIZE",
+    "OMPI_COMM_WORLD_RANK",
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
     "OMPI_COMM_WORLD_LOCAL_RANK",
-)  # fmt: skip
+)
 # SLURM_GTIDS lists the tasks of this machine. The variables are those of a step, not of the job:
 # a batch script has some of them, too, but is no task.
 _SRUN = _Launcher("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_GTIDS", "SLURM_LOCALID")
@@ -60,9 +63,12 @@ _LAUNCHERS = (_TORCHRUN, _MPIRUN, _SRUN)
 
 
 def arguments(
-    environ: Mapping[str, str], coordinator: str | None, num_processes: int | None,
-    process_id: int | None, count_gpus: Callable[[], int],
-) -> dict[str, Any]:  # fmt: skip
+    environ: Mapping[str, str],
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    count_gpus: Callable[[], int],
+) -> dict[str, Any]:
     """The arguments for `jax.distributed.initialize`. Flags override the environment.
 
     Args:

@@ -80,9 +80,11 @@ def main() -> None:
             )
     find_people = people_finder(sources)
     predictor = Predictor.load(
-        _CHECKPOINT.value, _FLIP_TEST.value, num_stages=_STAGES.value,
+        _CHECKPOINT.value,
+        _FLIP_TEST.value,
+        num_stages=_STAGES.value,
         dtype=jnp.bfloat16 if _BF16.value else jnp.float32,
-    )  # fmt: skip
+    )
 
     passed_over: list[Source] = []
 
@@ -171,8 +173,11 @@ def usable(frame: Frame, boxes: Float[np.ndarray, "N 5"]) -> Float[np.ndarray, "
     for box in boxes[~inside]:
         log.warning(
             "%s: left out box %s: it has no area in the picture of %d x %d",
-            frame.source.name, ",".join(f"{x:g}" for x in box[:4]), width, height,
-        )  # fmt: skip
+            frame.source.name,
+            ",".join(f"{x:g}" for x in box[:4]),
+            width,
+            height,
+        )
     return boxes[inside]
 
 

@@ -92,7 +92,9 @@ def parts(figures: Figures, strips: list[str]) -> list[str]:
         return ", ".join(f"{figures(f'{key}/{name}')} {name}" for name in figures.value(key))
 
     return [
-        "<header><h1>Training crops</h1>", page.about(figures, "about"), "</header>",
+        "<header><h1>Training crops</h1>",
+        page.about(figures, "about"),
+        "</header>",
         "<p>Straight from the training pipeline: augmented crops with their keypoints, the person's"
         " left in orange, their right in blue, hidden ones fainter. In a mirrored crop writing"
         " reads backwards, and the colours are still the person's own left and right. Beside each,"
@@ -100,8 +102,10 @@ def parts(figures: Figures, strips: list[str]) -> list[str]:
         f" {kernels} cells).</p>",
         "<p class='soft'>A keypoint has no target where it lies outside the crop.</p>",
         '<div class="rows">',
-        *(f'<figure><img src="{strip}" alt="crop and targets">'
-          f"<figcaption>{caption(f'people/{i}')}</figcaption></figure>"
-          for i, strip in enumerate(strips)),
+        *(
+            f'<figure><img src="{strip}" alt="crop and targets">'
+            f"<figcaption>{caption(f'people/{i}')}</figcaption></figure>"
+            for i, strip in enumerate(strips)
+        ),
         "</div>",
-    ]  # fmt: skip
+    ]

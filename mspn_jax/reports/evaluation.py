@@ -101,13 +101,14 @@ def measure(
         ],
         "by_labelled": [
             score(f"{low + 1} to {high}", quarters == i)
-            for i, (low, high) in enumerate(itertools.pairwise(bounds)) if high > low
+            for i, (low, high) in enumerate(itertools.pairwise(bounds))
+            if high > low
         ],
         **{
             name: [_case(people, judged, row, skeleton) for row in rows]
             for name, rows in cases(people, judged).items()
         },
-    }  # fmt: skip
+    }
     return figures, people, judged
 
 

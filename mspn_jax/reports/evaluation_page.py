@@ -58,7 +58,9 @@ _TERMS = {
 def parts(figures: Figures, pictures: dict[str, list[str]]) -> list[str]:
     """The page, section by section. `pictures` are the SVGs of the cases."""
     sections = [
-        "<header><h1>Evaluation report</h1>", page.about(figures, "about"), "</header>",
+        "<header><h1>Evaluation report</h1>",
+        page.about(figures, "about"),
+        "</header>",
         '<div class="tiles">',
         *(f'<div class="tile"><span>{n}</span>{figures(n, ".3f")}</div>' for n in METRICS),
         "</div>",
@@ -75,8 +77,12 @@ def parts(figures: Figures, pictures: dict[str, list[str]]) -> list[str]:
         page.table(
             ("kind", "keypoints", "share", "which is"),
             [
-                (f'<i class="swatch {kind}"></i>{kind}', figures(f"errors/{kind}/count", ","),
-                 figures(f"errors/{kind}/share", ".1%"), _KIND_TERMS[kind])
+                (
+                    f'<i class="swatch {kind}"></i>{kind}',
+                    figures(f"errors/{kind}/count", ","),
+                    figures(f"errors/{kind}/share", ".1%"),
+                    _KIND_TERMS[kind],
+                )
                 for kind in KINDS
             ],
         ),
@@ -84,40 +90,54 @@ def parts(figures: Figures, pictures: dict[str, list[str]]) -> list[str]:
         page.table(
             ("keypoint", "labelled", "similarity", "median error, px", "mean error, px", "kinds"),
             [
-                (html.escape(name.replace("_", " ")), figures(f"keypoints/{name}/labelled", ","),
-                 figures(f"keypoints/{name}/similarity", ".3f"),
-                 figures(f"keypoints/{name}/median_error_px", ".1f"),
-                 figures(f"keypoints/{name}/mean_error_px", ".1f"),
-                 page.stack(figures, f"keypoints/{name}/errors"))
+                (
+                    html.escape(name.replace("_", " ")),
+                    figures(f"keypoints/{name}/labelled", ","),
+                    figures(f"keypoints/{name}/similarity", ".3f"),
+                    figures(f"keypoints/{name}/median_error_px", ".1f"),
+                    figures(f"keypoints/{name}/mean_error_px", ".1f"),
+                    page.stack(figures, f"keypoints/{name}/errors"),
+                )
                 for name in figures.value("keypoints")
             ],
         ),
-        "<h2>By size of the person</h2>", _groups(figures, "by_size", "√area"),
-        "<h2>By number of labelled keypoints</h2>", _groups(figures, "by_labelled", "labelled"),
-    ]  # fmt: skip
+        "<h2>By size of the person</h2>",
+        _groups(figures, "by_size", "√area"),
+        "<h2>By number of labelled keypoints</h2>",
+        _groups(figures, "by_labelled", "labelled"),
+    ]
     for name, svgs in pictures.items():
-        captions = (_caption(figures, f"{name}/{i}") for i in range(len(svgs)))
-        shown = (
-            f"<figure>{svg}<figcaption>{text}</figcaption></figure>"
-            for svg, text in zip(svgs, captions)
-        )
-        if svgs:
-            sections += [f"<h2>{_CASES[name]}</h2>", '<div class="cases">', *shown, "</div>"]
+        sections += _cases(figures, name, svgs)
     terms = (f"<dt>{term}</dt><dd>{text}</dd>" for term, text in _TERMS.items())
     return [*sections, "<h2>Definitions</h2>", f'<dl class="terms">{"".join(terms)}</dl>']
+
+
+def _cases(figures: Figures, name: str, svgs: list[str]) -> list[str]:
+    captions = (_caption(figures, f"{name}/{i}") for i in range(len(svgs)))
+    shown = (
+        f"<figure>{svg}<figcaption>{text}</figcaption></figure>"
+        for svg, text in zip(svgs, captions)
+    )
+    return [f"<h2>{_CASES[name]}</h2>", '<div class="cases">', *shown, "</div>"] if svgs else []
 
 
 def _curves(figures: Figures) -> str:
     precision = figures.value("precision_recall/precision")
     chart = page.line_chart(
-        figures.value("precision_recall/recall"), {f"OKS {t}": p for t, p in precision.items()},
-        x_name="recall", y_name="precision", label="Precision over recall, for ten OKS thresholds",
-    )  # fmt: skip
+        figures.value("precision_recall/recall"),
+        {f"OKS {t}": p for t, p in precision.items()},
+        x_name="recall",
+        y_name="precision",
+        label="Precision over recall, for ten OKS thresholds",
+    )
     rows = [
-        (f'<i class="swatch" style="background:{page.color_of_rank(i, len(precision))}"></i>{name}',
-         figures(f"precision_recall/AP/{name}", ".3f"))
+        (
+            f'<i class="swatch" style="background:{page.color_of_rank(i, len(precision))}"></i>'
+            + name,
+            figures(f"precision_recall/AP/{name}", ".3f"),
+        )
         for i, name in enumerate(precision)
-    ]  # fmt: skip
+    ]
     return f'<div class="beside">{chart}{page.table(("OKS ≥", "AP"), rows)}</div>'
 
 
@@ -125,11 +145,14 @@ def _groups(figures: Figures, key: str, name: str) -> str:
     return page.table(
         (name, "people", "AP", "AP50", "AP75", "AR"),
         [
-            (figures(f"{key}/{i}/name"), figures(f"{key}/{i}/people", ","),
-             *(figures(f"{key}/{i}/{metric}", ".3f") for metric in ("AP", "AP50", "AP75", "AR")))
+            (
+                figures(f"{key}/{i}/name"),
+                figures(f"{key}/{i}/people", ","),
+                *(figures(f"{key}/{i}/{metric}", ".3f") for metric in ("AP", "AP50", "AP75", "AR")),
+            )
             for i in range(len(figures.value(key)))
         ],
-    )  # fmt: skip
+    )
 
 
 def _caption(figures: Figures, key: str) -> str:
@@ -161,9 +184,10 @@ def picture_of_case(
     true_xy = people.keypoints_image_xy[row]
     found = judged.closest[row]
     triples = (
-        np.zeros((len(true_xy), 3)) if found == NOBODY
+        np.zeros((len(true_xy), 3))
+        if found == NOBODY
         else np.reshape(results[found]["keypoints"], (-1, 3))
-    )  # fmt: skip
+    )
 
     box_xyxy = geometry.boxes_xywh_to_xyxy(people.boxes_xywh[row])
     stray = STRAY * (box_xyxy[2:] - box_xyxy[:2])
@@ -187,8 +211,9 @@ def picture_of_case(
 
     true_xy = geometry.transform(to_case, true_xy)
     size = f'width="{CASE_HW[1]}" height="{CASE_HW[0]}"'
-    svg = [f'<svg viewBox="0 0 {CASE_HW[1]} {CASE_HW[0]}"><image {size}'
-           f' href="{page.jpeg_uri(crop)}"/>']  # fmt: skip
+    svg = [
+        f'<svg viewBox="0 0 {CASE_HW[1]} {CASE_HW[0]}"><image {size} href="{page.jpeg_uri(crop)}"/>'
+    ]
     svg += rings(skeleton, np.flatnonzero(labelled), true_xy, found_xy, Figures(figures), key)
     return "".join(svg) + "</svg>"
 

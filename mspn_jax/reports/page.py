@@ -66,8 +66,10 @@ def write(path: str | os.PathLike, title: str, parts: Iterable[str]) -> None:
 
 def about(figures: Figures, key: str) -> str:
     """A dictionary of the figures as a line of names and values."""
-    rows = (f"<div><dt>{name}</dt><dd>{figures(f'{key}/{name}')}</dd></div>"
-            for name in figures.value(key))  # fmt: skip
+    rows = (
+        f"<div><dt>{name}</dt><dd>{figures(f'{key}/{name}')}</dd></div>"
+        for name in figures.value(key)
+    )
     return f'<dl class="about">{"".join(rows)}</dl>'
 
 

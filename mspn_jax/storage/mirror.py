@@ -100,16 +100,15 @@ def _copy(there: Any, found: dict[str, dict[str, Any]], local: pathlib.Path) -> 
     system, key = paths.file_system(there)
     version = {name: [info["size"], info.get("generation")] for name, info in found.items()}
     wanted = [
-        name for name in found
+        name
+        for name in found
         if copied.get(name) != version[name] or _size(local / name) != version[name][0]
-    ]  # fmt: skip
+    ]
     if not wanted:
         return
     num_bytes = sum(version[name][0] for name in wanted)
     _check_room(there, local, num_bytes)
-    log.info(
-        "copying %d files (%.2f GB) of %s to %s", len(wanted), num_bytes / 1e9, there, local
-    )  # fmt: skip
+    log.info("copying %d files (%.2f GB) of %s to %s", len(wanted), num_bytes / 1e9, there, local)
     with tqdm(total=len(wanted), unit=" files", disable=len(wanted) <= _BATCH) as bar:
         for start in range(0, len(wanted), _BATCH):
             batch = wanted[start : start + _BATCH]
@@ -154,9 +153,10 @@ def send(local: pathlib.Path, there: Any, last: str) -> None:
     with paths.named(there), paths.no_bucket_named(there):
         for each in (names, [last]):
             system.put(
-                [str(local / name) for name in each], [f"{key}/{name}" for name in each],
+                [str(local / name) for name in each],
+                [f"{key}/{name}" for name in each],
                 batch_size=_AT_ONCE,
-            )  # fmt: skip
+            )
 
 
 class Mirror:
@@ -178,9 +178,13 @@ class Mirror:
     """
 
     def __init__(
-        self, folder: str | os.PathLike, *, take: Iterable[str] = (),
-        seconds: float | None = None, check: Callable[[], None] = lambda: None,
-    ):  # fmt: skip
+        self,
+        folder: str | os.PathLike,
+        *,
+        take: Iterable[str] = (),
+        seconds: float | None = None,
+        check: Callable[[], None] = lambda: None,
+    ):
         self.folder = paths.path(folder)
         self.local: pathlib.Path = pathlib.Path(os.fspath(folder))
         self._take, self._seconds, self._check = take, seconds, check

@@ -68,11 +68,22 @@ class Trial:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), "--config", str(self.folder / "tiny.py"),
-             "--workdir", str(workdir), *arguments],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-            env=environment | more.pop("env", {}), **more,
-        )  # fmt: skip
+            [
+                sys.executable,
+                str(ROOT / "train.py"),
+                "--config",
+                str(self.folder / "tiny.py"),
+                "--workdir",
+                str(workdir),
+                *arguments,
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment | more.pop("env", {}),
+            **more,
+        )
 
     def run(self, workdir: pathlib.Path, *arguments: str, **more) -> tuple[int, str]:
         """Exit status, and what it said."""

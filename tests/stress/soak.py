@@ -47,10 +47,16 @@ def main() -> None:
         config = CONFIG.format(root=str(folder / "data"), steps=options.steps)
         (folder / "soak.py").write_text(config)
         command = [
-            sys.executable, str(ROOT / "train.py"), "--config", str(folder / "soak.py"),
-            "--workdir", str(folder / "run"), "--config.log_every_steps=100",
-            "--config.eval.every_epochs=20", "--config.checkpoint.every_steps=50",
-        ]  # fmt: skip
+            sys.executable,
+            str(ROOT / "train.py"),
+            "--config",
+            str(folder / "soak.py"),
+            "--workdir",
+            str(folder / "run"),
+            "--config.log_every_steps=100",
+            "--config.eval.every_epochs=20",
+            "--config.checkpoint.every_steps=50",
+        ]
         start, seen = time.monotonic(), []
         with open(folder / "said", "w") as said:
             process = subprocess.Popen(

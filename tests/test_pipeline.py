@@ -229,6 +229,22 @@ def take(records, count, **arguments):
     return list(itertools.islice(pipeline.training_batches(records, COCO, **arguments), count))
 
 
+def chunks_of(records: Records, batch_size: int) -> pipeline.TrainingChunks:
+    """Of one process, without augmentation."""
+    return pipeline.TrainingChunks(
+        records,
+        COCO,
+        crop_hw=(64, 48),
+        batch_size=batch_size,
+        settings=augment.NONE,
+        padding=1.25,
+        seed=0,
+        process=0,
+        num_processes=1,
+        num_threads=1,
+    )
+
+
 def assert_same(batches, others):
     for batch, other in zip(batches, others, strict=True):
         for a, b in zip(dataclasses.astuple(batch), dataclasses.astuple(other)):
@@ -251,18 +267,7 @@ def test_processes_shares_put_together_are_one_processs_batches(records):
 
 def test_every_person_once_an_epoch(records):
     num_people = int(records.num_people.sum())
-    chunks = pipeline.TrainingChunks(
-        records,
-        COCO,
-        crop_hw=(64, 48),
-        batch_size=8,
-        settings=augment.NONE,
-        padding=1.25,
-        seed=0,
-        process=0,
-        num_processes=1,
-        num_threads=1,
-    )
+    chunks = chunks_of(records, batch_size=8)
     assert list(chunks._stretches(num_people - 5, 2 * num_people + 1)) == [
         (0, num_people - 5, num_people),
         (1, 0, num_people),
@@ -291,36 +296,14 @@ def test_each_picture_is_decoded_once_but_at_the_edges_of_a_chunk(records):
             return self.source[i]
 
     counting = Counting(records.source)
-    chunks = pipeline.TrainingChunks(
-        dataclasses.replace(records, source=counting),
-        COCO,
-        crop_hw=(64, 48),
-        batch_size=16,
-        settings=augment.NONE,
-        padding=1.25,
-        seed=0,
-        process=0,
-        num_processes=1,
-        num_threads=1,
-    )
+    chunks = chunks_of(dataclasses.replace(records, source=counting), batch_size=16)
     chunks[0]
     epochs = chunks.people_per_chunk / records.num_people.sum()
     assert counting.read <= np.ceil(epochs * len(records.num_people)) + 1
 
 
 def test_people_of_a_picture_go_to_different_batches(records):
-    chunks = pipeline.TrainingChunks(
-        records,
-        COCO,
-        crop_hw=(64, 48),
-        batch_size=256,
-        settings=augment.NONE,
-        padding=1.25,
-        seed=0,
-        process=0,
-        num_processes=1,
-        num_threads=1,
-    )
+    chunks = chunks_of(records, batch_size=256)
     count = int(records.num_people.sum())
     pictures, _ = chunks._people(0, 0, count)
     batches = np.arange(count) % chunks.batches_per_chunk

@@ -115,15 +115,16 @@ def test_a_run_starts_from_another_ones_weights(workdir, config, tmp_path):
         np.testing.assert_allclose(mine, expected, atol=1e-5)
 
 
+def evaluated(config, workdir, output, *flags, **processes):
+    arguments = ("--config", config, "--checkpoint", workdir, "--output", output)
+    return run("eval.py", *arguments, *flags, **processes)
+
+
 @pytest.mark.slow
 def test_evaluation_prints_and_writes_the_ten_figures(workdir, config, root, tmp_path):
-    done = run(
-        "eval.py",
-        "--config",
+    done = evaluated(
         config,
-        "--checkpoint",
         workdir,
-        "--output",
         tmp_path / "out",
         "--mean_pose",
         "--pictures",
@@ -150,13 +151,9 @@ def test_devices_share_an_evaluation(workdir, config, tmp_path):
     outputs = []
     for devices in (1, 3):
         output = tmp_path / str(devices)
-        done = run(
-            "eval.py",
-            "--config",
+        done = evaluated(
             config,
-            "--checkpoint",
             workdir,
-            "--output",
             output,
             devices=devices,
         )
@@ -179,13 +176,9 @@ def test_a_split_that_can_only_be_submitted(workdir, config, root, tmp_path):
         for a in content["annotations"]
     ]
     (tmp_path / "detections.json").write_text(json.dumps(detections))
-    done = run(
-        "eval.py",
-        "--config",
+    done = evaluated(
         config,
-        "--checkpoint",
         workdir,
-        "--output",
         tmp_path / "out",
         "--config.data.val_split=test-dev",
         f"--config.data.detections={tmp_path / 'detections.json'}",

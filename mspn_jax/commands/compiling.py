@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mspn_jax import training
-from mspn_jax.commands import configured
+from mspn_jax.commands import configured, stopping
 from mspn_jax.compiled import compiled
 from mspn_jax.cost import costs
 from mspn_jax.devices import REPLICATED, SHARDED, Devices, sharding
@@ -166,7 +166,7 @@ def compile_program(
 def training_step(
     config: ConfigDict, description: Description, devices: Devices, rows: int
 ) -> tuple[Any, Any, Any]:
-    """The jitted training step, and the shapes of a state and of a batch on the devices."""
+    """The jitted training step of `mspn train`, and the shapes of its state and batch."""
     network = configured.new_training(config, description, _STEPS_PER_EPOCH)
     variables = variable_shapes(network.model, description.crop_hw)
     state = jax.eval_shape(
@@ -178,8 +178,9 @@ def training_step(
         "crops": jax.ShapeDtypeStruct((rows, *description.crop_hw, 3), jnp.uint8),
         "keypoints_crop_xy": jax.ShapeDtypeStruct((rows, num_keypoints, 2), jnp.float32),
         "visibility": jax.ShapeDtypeStruct((rows, num_keypoints), jnp.float32),
+        "signal": jax.ShapeDtypeStruct((len(devices or jax.devices()),), jnp.int32),
     }
-    jitted = training.on_all_devices(network.step, devices)
+    jitted = training.on_all_devices(stopping.with_signals(network.step), devices)
     return jitted, _placed(state, REPLICATED, devices), _placed(batch, SHARDED, devices)
 
 

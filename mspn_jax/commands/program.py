@@ -165,11 +165,11 @@ def _guarded(main: Callable[[], None], several_processes: bool) -> None:
     sys.unraisablehook = _report_unraisable
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
     try:
+        if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+            ranges.check(flags.FLAGS["config"].value)
         _join_processes(several_processes)
         if jax.process_index() > 0:
             log.setLevel(logging.WARNING)
-        if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
-            ranges.check(flags.FLAGS["config"].value)
         main()
     except (Exception, KeyboardInterrupt) as error:
         if jax.distributed.is_initialized():

@@ -29,8 +29,8 @@ def find_doubts(
     labelled = visibility > 0
     inside = np.abs((keypoints_image_xy - top_left) / size - 0.5).max(-1) <= 0.5 + _FAR
     doubts = {
-        "have most of their keypoints outside their box: are these x, y, v in pixels, x first,"
-        " the boxes x, y, width, height, and image_id the right picture's?": (
+        "have most of their keypoints outside their box. Keypoints are x, y, v in pixels, x first."
+        " Boxes are x, y, width, height. Is image_id the right picture's?": (
             (labelled & ~inside).sum(1) > labelled.sum(1) / 2
         ),
         "have boxes that reach beyond their picture: are these x, y, width, height, and not two"

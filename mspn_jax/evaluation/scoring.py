@@ -208,8 +208,7 @@ def coco_metrics(
       DataError: there are no annotations to score against.
     """
     if not results:
-        if not len(annotations.ids):
-            raise DataError(f"{annotations.file}: no annotations in it to score against")
+        _truth(annotations)
         log.warning("nobody was found in any picture: every metric is 0")
         return dict.fromkeys(METRICS, 0.0), ""
     return summarize(coco_evaluation(annotations, results, skeleton))

@@ -28,6 +28,10 @@ BAD_DETECTIONS = {
     "no bbox": ([{"image_id": 1, "category_id": 1, "score": 1}], "index 0: bbox is missing"),
     "a fractional id": ([detection(image_id=1.7)], "entry at index 0: image_id is 1.7; needed is"),
     "an infinite id": ([detection(image_id=INF)], "entry at index 0: image_id is Infinity; needed"),
+    "a rounded float": (
+        [detection(image_id=2.0**53 + 2)],
+        "image_id is 9007199254740994.0; needed",
+    ),
     "an id of 10**30": ([detection(image_id=10**30)], "entry at index 0: image_id is 1000"),
     "an id near another": (
         [detection(image_id=2**60 + 1)],
@@ -57,8 +61,9 @@ def test_bad_detections_are_one_line(case, tmp_path):
 
 def test_large_ids_are_not_rounded(tmp_path):
     path = tmp_path / "detections.json"
-    ids = [2**60, 2**60 + 1, 2**53 + 1]
-    path.write_text(json.dumps([detection(image_id=i) for i in ids]))
+    ids = [2**60, 2**60 + 1, 2**53 + 1, 2**53]
+    given = [*ids[:3], 2.0**53]
+    path.write_text(json.dumps([detection(image_id=i) for i in given]))
     assert read_detections(path, np.array(ids)).image_ids.tolist() == ids
 
 

@@ -74,6 +74,7 @@ def test_boxes_are_found_by_picture(content, name, expected, tmp_path):
         ([DETECTIONS[0] | {"bbox": "1234"}], 'entry at index 0: bbox is "1234"'),
         ([DETECTIONS[0] | {"image_id": 7.5}], "entry at index 0: image_id is 7.5; needed is a"),
         ([DETECTIONS[0] | {"score": "high"}], 'entry at index 0: score is "high"'),
+        ([DETECTIONS[0] | {"score": 1.1e9}], "entry at index 0: score is 1100000000.0"),
         ([DETECTIONS[0] | {"file_name": 3}], "entry at index 0: file_name is 3"),
         ([DETECTIONS[0] | {"category_id": "cat"}, DETECTIONS[0]], 'category_id is "cat"'),
         ({"images": ANNOTATIONS["images"]}, "it has no list of 'annotations'"),

@@ -118,7 +118,7 @@ def _places(value: Any):
 
 def perfect_results(annotations: Annotations) -> list[dict[str, Any]]:
     """Everyone who counts, found exactly."""
-    people = annotations.select(annotations.is_person)
+    people = annotations.people()
     ones = np.ones((*people.visibility.shape, 1))
     triples = np.concatenate([people.keypoints_image_xy, ones], -1)
     return [
@@ -166,6 +166,6 @@ def outcome(content: Any, root: pathlib.Path) -> str:
         result["keypoints"] = shaken.ravel().tolist()
         result["score"] = rng.random()
     ours, _ = scoring.coco_metrics(annotations, perfect, COCO)
-    theirs, _ = scoring.coco_metrics(annotations.select(annotations.is_person), perfect, COCO)
+    theirs, _ = scoring.coco_metrics(annotations.people(), perfect, COCO)
     assert ours == pytest.approx(theirs)
     return "read"

@@ -67,7 +67,7 @@ def truth_of(annotations) -> Annotations:
 
 
 def diagnose(results, annotations):
-    people = diagnosis.labelled_people(truth_of(annotations))
+    people = truth_of(annotations).people()
     return diagnosis.diagnose(results, people, COCO), people
 
 
@@ -186,7 +186,7 @@ def test_oks_and_matches_equal_pycocotools(threshold, monkeypatch):
 
     monkeypatch.setattr(COCOeval, "evaluate", at_one_threshold)
     truth = read(GOLDEN / "eval_synth_ann.json", COCO)
-    truth = truth.select(truth.is_person)
+    truth = truth.people()
     assert set(truth.ids.tolist()) == kept
     theirs = scoring.coco_evaluation(truth, results, COCO)
     pairs = {  # the annotations are numbered from 1
@@ -199,7 +199,7 @@ def test_oks_and_matches_equal_pycocotools(threshold, monkeypatch):
     monkeypatch.setattr(diagnosis, "MATCH_OKS", threshold)
     judged, people = diagnose(results, [a for a in content["annotations"] if a["id"] in kept])
     ours = {  # loadRes numbers results from 1
-        (int(people.annotation_ids[row]), int(found) + 1)
+        (int(people.ids[row]), int(found) + 1)
         for row, found in enumerate(judged.match)
         if found != NOBODY
     }

@@ -100,7 +100,7 @@ def test_a_group_is_not_charged_with_the_estimates_of_another(dataset, results):
         keypoints_xy = people.keypoints_image_xy[row] + 40 * is_big[row]
         triples = np.concatenate([keypoints_xy, np.ones((17, 1))], -1)
         perfect.append(results[judged.match[row]] | {"keypoints": triples.ravel().tolist()})
-    matched = np.isin(dataset.annotations.ids, people.annotation_ids[judged.match >= 0])
+    matched = np.isin(dataset.annotations.ids, people.ids[judged.match >= 0])
     of_matched = dataclasses.replace(dataset, annotations=dataset.annotations.select(matched))
     figures, *_ = evaluation.measure(of_matched, perfect, COCO)
     below_64 = [group for group in figures["by_size"][:2] if group["people"]]

@@ -12,7 +12,7 @@ from mspn_jax.skeletons import COCO
 
 def test_oks_is_that_of_pycocotools():
     truth = read(GOLDEN / "eval_synth_ann.json", COCO)
-    truth = truth.select(truth.is_person)
+    truth = truth.people()
     evaluation = scoring.coco_evaluation(truth, golden_json("eval_synth_results.json"), COCO)
     compared = 0
     for image_row, image_id in enumerate(truth.image_ids.tolist()):

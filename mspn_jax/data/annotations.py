@@ -75,10 +75,19 @@ class Annotations:
     is_crowd: Bool[np.ndarray, "N"]
     is_person: Bool[np.ndarray, "N"]
 
+    @property
+    def num_labelled(self) -> Int[np.ndarray, "N"]:
+        """The number of labelled keypoints of each annotation."""
+        return (self.visibility > 0).sum(1)
+
     def select(self, rows: Any) -> "Annotations":
         """Some of the annotations, and all images."""
         columns = {name: getattr(self, name)[rows] for name in _OF_ANNOTATIONS}
         return dataclasses.replace(self, **columns)
+
+    def people(self) -> "Annotations":
+        """The annotations with `is_person`, and all images."""
+        return self.select(self.is_person)
 
     def first_people(self, count: int) -> "Annotations":
         """The first people in the order of the file; 0: all annotations."""
@@ -281,7 +290,7 @@ def _find_people(
     what = "the area is missing or 0. The box's is used, which makes AP a little higher"
     findings.add(WARNING, "annotation", what, ids[is_person & has_no_measure])
     counts = [row.get("num_keypoints") for row in rows]
-    numbers_labelled = (annotations.visibility > 0).sum(1).tolist()
+    numbers_labelled = annotations.num_labelled.tolist()
     is_other = [c is not None and c != n for c, n in zip(counts, numbers_labelled)]
     what = "num_keypoints is not the number of labelled keypoints"
     findings.add(SUSPECT, "annotation", what, ids[is_person & np.array(is_other, bool)])
@@ -292,7 +301,7 @@ def _find_people(
         is_person=is_person,
         areas=np.where(has_no_measure, box_areas, annotations.areas),
     )
-    people = annotations.select(is_person)
+    people = annotations.people()
     plausibility.find_doubts(
         people.ids,
         people.boxes_xywh,

@@ -67,7 +67,7 @@ def inspect(
     rows = content.get("annotations")
     num_rows = len(rows) if isinstance(rows, list) else 0
     del content, rows
-    people = annotations.select(annotations.is_person)
+    people = annotations.people()
     if not len(people.ids) and not findings.errors:
         findings.add(ERROR, "", "there is nobody in it to learn from", [""])
     names = [name for name in annotations.file_names if name]

@@ -171,10 +171,7 @@ def open_split(
             " records"
         )
     annotations = annotations.first_people(first_people)
-    if detections:
-        boxes = _detected(found, records)
-    else:
-        boxes = _annotated(annotations.select(annotations.is_person), records)
+    boxes = _detected(found, records) if detections else _annotated(annotations.people(), records)
     if not len(boxes):
         raise DataError(f"{detections}: no box on the pictures of the first {first_people} people")
     return EvaluationSet(records, boxes, annotations)

@@ -26,44 +26,6 @@ MAX_FOUND = 20  # the best of a picture are matched, as in COCO's evaluation
 
 
 @dataclasses.dataclass(frozen=True)
-class People:
-    """The annotated people of a split with labelled keypoints, without crowds.
-
-    Attributes:
-      keypoints_image_xy, areas: image pixels, square image pixels.
-      visibility: COCO's 0 not labelled, 1 hidden, 2 visible.
-      boxes_xywh: as annotated.
-    """
-
-    image_ids: Int[np.ndarray, "M"]
-    annotation_ids: Int[np.ndarray, "M"]
-    keypoints_image_xy: Float[np.ndarray, "M K 2"]
-    visibility: Float[np.ndarray, "M K"]
-    areas: Float[np.ndarray, "M"]
-    boxes_xywh: Float[np.ndarray, "M 4"]
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    @property
-    def num_labelled(self) -> Int[np.ndarray, "M"]:
-        return (self.visibility > 0).sum(1)
-
-
-def labelled_people(annotations: Annotations) -> People:
-    """Those of the annotations that count in a score."""
-    people = annotations.select(annotations.is_person)
-    return People(
-        image_ids=people.image_ids[people.image_rows],
-        annotation_ids=people.ids,
-        keypoints_image_xy=people.keypoints_image_xy,
-        visibility=people.visibility,
-        areas=people.areas,
-        boxes_xywh=people.boxes_xywh,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class Diagnosis:
     """N found people compared with M annotated people.
 
@@ -108,7 +70,7 @@ def matches(oks: Float[np.ndarray, "N M"], threshold: float) -> Int[np.ndarray, 
 
 
 def kinds_of_errors(
-    found_image_xy: Float[np.ndarray, "K 2"], person: int, people: People, skeleton: Skeleton
+    found_image_xy: Float[np.ndarray, "K 2"], person: int, people: Annotations, skeleton: Skeleton
 ) -> Int[np.ndarray, "K"]:
     """The kind of error of each keypoint of a found person.
 
@@ -120,7 +82,7 @@ def kinds_of_errors(
     Args:
       person: index of the match in `people`, who are all of one picture.
     """
-    order = np.r_[person, np.delete(np.arange(len(people)), person)]
+    order = np.r_[person, np.delete(np.arange(len(people.ids)), person)]
     candidates = []
     for permutation in (slice(None), skeleton.flip_permutation):
         similarities = keypoint_similarities(
@@ -134,18 +96,19 @@ def kinds_of_errors(
     all_candidates = np.concatenate(candidates)  # (2M, K): own, others', own mirrored, others'
     best, which = all_candidates.max(0), all_candidates.argmax(0)
     own = np.where(best >= GOOD_SIMILARITY, GOOD, JITTER)
-    kinds = np.where(which == 0, own, np.where(which == len(people), INVERSION, SWAP))
+    kinds = np.where(which == 0, own, np.where(which == len(people.ids), INVERSION, SWAP))
     kinds = np.where(best < NEAR_SIMILARITY, MISS, kinds)
     return np.where(people.visibility[person] > 0, kinds, NOT_JUDGED)
 
 
-def diagnose(results: list[dict[str, Any]], people: People, skeleton: Skeleton) -> Diagnosis:
+def diagnose(results: list[dict[str, Any]], people: Annotations, skeleton: Skeleton) -> Diagnosis:
     """Matches found people with annotated people at an OKS of 0.1, and judges every keypoint.
 
     Args:
       results: COCO's submission format.
+      people: annotated people only, as `Annotations.people` returns them.
     """
-    num_found, num_people, num_keypoints = len(results), len(people), skeleton.num_keypoints
+    num_found, num_people, num_keypoints = len(results), len(people.ids), skeleton.num_keypoints
     triples = np.array([r["keypoints"] for r in results], float).reshape(-1, num_keypoints, 3)
     found_image_xy = triples[..., :2]
     scores = np.array([r["score"] for r in results], float)
@@ -156,12 +119,12 @@ def diagnose(results: list[dict[str, Any]], people: People, skeleton: Skeleton) 
     kinds = np.full((num_people, num_keypoints), NOT_JUDGED)
 
     found_in = _rows_by_picture(np.array([r["image_id"] for r in results], np.int64))
-    for image_id, members in _rows_by_picture(people.image_ids).items():
+    for image_id, members in _rows_by_picture(people.image_ids[people.image_rows]).items():
         found = found_in.get(image_id, np.zeros(0, int))
         found = found[np.argsort(-scores[found], kind="stable")]
         if not len(found):
             continue
-        here = People(*(getattr(people, f.name)[members] for f in dataclasses.fields(People)))
+        here = people.select(members)
         of_keypoints = keypoint_similarities(
             found_image_xy[found], here.keypoints_image_xy, here.areas, skeleton.oks_sigmas
         )
@@ -200,7 +163,7 @@ def count_kinds(kinds: Int[np.ndarray, "*n"]) -> dict[str, dict[str, int | float
     }
 
 
-def summary(diagnosis: Diagnosis, people: People, skeleton: Skeleton) -> dict[str, Any]:
+def summary(diagnosis: Diagnosis, people: Annotations, skeleton: Skeleton) -> dict[str, Any]:
     """The diagnosis as metrics; None if there is nothing to compute one from.
 
     Over the labelled keypoints of matched people:
@@ -223,7 +186,7 @@ def summary(diagnosis: Diagnosis, people: People, skeleton: Skeleton) -> dict[st
         }
     return {
         "people": {
-            "labelled": len(people),
+            "labelled": len(people.ids),
             "matched": int(matched.sum()),
             "unmatched": int((~matched).sum()),
             "mean_oks": float(diagnosis.oks[matched].mean()) if matched.any() else None,

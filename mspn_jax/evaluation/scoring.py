@@ -123,7 +123,7 @@ def mean_pose_results(
     Args:
       training: of the training split.
     """
-    people = training.select(training.is_person)
+    people = training.people()
     top_left, size = people.boxes_xywh[:, None, :2], people.boxes_xywh[:, None, 2:]
     is_labelled = (people.visibility > 0)[..., None]
     total = np.where(is_labelled, (people.keypoints_image_xy - top_left) / size, 0).sum(0)
@@ -171,7 +171,7 @@ def _truth(annotations: Annotations) -> CocoAnnotations:
     triples = np.concatenate(
         [annotations.keypoints_image_xy, annotations.visibility[..., None]], -1
     ).reshape(len(annotations.ids), -1)
-    num_keypoints = np.where(annotations.is_person, (annotations.visibility > 0).sum(1), 0)
+    num_keypoints = np.where(annotations.is_person, annotations.num_labelled, 0)
     columns = {
         "id": range(1, len(annotations.ids) + 1),
         "image_id": annotations.image_ids[annotations.image_rows].tolist(),
@@ -226,7 +226,7 @@ def how_far_off(dataset: EvaluationSet, results: list[dict[str, Any]]) -> str:
     found = collections.defaultdict(list)
     for result in results:
         found[result["image_id"]].append(np.reshape(result["keypoints"], (-1, 3))[:, :2])
-    people = dataset.annotations.select(dataset.annotations.is_person)
+    people = dataset.annotations.people()
     distances, alone = [], []
     for row, image_id in enumerate(people.image_ids[people.image_rows].tolist()):
         if image_id not in found:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from mspn_jax.data.annotations import Annotations
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.errors import DataError
 from mspn_jax.evaluation import diagnosis
-from mspn_jax.evaluation.diagnosis import KINDS, NOBODY, Diagnosis, People
+from mspn_jax.evaluation.diagnosis import KINDS, NOBODY, Diagnosis
 from mspn_jax.evaluation.scoring import coco_evaluation, coco_metrics, summarize
 from mspn_jax.reports import page
 from mspn_jax.reports.evaluation_page import parts, picture_of_case
@@ -59,7 +60,7 @@ def write(
 
 def measure(
     dataset: EvaluationSet, results: list[dict[str, Any]], skeleton: Skeleton
-) -> tuple[dict[str, Any], People, Diagnosis]:
+) -> tuple[dict[str, Any], Annotations, Diagnosis]:
     """All figures of the report, as they are written to metrics.json, and what they are of.
 
     COCO's ten stand at the top by their names; None is written where COCO says -1 or where there
@@ -71,8 +72,8 @@ def measure(
     annotations = dataset.annotations
     evaluation = coco_evaluation(annotations, results, skeleton)
     ten, _ = summarize(evaluation)
-    people = diagnosis.labelled_people(annotations)
-    if not len(people):
+    people = annotations.people()
+    if not len(people.ids):
         raise DataError(f"{annotations.file}: nobody in it has labelled keypoints to report on")
     judged = diagnosis.diagnose(results, people, skeleton)
 
@@ -128,7 +129,7 @@ def _precision_recall(evaluation) -> dict[str, Any]:
     }
 
 
-def cases(people: People, judged: Diagnosis) -> dict[str, list[int]]:
+def cases(people: Annotations, judged: Diagnosis) -> dict[str, list[int]]:
     """Which people to show, those with few labelled keypoints left out: {section: rows}.
 
     Of those without a match and of the worst the ones with the least OKS come first, of the best
@@ -150,12 +151,12 @@ def cases(people: People, judged: Diagnosis) -> dict[str, list[int]]:
     }
 
 
-def _case(people: People, judged: Diagnosis, row: int, skeleton: Skeleton) -> dict[str, Any]:
+def _case(people: Annotations, judged: Diagnosis, row: int, skeleton: Skeleton) -> dict[str, Any]:
     labelled = np.flatnonzero(people.visibility[row] > 0)
     was_found = judged.closest[row] != NOBODY
     return {
-        "image_id": int(people.image_ids[row]),
-        "annotation_id": int(people.annotation_ids[row]),
+        "image_id": int(people.image_ids[people.image_rows[row]]),
+        "annotation_id": int(people.ids[row]),
         "matched": bool(judged.match[row] != NOBODY),
         "OKS": float(judged.oks[row]) if was_found else None,
         "labelled": len(labelled),

@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 
 from mspn_jax import geometry
 from mspn_jax.crops import cut, decode_picture
+from mspn_jax.data.annotations import Annotations
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.drawing import annotate_people
-from mspn_jax.evaluation.diagnosis import KINDS, NOBODY, Diagnosis, People
+from mspn_jax.evaluation.diagnosis import KINDS, NOBODY, Diagnosis
 from mspn_jax.evaluation.scoring import METRICS
 from mspn_jax.reports import page
 from mspn_jax.reports.page import Figures
@@ -168,7 +169,7 @@ def _caption(figures: Figures, key: str) -> str:
 def picture_of_case(
     dataset: EvaluationSet,
     results: list[dict[str, Any]],
-    people: People,
+    people: Annotations,
     judged: Diagnosis,
     row: int,
     skeleton: Skeleton,
@@ -200,9 +201,8 @@ def picture_of_case(
         np.concatenate([corners.min(0), corners.max(0)]), CASE_PADDING, CASE_HW
     )
     to_case = geometry.image_to_crop(center_xy, size_wh, 0.0, CASE_HW)
-    record = dataset.records.source[
-        int(np.flatnonzero(dataset.records.image_ids == people.image_ids[row])[0])
-    ]
+    image_id = people.image_ids[people.image_rows[row]]
+    record = dataset.records.source[int(np.flatnonzero(dataset.records.image_ids == image_id)[0])]
     crop = np.zeros((*CASE_HW, 3), np.uint8)
     cut(decode_picture(record["image"]), to_case, False, crop)
     found_xy = geometry.transform(to_case, triples[:, :2])

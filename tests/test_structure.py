@@ -22,7 +22,9 @@ ROOMS = {
     },
     "the steps": {"mspn_jax.inference", "mspn_jax.training"},
     "compiling": {"mspn_jax.compiled", "mspn_jax.cost", "mspn_jax.hardware"},
-    "people in pictures": {"mspn_jax.detector", "mspn_jax.drawing", "mspn_jax.predictor"},
+    "people in pictures": {
+        "mspn_jax.detector", "mspn_jax.drawing", "mspn_jax.people", "mspn_jax.predictor",
+    },
 }  # fmt: skip
 FOLDERS = {
     "commands", "data", "evaluation", "export", "reports", "storage", "synthetic", "weights",

@@ -20,22 +20,13 @@ from mspn_jax.errors import DataError
 from mspn_jax.evaluation.estimation import estimate_boxes
 from mspn_jax.evaluation.similarity import keypoint_similarities, object_keypoint_similarity
 from mspn_jax.geometry import crop_regions
+from mspn_jax.people import coco_entries, person_scores
 from mspn_jax.skeletons import Skeleton
 
 log = logging.getLogger(__name__)
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 _NEXT_TO_NOTHING = 0.001  # an AP below it is explained
-KEYPOINT_SCORE_THRESHOLD = 0.2  # keypoints below it do not count in a person's score
-
-
-def person_scores(
-    box_scores: Float[np.ndarray, "N"], keypoint_scores: Float[np.ndarray, "N K"]
-) -> Float[np.ndarray, "N"]:
-    """Box score times the mean of the keypoint scores above the threshold (0 if there are none)."""
-    counted = keypoint_scores > KEYPOINT_SCORE_THRESHOLD
-    total = np.where(counted, keypoint_scores, 0).sum(1)
-    return box_scores * total / np.maximum(counted.sum(1), 1)
 
 
 def oks_nms(
@@ -75,10 +66,7 @@ def coco_results(
     oks_nms_threshold: float | None = None,
     category_id: int = PERSON,
 ) -> list[dict[str, Any]]:
-    """People in COCO's submission format.
-
-    The results have a `bbox`, as the reference's: COCO takes a person's area from it, which
-    changes AP and AR of medium and large people.
+    """People in COCO's results format.
 
     Args:
       crop_areas: of the crop regions, in square image pixels; they scale OKS-NMS.
@@ -99,18 +87,15 @@ def coco_results(
             )
             kept.append(of_picture[best])
         rows = np.concatenate(kept)
-    triples = np.concatenate([keypoints_image_xy, keypoint_scores[..., None]], -1)
     boxes_xywh = np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], -1)
-    return [
-        {
-            "image_id": int(image_ids[i]),
-            "category_id": category_id,
-            "keypoints": triples[i].ravel().tolist(),
-            "score": float(scores[i]),
-            "bbox": boxes_xywh[i].tolist(),
-        }
-        for i in rows
-    ]
+    entries = coco_entries(
+        boxes_xywh[rows],
+        keypoints_image_xy[rows],
+        keypoint_scores[rows],
+        scores[rows],
+        category_id,
+    )
+    return [{"image_id": int(image_ids[i])} | entry for i, entry in zip(rows, entries)]
 
 
 def mean_pose_results(

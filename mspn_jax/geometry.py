@@ -24,18 +24,19 @@ def clip_boxes(
     The corners are added in float64: in float32, one crop in twenty changes.
     """
     limits = np.asarray(image_hw)[..., [1, 0, 1, 0]] - 1
-    boxes_xyxy = _corners(boxes_xywh)
+    boxes_xyxy = np.array(boxes_xywh, np.float64)
+    boxes_xyxy[..., 2:] += boxes_xyxy[..., :2]
     np.minimum(boxes_xyxy, limits, out=boxes_xyxy)
     return np.maximum(boxes_xyxy, 0, out=boxes_xyxy).astype(np.float32)
 
 
 def boxes_xywh_to_xyxy(boxes_xywh: Real[np.ndarray, "*N 4"]) -> Float32[np.ndarray, "*N 4"]:
-    """Detected boxes -> `boxes_xyxy`, not clipped."""
-    return _corners(boxes_xywh).astype(np.float32)
+    """Detected boxes -> `boxes_xyxy`, not clipped.
 
-
-def _corners(boxes_xywh: Real[np.ndarray, "*N 4"]) -> Float64[np.ndarray, "*N 4"]:
-    boxes_xyxy = np.array(boxes_xywh, np.float64)
+    The boxes are rounded to float32 and then added, unlike annotated ones: adding in float64
+    changes 3% of the crops.
+    """
+    boxes_xyxy = np.array(boxes_xywh, np.float32)
     boxes_xyxy[..., 2:] += boxes_xyxy[..., :2]
     return boxes_xyxy
 

@@ -77,6 +77,16 @@ def test_detected_boxes_are_not_clipped(drawn, detections):
     np.testing.assert_array_equal(dataset.boxes.boxes_xyxy[1], [-5, -6, 5, 494])
 
 
+def test_corners_of_detected_boxes_are_the_references(drawn, detections):
+    """The reference rounds x, y, width and height to float32, and adds in float32."""
+    bbox = [407.7, 172.7, 26.2, 10.6]
+    x, y, w, h = map(np.float32, bbox)
+    path = detections([box(read(drawn)[0].image_id, bbox=bbox)])
+    dataset = evaluation_set.open_split(root=drawn, split=SPLIT, skeleton=COCO, detections=path)
+    np.testing.assert_array_equal(dataset.boxes.boxes_xyxy, [[x, y, x + w, y + h]])
+    assert x + w != np.float32(bbox[0] + bbox[2])
+
+
 def test_a_split_without_annotations_needs_detections(drawn_copy, detections):
     path = coco.annotation_file(drawn_copy, SPLIT)
     content = json.loads(path.read_text())

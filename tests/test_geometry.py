@@ -62,6 +62,19 @@ def test_annotated_boxes_are_added_up_in_float64_and_clipped():
     np.testing.assert_array_equal(clipped, np.array(expected).astype(np.float32))
 
 
+def test_detected_boxes_are_added_up_in_float32():
+    boxes_xywh = np.random.default_rng(0).uniform(0, 640, (1000, 4)).round(2)
+    expected = []
+    for box in boxes_xywh.tolist():  # one number after the other, as the reference does
+        x, y, w, h = (np.float32(side) for side in box)
+        expected.append((x, y, x + w, y + h))
+    found = geometry.boxes_xywh_to_xyxy(boxes_xywh)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.array(expected, np.float32))
+    in_float64 = boxes_xywh + np.pad(boxes_xywh[:, :2], ((0, 0), (2, 0)))
+    assert (found != in_float64.astype(np.float32)).any(1).mean() > 0.2  # the order matters
+
+
 def test_mirroring_twice_is_nothing():
     points = np.float32([[0, 5], [63, 1], [10.5, 2]])
     mirrored = geometry.mirror_x(points, 64)

@@ -26,7 +26,6 @@ HERE = pathlib.Path(__file__).parents[1]
 def needs(format: str) -> None:
     if format == "onnx":
         pytest.importorskip("onnx")
-        pytest.importorskip("onnxruntime")
 
 
 def some_crops(count: int) -> np.ndarray:
@@ -160,6 +159,23 @@ def test_the_command_writes_a_card_and_refuses_to_write_over(tmp_path):
         (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert done.returncode == 1 and message in line and "Traceback" not in done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"saved", "tiny.onnx", "tiny.onnx.json"}
+
+
+@pytest.mark.parametrize("format, module", [("stablehlo", "flatbuffers"), ("onnx", "onnx")])
+def test_a_missing_package_is_named(format, module, tmp_path):
+    checkpoints.save_variables(tmp_path / "saved", DESCRIPTION, VARIABLES)
+    absent = f"raise ModuleNotFoundError('No module named {module}', name='{module}')\n"
+    (tmp_path / f"{module}.py").write_text(absent)
+    command = [sys.executable, HERE / "export.py", "--checkpoint", tmp_path / "saved"]
+    done = subprocess.run(
+        [*command, "--format", format],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{HERE}"},
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert f"error: {module} is not installed: pip install {module}\n" in done.stderr
 
 
 def test_a_published_size_is_exported_whole(tmp_path):

@@ -66,9 +66,10 @@ def main() -> None:
         except ExportError as error:
             raise UsageError(f"{output}: {error}") from None
         except ImportError as error:
-            raise UsageError(
-                f"{error.name} is not installed: pip install 'mspn-jax[onnx]'"
-            ) from None
+            # jax replaces the error of a missing flatbuffers by one without a name
+            name = error.name or getattr(error.__cause__, "name", None)
+            missing = f"{name} is not installed: pip install {name}" if name else str(error)
+            raise UsageError(missing) from None
         metrics = checkpoints.metrics_of(step)
         card = formats.card(
             file, deployment, _FORMAT.value, differences=differences, metrics=metrics

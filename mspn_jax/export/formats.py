@@ -145,7 +145,7 @@ def write(path: str | os.PathLike, deployment: Deployment, format: str) -> dict[
 
     Raises:
       ExportError: the file computes something else, or the format cannot express the network.
-      ImportError: onnx or onnxruntime is not installed.
+      ImportError: onnx is not installed.
       OSError: the file cannot be written.
     """
     make, open_file = FORMATS[format]

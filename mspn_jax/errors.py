@@ -45,6 +45,10 @@ class StorageError(Error):
     """A bucket does not exist, refuses access or does not answer."""
 
 
+class DownloadError(Error):
+    """A file cannot be downloaded, or is not the file that was expected."""
+
+
 class HeldError(Error):
     """Another run uses the folder. The message names that run."""
 

@@ -1,8 +1,5 @@
 """Folders in a bucket and their copies on this disk, both ways."""
 
-import pathlib
-import pwd
-import tempfile
 import time
 
 import pytest
@@ -17,15 +14,6 @@ def test_a_mirror_of_a_folder_on_disk_is_that_folder(tmp_path):
         assert output.local == tmp_path / "new" / "folder"
         (output.local / "a").write_text("1")
     assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["a"]
-
-
-def test_a_user_without_a_home_has_a_cache_too(monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert mirror.cache_folder() == pathlib.Path("/home/someone/.cache/mspn_jax")
-    monkeypatch.delenv("HOME")
-    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # knows no user
-    assert mirror.cache_folder().parent.parent == pathlib.Path(tempfile.gettempdir())
 
 
 def test_a_mirror_copies_what_changed_and_goes_on_with_what_is_there(bucket, buckets):
@@ -140,5 +128,5 @@ def test_a_disk_without_room_is_named(bucket, monkeypatch):
     files.write_text(bucket / "data" / "a", "a")
     usage = mirror.shutil.disk_usage("/")._replace(free=0)
     monkeypatch.setattr(mirror.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(StorageError, match=r"0\.0 GB free; XDG_CACHE_HOME names"):
+    with pytest.raises(StorageError, match=r"0\.0 GB free; MSPN_HOME names"):
         mirror.fetched(bucket / "data")

@@ -90,11 +90,9 @@ def test_pictures_may_lie_in_folders_and_links_may_dangle(drawn_copy):
         records.open_records(root=drawn_copy, split=SPLIT, skeleton=COCO)
 
 
-def test_a_user_without_a_home_keeps_records_in_the_root(drawn_copy, monkeypatch):
-    def no_home():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(records.mirror, "cache_folder", no_home)
+def test_records_are_kept_in_the_root(drawn_copy, tmp_path, monkeypatch):
+    (tmp_path / "home").write_text("in the way")
+    monkeypatch.setenv("MSPN_HOME", str(tmp_path / "home"))
     assert len(records.open_records(root=drawn_copy, split=SPLIT, skeleton=COCO).image_ids) == 12
     shutil.rmtree(drawn_copy / "records")
     (drawn_copy / "records").write_text("in the way")

@@ -8,7 +8,6 @@ records.
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import logging
 import os
@@ -27,7 +26,7 @@ from mspn_jax.data.coco import annotation_file
 from mspn_jax.data.schema import some
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import Skeleton
-from mspn_jax.storage import mirror, paths
+from mspn_jax.storage import download, files, mirror, paths
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +108,8 @@ def open_records(
     place = pathlib.Path(CocoPersonKeypoints.name) / name / str(CocoPersonKeypoints.VERSION)
     path, kept = data_dir / place, paths.path(records_dir or folder.parent / "records") / place
 
-    with open(data_dir / f"{name}.lock", "w") as lock:
-        _lock(lock, f"records of {split}")
+    held = f"another process is making the records of {split}"
+    with files.locked(data_dir / f"{name}.lock", held):
         was_kept = _fetch(kept)
         if not (path / WHOLE).exists():
             if annotations is None:
@@ -219,13 +218,4 @@ def _places(root: str | os.PathLike, records_dir: str | os.PathLike) -> Iterator
         yield mirror.place_of(records_dir)
         return
     yield mirror.place_of(root) / "records"
-    with contextlib.suppress(RuntimeError):  # a user without a home has no cache
-        yield mirror.cache_folder() / "records"
-
-
-def _lock(file, what: str) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        log.info("another process is making the %s: waiting for it", what)
-        fcntl.flock(file, fcntl.LOCK_EX)
+    yield download.home() / "records"

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import logging
 import mmap
@@ -65,6 +66,25 @@ def named(path: str | os.PathLike) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or f"cannot be written ({error})"
         raise OSError(error.errno or errno.EIO, reason, os.fspath(path)) from None
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, held: str) -> Iterator[None]:
+    """In this context this process holds the lock file; it waits while another one does.
+
+    The system releases the lock when the process ends, however it ends.
+
+    Args:
+      path: the lock file, which is created and stays.
+      held: what the other process is doing, for the log.
+    """
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: waiting for it", held)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write_bytes(path: str | os.PathLike, data: bytes, *, sync: bool = True) -> None:

@@ -5,7 +5,6 @@ For a path on a disk every function here returns that path.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mspn_jax.errors import StorageError
-from mspn_jax.storage import files, paths
+from mspn_jax.storage import download, files, paths
 
 log = logging.getLogger(__name__)
 
@@ -29,24 +28,12 @@ _BATCH = 1024  # files between two notes of what is copied
 _LARGEST_IN_MEMORY = 64 << 20
 
 
-def cache_folder() -> pathlib.Path:
-    """The user's cache on this disk: $XDG_CACHE_HOME/mspn_jax, by default ~/.cache/mspn_jax.
-
-    A user without a home, as in containers, gets a folder under the system's temporary folder.
-    """
-    try:
-        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    except RuntimeError:
-        folder = pathlib.Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
-    return folder / "mspn_jax"
-
-
 def place_of(there: str | os.PathLike) -> pathlib.Path:
     """The place on this disk for the copy of a file or folder in a bucket."""
     there = paths.path(there)
     if isinstance(there, pathlib.Path):
         return there
-    return cache_folder() / "buckets" / os.fspath(there).removeprefix(paths.SCHEME)
+    return download.home() / "buckets" / os.fspath(there).removeprefix(paths.SCHEME)
 
 
 def fetched(there: str | os.PathLike, names: Collection[str] | None = None) -> pathlib.Path:
@@ -70,8 +57,8 @@ def fetched(there: str | os.PathLike, names: Collection[str] | None = None) -> p
     if names is not None:
         found = {name: info for name, info in found.items() if name in names}
     local.parent.mkdir(parents=True, exist_ok=True)
-    with open(local.parent / f".{local.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    held = f"another process is copying {there}"
+    with files.locked(local.parent / f".{local.name}.lock", held):
         _copy(there, found, local)
     return local
 
@@ -141,7 +128,7 @@ def _check_room(there: Any, local: pathlib.Path, num_bytes: int) -> None:
     if free < 1.02 * num_bytes:
         raise StorageError(
             f"{there}: its copy takes {num_bytes / 1e9:.1f} GB, but {local.parent} has"
-            f" {free / 1e9:.1f} GB free; XDG_CACHE_HOME names another place"
+            f" {free / 1e9:.1f} GB free; MSPN_HOME names another place"
         )
 
 

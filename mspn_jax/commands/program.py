@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import gc
 import logging
 import os
@@ -50,12 +51,15 @@ _OF_CONFIG_FLAGS = (AttributeError, KeyError, TypeError, ValueError, OSError)
 _SECONDS_TO_LEAVE = 10
 
 
-def run(main: Callable[[], None], several_processes: bool = False) -> None:
+def run(
+    main: Callable[..., None], several_processes: bool = False, takes_words: bool = False
+) -> None:
     """Runs a command: parses flags, joins the other processes, prints errors as one line.
 
     Args:
       main: a function of the command's module.
       several_processes: whether the command can run as several processes.
+      takes_words: whether `main` takes a list of the arguments that are no flags.
     """
     cpu.prepare()
     # Tracing makes a million objects that stay. Full garbage collections would take a fifth of it.
@@ -64,10 +68,17 @@ def run(main: Callable[[], None], several_processes: bool = False) -> None:
     if {"--help", "-h"} & set(sys.argv):
         print(_help(main, several_processes))
         return
-    app.run(lambda argv: _guarded(main, several_processes), flags_parser=_parse_flags)
+
+    def guarded(argv: Sequence[str]) -> None:
+        words = list(argv[1:])
+        if words and not takes_words:
+            sys.exit(f"error: unknown argument {words[0]!r}; --help lists the flags")
+        _guarded(functools.partial(main, words) if takes_words else main, several_processes)
+
+    app.run(guarded, flags_parser=_parse_flags)
 
 
-def _help(main: Callable[[], None], several_processes: bool) -> str:
+def _help(main: Callable[..., None], several_processes: bool) -> str:
     """The docstring of a command's module, its flags and the config's keys."""
     command = sys.modules[main.__module__]
     # absl names the module that Python was started with by its file.
@@ -126,8 +137,6 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     for name in ("workdir", "checkpoint", "source"):
         if name in flags.FLAGS and flags.FLAGS[name].value == "":
             sys.exit(f"error: --{name}: is empty; name a folder or file")
-    if len(rest) > 1:
-        sys.exit(f"error: unknown argument {rest[1]!r}; --help lists the flags")
     return rest
 
 

@@ -15,7 +15,7 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     """The config of a published model, by its name and number of stages."""
     config = ConfigDict()
     config.variant = variant
-    config.skeleton = "coco"
+    config.skeleton = "coco"  # or a file; empty: the data's own
     config.crop_hw = (256, 192)
     config.padding = 1.25  # of the crop region, over the box's size
     config.seed = 0

@@ -8,8 +8,8 @@
      "oks_sigmas": [0.03, 0.06, 0.06],
      "upper_body": ["nose"]}
 
-`limbs` and `upper_body` may be left out: nothing is drawn between the joints, and there is no
-half-body augmentation.
+`limbs`, `upper_body` and `oks_sigmas` may be left out: nothing is drawn between the joints, there
+is no half-body augmentation, and every sigma is `DEFAULT_SIGMA`.
 """
 
 import dataclasses
@@ -27,6 +27,8 @@ from mspn_jax.errors import SkeletonError
 
 _MIRROR = {"left": "right", "right": "left", "l": "r", "r": "l"}
 SIGMAS = (0.0001, 1)  # the range of oks_sigmas
+# Between COCO's eyes (0.025) and hips (0.107). Sigmas change AP, not training.
+DEFAULT_SIGMA = 0.05
 _WORDS = re.compile(r"[^\W_]+")
 
 
@@ -113,15 +115,15 @@ class Skeleton:
         if not isinstance(content, Mapping):
             raise SkeletonError("not a skeleton: a json object is needed")
         known = [field.name for field in dataclasses.fields(cls)]
-        required = ["name", "keypoint_names", "oks_sigmas"]
-        missing = [key for key in required[:2] if key not in content]
+        required = ["name", "keypoint_names"]
+        missing = [key for key in required if key not in content]
         unknown = sorted(set(content) - set(known))
         if missing or unknown:
             faults = [f"lacks {', '.join(missing)}"] * bool(missing)
             faults += [f"does not know {', '.join(unknown)}"] * bool(unknown)
             raise SkeletonError(
                 f"not a skeleton: {'; '.join(faults)}. It holds {', '.join(required)} and, if"
-                " wanted, limbs and upper_body"
+                " wanted, limbs, oks_sigmas and upper_body"
             )
         name = content["name"]
         if not isinstance(name, str):
@@ -137,6 +139,8 @@ class Skeleton:
                 " not list"
             )
         sigmas = _tuple(content, "oks_sigmas", "numbers, one a keypoint", int, float)
+        if "oks_sigmas" not in content:
+            sigmas = (DEFAULT_SIGMA,) * len(names)
         try:
             sigmas = tuple(map(float, sigmas))
         except OverflowError:

@@ -162,15 +162,6 @@ def skeleton_with(**changes):
     return make
 
 
-def without(key):
-    def make(root):
-        path = root / "quadruped.json"
-        path.write_text(json.dumps({k: v for k, v in QUADRUPED.to_json().items() if k != key}))
-        skeletons.read(path)
-
-    return make
-
-
 NUMBERED = [f"point_{k}" for k in range(11)]
 MISTAKES = {
     "picture ids": everyone(lambda a, c: a.update(image_id=a["image_id"] % 1000)),
@@ -187,7 +178,7 @@ MISTAKES = {
         root=root, split=SPLIT, skeleton=skeletons.COCO
     ).pictures(),
     "fewer keypoints": everyone(lambda a, c: a.update(keypoints=a["keypoints"][:27])),
-    "no sigmas": without("oks_sigmas"),
+    "too few sigmas": skeleton_with(oks_sigmas=[0.05]),
     "unknown limb": skeleton_with(limbs=[["nose", "tail"]]),
     "one side only": skeleton_with(
         keypoint_names=[*QUADRUPED.keypoint_names[:-1], "hind_paw"], limbs=[]

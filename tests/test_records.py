@@ -14,7 +14,7 @@ from coco_files import SPLIT, edit, first_person, read
 
 from mspn_jax import geometry
 from mspn_jax.crops import decode_picture
-from mspn_jax.data import evaluation_set, records
+from mspn_jax.data import coco, evaluation_set, records
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import COCO
 
@@ -54,6 +54,19 @@ def test_pictures_without_people_are_left_out_of_training_alone(drawn_copy):
         root=drawn_copy, split=SPLIT, skeleton=COCO, only_with_people=True
     )
     assert 77 in everything.image_ids and 77 not in training.image_ids
+
+
+@pytest.mark.parametrize("folder", [f"images/{SPLIT}", "images"])
+def test_pictures_may_lie_below_images(drawn_copy, folder):
+    expected = records.open_records(root=drawn_copy, split=SPLIT, skeleton=COCO)
+    shutil.rmtree(drawn_copy / "records")
+    place = drawn_copy / folder
+    place.parent.mkdir(exist_ok=True)
+    (drawn_copy / SPLIT).rename(place)
+    assert coco.picture_folder(drawn_copy, SPLIT) == place
+    made = records.open_records(root=drawn_copy, split=SPLIT, skeleton=COCO)
+    assert made.source[0]["image"] == expected.source[0]["image"]
+    assert (drawn_copy / "records").is_dir() and not (drawn_copy / "images" / "records").exists()
 
 
 def test_missing_pictures_are_named_before_anything_is_written(drawn_copy):

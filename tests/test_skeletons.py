@@ -7,8 +7,9 @@ import pytest
 
 from mspn_jax import skeletons
 from mspn_jax.commands import configured
+from mspn_jax.configs import default
 from mspn_jax.data import augment
-from mspn_jax.data.categories import find
+from mspn_jax.data.categories import described, find, limbs_of, new_skeleton
 from mspn_jax.data.schema import Findings
 from mspn_jax.errors import DataError, SkeletonError, UsageError
 from mspn_jax.skeletons import COCO, Skeleton, mirror_name
@@ -61,8 +62,8 @@ def test_cocos_own_survives_the_way_through_json():
 
 FAULTS = {
     "lacks keypoint_names. It holds": lambda s: s.pop("keypoint_names"),
-    r"needs 4 oks_sigmas, one a keypoint, from 0.0001 to 1, and has \[\]": lambda s: s.pop(
-        "oks_sigmas"
+    r"needs 4 oks_sigmas, one a keypoint, from 0.0001 to 1, and has \[\]": lambda s: s.update(
+        oks_sigmas=[]
     ),
     "does not know flip_pairs": lambda s: s.update(flip_pairs=[[1, 2]]),
     r"needs 4 oks_sigmas, .* and has \[0.03, 0.06, 0.05\]": lambda s: s["oks_sigmas"].pop(),
@@ -187,3 +188,76 @@ def test_another_order_or_other_keypoints_are_refused(category, message):
     with pytest.raises(DataError) as error:
         findings.raise_error("a.json")
     assert str(error.value).startswith(f"a.json: {message}")
+
+
+def of_category(**keys):
+    return described({"categories": [{"id": 1, "name": "cat", **keys}]}, "a.json")
+
+
+def test_a_category_describes_a_skeleton():
+    names = ["nose", "paw_l", "paw_r"]
+    cat = of_category(name="my cat", keypoints=names, skeleton=[[1, 2], [1, 3]])
+    assert (cat.name, cat.keypoint_names) == ("my_cat", tuple(names))
+    assert cat.limbs == ((0, 1), (0, 2)) and cat.oks_sigmas == (0.05,) * 3
+    assert cat.flip_permutation.tolist() == [0, 2, 1] and cat.upper_body == ()
+
+
+def test_cocos_category_describes_cocos_skeleton():
+    limbs = [[a + 1, b + 1] for a, b in COCO.limbs]
+    assert of_category(name="coco", keypoints=list(COCO.keypoint_names), skeleton=limbs) == COCO
+
+
+@pytest.mark.parametrize(
+    "pairs, limbs",
+    [
+        ([[1, 2], [2, 3]], [(0, 1), (1, 2)]),
+        ([[0, 1], [1, 2]], [(0, 1), (1, 2)]),
+        ([[1, 2]], [(0, 1)]),  # as COCO counts, where either would do
+        ([], []),
+    ],
+)
+def test_limbs_count_from_one_unless_there_is_a_zero(pairs, limbs):
+    assert limbs_of(pairs, 3) == limbs
+
+
+@pytest.mark.parametrize("pairs", [[[0, 3]], [[1, 4]], [[1]], "no", [["a", "b"]], [[-1, 2]]])
+def test_limbs_that_are_none_are_refused(pairs):
+    with pytest.raises(SkeletonError, match="must be a list of pairs"):
+        limbs_of(pairs, 3)
+
+
+@pytest.mark.parametrize(
+    "categories, message",
+    [
+        ([], "no category lists any"),
+        (None, "no category lists any"),
+        ([{"id": 1, "name": "cat"}], "no category lists any"),
+        ([{"id": 1, "keypoints": ["a"]}, {"id": 2, "keypoints": ["b"]}], "list different"),
+        ([{"id": 1, "keypoints": ["left_ear"]}], "a.json: .* lacks right_ear"),
+        ([{"id": 1, "keypoints": ["a"], "skeleton": [[1, 2]]}], "a.json: .* list of pairs"),
+    ],
+)
+def test_categories_that_describe_no_skeleton(categories, message):
+    with pytest.raises((DataError, SkeletonError), match=message):
+        described({"categories": categories}, "a.json")
+
+
+def test_sigmas_of_a_new_skeleton():
+    assert new_skeleton("a", ["nose", "left_eye", "right_eye"]).oks_sigmas == (0.026, 0.025, 0.025)
+    assert new_skeleton("a", ["nose", "tail"]).oks_sigmas == (0.05, 0.05)
+    assert new_skeleton("a", ["nose", "tail"], sigmas=[0.1]).oks_sigmas == (0.1, 0.1)
+    assert new_skeleton("a", ["nose", "tail"], sigmas=[0.1, 0.2]).oks_sigmas == (0.1, 0.2)
+
+
+def test_an_empty_skeleton_of_the_config_is_the_datas_own(tmp_path):
+    config = default.get_config("tiny", 1)
+    config.skeleton, config.data.root = "", str(tmp_path)
+    (tmp_path / "annotations").mkdir()
+    category = {"id": 3, "name": "cat", "keypoints": CAT["keypoint_names"]}
+    path = tmp_path / "annotations" / "person_keypoints_train2017.json"
+    path.write_text(json.dumps({"categories": [category]}))
+    assert configured.skeleton_of(config).oks_sigmas == (0.05,) * 4
+    (tmp_path / "skeleton.json").write_text(json.dumps(CAT))
+    assert configured.skeleton_of(config).oks_sigmas == (0.03, 0.06, 0.05, 0.1)
+    config.skeleton = "coco"
+    assert configured.skeleton_of(config) == COCO

@@ -41,7 +41,7 @@ def browse_split() -> None:
     config = _CONFIG.value
     if not _OUTPUT.value:
         raise UsageError("--output: name a folder to write the page to")
-    skeleton = configured.skeleton_named(config.skeleton)
+    skeleton = configured.skeleton_of(config)
     split = _SPLIT.value or config.data.train_split
     records = open_records(
         root=config.data.root,
@@ -82,7 +82,7 @@ def check_split() -> None:
     inspection = check.inspect(
         root=config.data.root,
         split=split,
-        skeleton=configured.skeleton_named(config.skeleton),
+        skeleton=configured.skeleton_of(config),
         padding=config.padding,
         crop_hw=tuple(config.crop_hw),
     )

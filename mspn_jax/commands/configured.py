@@ -12,11 +12,13 @@ from ml_collections import ConfigDict
 
 from mspn_jax import inference, optimizer, skeletons, training
 from mspn_jax.commands import ranges
+from mspn_jax.data import categories
+from mspn_jax.data.coco import SKELETON_FILE, annotation_file, load_json
 from mspn_jax.devices import AXIS, Devices
 from mspn_jax.errors import UsageError
 from mspn_jax.model import MSPN
 from mspn_jax.skeletons import SKELETONS, Skeleton
-from mspn_jax.storage import files, paths
+from mspn_jax.storage import files, mirror, paths
 from mspn_jax.weights.description import Description
 
 log = logging.getLogger("mspn_jax")
@@ -28,8 +30,9 @@ def describe(config: Any, source: str = "") -> Description:
     Raises:
       UsageError: no skeleton has this name.
       SkeletonError: the skeleton's file is wrong.
+      DataError: `config.skeleton` is empty, and the annotations describe no skeleton.
     """
-    skeleton = skeleton_named(config.skeleton)
+    skeleton = skeleton_of(config)
     return Description(
         variant=config.variant,
         model=config.model.to_dict() | {"num_keypoints": skeleton.num_keypoints},
@@ -94,6 +97,28 @@ def check_batch(batch_size: int, num_parts: int, num_devices: int) -> None:
         )
 
 
+def skeleton_of(config: Any) -> Skeleton:
+    """The config's skeleton. Where `config.skeleton` is empty, it is the data's own.
+
+    That is `data.root`/skeleton.json, or else what the training split's `categories` describe.
+
+    Raises:
+      UsageError: no skeleton has this name.
+      SkeletonError: the skeleton's file is wrong.
+      DataError: the annotations describe no skeleton.
+    """
+    if config.skeleton:
+        return skeleton_named(config.skeleton)
+    root = paths.path(config.data.root)
+    path = root / SKELETON_FILE
+    with paths.named(root):
+        has_file = path.exists()
+    if has_file:
+        return _logged(skeletons.read(mirror.fetched(path)))
+    file = annotation_file(config.data.root, config.data.train_split)
+    return _logged(categories.described(load_json(file), file))
+
+
 def skeleton_named(name: str) -> Skeleton:
     """A built-in skeleton by name, or one from a file. Logs what the file holds.
 
@@ -108,7 +133,10 @@ def skeleton_named(name: str) -> Skeleton:
             f"no skeleton {name!r}: neither one of {', '.join(SKELETONS)}, nor a file"
             " (docs/own_data.md says what it holds)"
         )
-    skeleton = skeletons.read(name)
+    return _logged(skeletons.read(name))
+
+
+def _logged(skeleton: Skeleton) -> Skeleton:
     pairs = sum(side == "left" for side in skeleton.sides)
     log.info(
         "skeleton %s: %d keypoints, %d limbs, %s",

@@ -1,6 +1,8 @@
-"""The category of a json that a skeleton describes."""
+"""The category of a json that a skeleton describes, and the skeleton that a category describes."""
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,8 @@ from jaxtyping import Int
 from mspn_jax.data.coco import PERSON
 from mspn_jax.data.fields import CATEGORY
 from mspn_jax.data.schema import ERROR, NOTE, WARNING, Findings, read_columns, some
-from mspn_jax.skeletons import Skeleton
+from mspn_jax.errors import DataError, SkeletonError
+from mspn_jax.skeletons import COCO, DEFAULT_SIGMA, Skeleton
 
 
 def find(rows: list[Any], skeleton: Skeleton, findings: Findings) -> int | None:
@@ -36,6 +39,84 @@ def find(rows: list[Any], skeleton: Skeleton, findings: Findings) -> int | None:
     category_id, names = next(iter(named.items()))
     findings.add(ERROR, "category", *_difference(category_id, names, skeleton))
     return None
+
+
+def described(content: Any, file: str | os.PathLike) -> Skeleton:
+    """The skeleton of a json's category with keypoints, by `new_skeleton`.
+
+    Raises:
+      DataError: no category lists keypoints, or several list different ones.
+      SkeletonError: the names do not make a skeleton, or `skeleton` is no list of pairs.
+    """
+    rows = content.get("categories") if isinstance(content, Mapping) else None
+    columns, good = read_columns(
+        rows if isinstance(rows, list) else [], CATEGORY, "category", Findings()
+    )
+    named = [(row, names) for row, names in zip(rows or [], columns["keypoints"]) if names]
+    if not named or len({names for _, names in named}) > 1 or not good.all():
+        found = "several categories list different keypoints" if named else "no category lists any"
+        raise DataError(
+            f"{file}: the skeleton cannot be taken from 'categories': {found}. config.skeleton"
+            " names a file of the data's skeleton"
+        )
+    row, names = named[0]
+    try:
+        limbs = limbs_of(row.get("skeleton") or [], len(names))
+        return new_skeleton(str(row.get("name") or "annotated"), names, limbs)
+    except SkeletonError as error:
+        raise SkeletonError(f"{file}: {error}. config.skeleton names another one") from None
+
+
+def new_skeleton(
+    name: str,
+    keypoint_names: Sequence[str],
+    limbs: Sequence[tuple[int, int]] = (),
+    sigmas: Sequence[float] = (),
+) -> Skeleton:
+    """A skeleton of named keypoints.
+
+    Args:
+      name: of the category; characters that a skeleton's name cannot have become _.
+      limbs: pairs of indices from 0.
+      sigmas: one a keypoint, or one for all. By default COCO's, if all names are COCO's, and
+        otherwise `DEFAULT_SIGMA`. The upper body is COCO's then, too, and otherwise empty.
+
+    Raises:
+      SkeletonError: the names, limbs or sigmas do not fit each other.
+    """
+    sigma = dict(zip(COCO.keypoint_names, COCO.oks_sigmas))
+    are_cocos = set(keypoint_names) <= sigma.keys()
+    if not sigmas:
+        sigmas = [sigma[n] if are_cocos else DEFAULT_SIGMA for n in keypoint_names]
+    return Skeleton(
+        name=re.sub(r"[^\w-]", "_", name),
+        keypoint_names=tuple(keypoint_names),
+        limbs=tuple((a, b) for a, b in limbs),
+        oks_sigmas=tuple(sigmas) * (len(keypoint_names) if len(sigmas) == 1 else 1),
+        upper_body=tuple(n for n in keypoint_names if n in COCO.upper_body) if are_cocos else (),
+    )
+
+
+def limbs_of(pairs: Any, num_keypoints: int) -> list[tuple[int, int]]:
+    """A category's `skeleton` as pairs of indices from 0.
+
+    COCO counts from 1. Pairs that hold a 0 are counted from 0, as some tools write them.
+
+    Raises:
+      SkeletonError: not a list of pairs of keypoints.
+    """
+    is_pairs = isinstance(pairs, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(k) is int for k in pair)
+        for pair in pairs
+    )
+    indices = [k for pair in pairs for k in pair] if is_pairs else [-1]
+    first = 0 if 0 in indices else 1
+    if indices and not first <= min(indices) <= max(indices) < first + num_keypoints:
+        raise SkeletonError(
+            "a category's 'skeleton' must be a list of pairs of keypoints, each from 1 to"
+            f" {num_keypoints}"
+        )
+    return [(a - first, b - first) for a, b in pairs]
 
 
 def _difference(

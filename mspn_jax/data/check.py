@@ -15,10 +15,9 @@ from jaxtyping import Bool, Float
 
 from mspn_jax import geometry
 from mspn_jax.data.annotations import Annotations, examine
-from mspn_jax.data.coco import annotation_file, load_json, missing_files
+from mspn_jax.data.coco import annotation_file, load_json, missing_files, picture_folder
 from mspn_jax.data.schema import ERROR, LEVELS, NOTE, SUSPECT, Finding
 from mspn_jax.skeletons import Skeleton
-from mspn_jax.storage import paths
 
 PLAIN = 0.6  # from here on a part of the body is plainly seen from the front; 1 at most
 
@@ -71,8 +70,9 @@ def inspect(
     if not len(people.ids) and not findings.errors:
         findings.add(ERROR, "", "there is nobody in it to learn from", [""])
     names = [name for name in annotations.file_names if name]
-    missing = missing_files(paths.path(root) / split, names)
-    what = f"there is no such file in {paths.path(root) / split}"
+    folder = picture_folder(root, split)
+    missing = missing_files(folder, names)
+    what = f"there is no such file in {folder}"
     findings.add(ERROR, "picture", what, missing, "Unpack the split's pictures there")
     for finding in _doubts(people, skeleton, padding, crop_hw):
         findings.add(*finding)

@@ -13,7 +13,11 @@ from mspn_jax.errors import DataError
 from mspn_jax.storage import mirror, paths
 
 PERSON = 1  # COCO's category id, for files that name no category with keypoints
-LAYOUT = "annotations/person_keypoints_<split>.json and <split>/*.jpg"
+SKELETON_FILE = "skeleton.json"  # of the root, for an empty config.skeleton
+LAYOUT = (
+    "annotations/person_keypoints_<split>.json, and the pictures in <split>/, images/<split>/ or"
+    " images/"
+)
 
 
 def annotation_file(root: str | os.PathLike, split: str) -> pathlib.Path:
@@ -51,6 +55,19 @@ def _annotation_file(root: paths.Path, split: str) -> paths.Path:
         f"{root}/annotations/person_keypoints_{split}.json: no such file;"
         f" splits found there: {', '.join(found) or 'none'}"
     )
+
+
+def picture_folder(root: str | os.PathLike, split: str) -> paths.Path:
+    """The folder that a split's file names start from: the first of `LAYOUT` that exists.
+
+    Where none exists it is <split>/, for messages.
+
+    Raises:
+      StorageError: the bucket refuses or does not answer.
+    """
+    root = paths.path(root)
+    folders = (root / split, root / "images" / split, root / "images")
+    return next((folder for folder in folders if paths.is_folder(folder)), folders[0])
 
 
 def missing_files(folder: paths.Path, names: Sequence[str]) -> list[str]:

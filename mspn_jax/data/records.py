@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from mspn_jax.data import builder
 from mspn_jax.data.annotations import Annotations, read_annotations
 from mspn_jax.data.builder import CocoPersonKeypoints
-from mspn_jax.data.coco import annotation_file
+from mspn_jax.data.coco import annotation_file, picture_folder
 from mspn_jax.data.schema import some
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import Skeleton
@@ -98,7 +98,7 @@ def open_records(
       DataError: json or pictures are missing or damaged, or there is no room for the records.
       StorageError: the bucket refuses or does not answer, or there is no room for the copies.
     """
-    folder = paths.path(root) / split
+    folder = picture_folder(root, split)
     file = annotation_file(root, split)
     names = "\n".join(skeleton.keypoint_names).encode()
     digest = hashlib.blake2b(file.read_bytes() + names, digest_size=4).hexdigest()
@@ -106,7 +106,7 @@ def open_records(
     name = f"{split}-{skeleton.name}-{chosen}-{digest}"
     data_dir = _records_dir(root, records_dir)
     place = pathlib.Path(CocoPersonKeypoints.name) / name / str(CocoPersonKeypoints.VERSION)
-    path, kept = data_dir / place, paths.path(records_dir or folder.parent / "records") / place
+    path, kept = data_dir / place, paths.path(records_dir or paths.path(root) / "records") / place
 
     held = f"another process is making the records of {split}"
     with files.locked(data_dir / f"{name}.lock", held):

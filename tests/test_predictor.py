@@ -176,12 +176,18 @@ def test_it_loads_what_was_saved_and_needs_no_config(predictor, tmp_path):
         mspn_jax.Predictor.load(tmp_path / "saved", num_stages=3)
 
 
-def test_predicting_imports_no_library_for_data_sets():
-    program = """
+@pytest.mark.parametrize(
+    "imports, absent",
+    [
+        ("mspn_jax; mspn_jax.Predictor", {"tensorflow_datasets", "grain", "pycocotools"}),
+        ("mspn_jax.commands.train, mspn_jax.reports.evaluation", {"matplotlib", "jinja2"}),
+    ],
+)
+def test_a_program_imports_only_the_libraries_that_it_needs(imports, absent):
+    program = f"""
 import sys
-import mspn_jax
-mspn_jax.Predictor
-print(*{name.partition(".")[0] for name in sys.modules})
+import {imports}
+print(*{{name.partition(".")[0] for name in sys.modules}})
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -190,4 +196,4 @@ print(*{name.partition(".")[0] for name in sys.modules})
         env=os.environ | {"PYTHONPATH": str(HERE)},
         check=True,
     )
-    assert not {"tensorflow_datasets", "grain", "pycocotools"} & set(done.stdout.split())
+    assert not absent & set(done.stdout.split())

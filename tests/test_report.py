@@ -1,10 +1,12 @@
-"""The report of an evaluation: its figures are right, all in metrics.json, and the page stands."""
+"""The report of an evaluation: its metrics are right, and the page shows them."""
 
 import dataclasses
-import html.parser
+import itertools
 import json
 import pathlib
+import re
 
+import cv2
 import numpy as np
 import pytest
 from browser import opened
@@ -14,8 +16,8 @@ from mspn_jax.data import evaluation_set
 from mspn_jax.errors import DataError
 from mspn_jax.evaluation.diagnosis import KINDS
 from mspn_jax.evaluation.scoring import METRICS, coco_metrics, coco_results
-from mspn_jax.reports import evaluation
-from mspn_jax.reports.page import Figures
+from mspn_jax.reports import charts, evaluation
+from mspn_jax.reports.cases import CasePicture
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import people
 from mspn_jax.variables import initial_variables
@@ -37,7 +39,7 @@ def dataset(root):
 
 @pytest.fixture(scope="module")
 def results(dataset):
-    """The truth, shaken: some a little, some much, some with left and right confused."""
+    """The annotations with noise: some little, some much, some with left and right confused."""
     rng = np.random.default_rng(0)
     boxes = dataset.boxes
     keypoints = dataset.records.people.keypoints_image_xy.copy()
@@ -63,7 +65,7 @@ def metrics(folder) -> dict:
     return json.loads((folder / "metrics.json").read_text())
 
 
-def test_the_figures_are_cocos(dataset, results, metrics):
+def test_the_metrics_are_cocos(dataset, results, metrics):
     ten, _ = coco_metrics(dataset.annotations, results, COCO)
     assert {name: metrics[name] for name in METRICS} == ten
     curves = metrics["precision_recall"]
@@ -76,7 +78,7 @@ def test_the_figures_are_cocos(dataset, results, metrics):
     assert 0.05 < ten["AP"] < 0.95
 
 
-def test_groups_hold_everyone_once_and_a_group_of_all_scores_as_all(
+def test_groups_contain_each_person_once_and_a_group_of_all_scores_as_all(
     dataset, results, metrics, monkeypatch
 ):
     labelled = metrics["people"]["labelled"]
@@ -91,8 +93,8 @@ def test_groups_hold_everyone_once_and_a_group_of_all_scores_as_all(
         assert nobody[0][name] is None
 
 
-def test_a_group_is_not_charged_with_the_estimates_of_another(dataset, results):
-    """Perfect, but for everyone of at least 64 pixels, who is 40 off: the others have AP 1."""
+def test_errors_in_one_group_do_not_lower_another(dataset, results):
+    """Results of people of at least 64 pixels are 40 pixels off. The other groups have AP 1."""
     _, people, judged = evaluation.measure(dataset, results, COCO)
     is_big = np.sqrt(people.areas) >= 64
     perfect = []
@@ -102,81 +104,114 @@ def test_a_group_is_not_charged_with_the_estimates_of_another(dataset, results):
         perfect.append(results[judged.match[row]] | {"keypoints": triples.ravel().tolist()})
     matched = np.isin(dataset.annotations.ids, people.ids[judged.match >= 0])
     of_matched = dataclasses.replace(dataset, annotations=dataset.annotations.select(matched))
-    figures, *_ = evaluation.measure(of_matched, perfect, COCO)
-    below_64 = [group for group in figures["by_size"][:2] if group["people"]]
+    metrics, *_ = evaluation.measure(of_matched, perfect, COCO)
+    below_64 = [group for group in metrics["by_size"][:2] if group["people"]]
     assert below_64 and all(group["AP"] == pytest.approx(1) for group in below_64)
-    assert figures["AP"] < 0.8
-    assert all(group["AP"] < 0.8 for group in figures["by_size"][2:4] if group["people"])
+    assert metrics["AP"] < 0.8
+    assert all(group["AP"] < 0.8 for group in metrics["by_size"][2:4] if group["people"])
 
 
-class Printed(html.parser.HTMLParser):
-    """Collects what the page prints with a key, and the digits it prints without one."""
-
-    def __init__(self):
-        super().__init__()
-        self.keyed: list[tuple[str, str, str]] = []
-        self.titles: list[tuple[str, str]] = []
-        self.stray: list[str] = []
-        self.urls: list[str] = []
-        self.inside: list[tuple[str, dict]] = []
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.urls += [attributes[name] for name in ("href", "src") if name in attributes]
-        if tag not in ("meta", "br", "image", "line", "circle", "polyline", "img"):
-            self.inside.append((tag, attributes))
-
-    def handle_endtag(self, tag):
-        while self.inside and self.inside.pop()[0] != tag:
-            pass
-
-    def handle_data(self, text):
-        tag, attributes = self.inside[-1] if self.inside else ("", {})
-        tags = {tag for tag, _ in self.inside}
-        classes = {a.get("class") for _, a in self.inside}
-        if tag == "data":
-            self.keyed.append((attributes["data-key"], attributes["data-form"], text))
-        elif tag == "title" and "data-key" in attributes:
-            self.titles.append((attributes["data-key"], text))
-        elif tags & {"td", "p", "figcaption", "dd"} or "tile" in classes:
-            exempt = classes & {"terms", "words"} or text.startswith("AP") or text.startswith("AR")
-            if not exempt and any(c.isdigit() for c in text):
-                self.stray.append(text)
+def replaced(node, numbers):
+    """A copy of metrics in which each number is replaced by the next of `numbers`."""
+    if isinstance(node, dict):
+        return {key: replaced(value, numbers) for key, value in node.items()}
+    if isinstance(node, list):
+        return [replaced(value, numbers) for value in node]
+    return node if isinstance(node, bool | str | None) else next(numbers)
 
 
-def test_every_figure_of_the_page_is_in_its_metrics(folder, metrics):
-    printed = Printed()
-    printed.feed((folder / "report.html").read_text("utf-8"))
-    figures = Figures(metrics)
-    assert len(printed.keyed) > 17 * 4 + 10 + 10
-    assert set(METRICS) <= {key for key, _, _ in printed.keyed}
-    for key, form, text in printed.keyed:
-        value = figures.value(key)
-        assert text == ("-" if value is None else format(value, form)), key
-    assert len(printed.titles) > 20
-    for key, text in printed.titles:
-        assert f" {figures.text(key, '.1f')} px" in text
-    # A threshold of the curves' legend is the name of a key, and no figure.
-    assert [t for t in printed.stray if t not in metrics["precision_recall"]["AP"]] == []
-    assert all(url.startswith("data:image/jpeg;base64,") for url in printed.urls) and printed.urls
+def leaves(node, key=""):
+    if not isinstance(node, dict | list):
+        return {key: node}
+    pairs = node.items() if isinstance(node, dict) else enumerate(node)
+    return {k: v for name, value in pairs for k, v in leaves(value, f"{key}/{name}").items()}
 
 
-def test_the_page_is_drawn_from_the_metrics_alone(metrics):
-    """Other figures, another page: nothing is worked out on the way."""
-    changed = json.loads(json.dumps(metrics))
-    changed["AP"] = 0.1234567
-    changed["keypoints"]["nose"]["median_error_px"] = 98.7654
-    changed["errors"]["swap"]["share"] = 0.98765
-    text = "".join(evaluation.parts(Figures(changed), {}))
-    for shown in ('value="0.1234567">0.123<', ">98.8<", ">98.8%<", "flex:0.9877"):
-        assert shown in text
-    assert text.count("<polyline") == 10
+def forms(number: float) -> set[str]:
+    return {format(number, spec) for spec in ("", ",", ".3f", ".1f", ".1%")}
+
+
+def test_the_page_shows_all_metrics_and_no_other_numbers(metrics, tmp_path):
+    changed = replaced(metrics, (1000.375 + i for i in itertools.count()))
+    for group in changed["by_size"] + changed["by_labelled"]:
+        group["name"] = "a group"
+    sections = ("unmatched", "worst", "best")
+    pictures = {
+        section: [
+            CasePicture("data:,", dict.fromkeys(case["keypoints"], (0.0, 0.0, 0.0, 0.0)))
+            for case in changed[section]
+        ]
+        for section in sections
+    }
+    evaluation.write_page(tmp_path / "page.html", changed, pictures)
+    body = (tmp_path / "page.html").read_text("utf-8").split("<body>")[1]
+    body = body.split("<h2>Definitions")[0]
+    body = re.sub(r'<div class="chart".*?</div>|<td class="words">.*?</td>', "", body, flags=re.S)
+    texts = re.findall(r'>([^<]+)<|title="([^"]+)"', body)
+    shown = set(re.findall(r"(?<![\w.])\d[\d.,]*%?", " ".join(map("".join, texts))))
+    shown = {number.strip(".,") for number in shown} - set(metrics["precision_recall"]["AP"])
+    numbers = {k: v for k, v in leaves(changed).items() if isinstance(v, float)}
+    assert shown <= set().union(*map(forms, numbers.values()))
+    missing = {key for key, number in numbers.items() if not forms(number) & shown}
+    # The chart shows the curves. The bars show shares instead of counts.
+    assert all(re.match("/precision_recall/|/keypoints/.*/count", key) for key in missing)
+    assert not any("/AP/" in key for key in missing)
+
+
+def test_an_undefined_metric_is_a_dash(metrics, tmp_path):
+    pictures = {"unmatched": [], "worst": [], "best": []}
+    evaluation.write_page(tmp_path / "page.html", metrics | {"APM": None}, pictures)
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "<span>APM</span><b>-</b>" in text and "<h2>Best" not in text
+
+
+def test_the_chart_has_a_curve_per_threshold_and_text(metrics):
+    curves = metrics["precision_recall"]
+    undefined = dict.fromkeys(curves["precision"], [-1.0] * 101)
+    for precision, are_drawn in ((curves["precision"], True), (undefined, False)):
+        svg = charts.precision_recall(curves | {"precision": precision})
+        drawn = re.findall(r'<g id="oks-([\d.]+)"><title>.*?</title>\s*<path d="[^"]', svg)
+        assert drawn == list(curves["AP"]) * are_drawn
+        assert re.search(r"<text[^>]*>precision</text>", svg)
+    assert len(set(charts.curve_colors(10))) == 10
+
+
+# Machado, Oliveira & Fernandes, "A Physiologically-based Model for Simulation of Color Vision
+# Deficiency", 2009: full severity, linear RGB.
+COLOR_VISIONS = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+}
+
+
+@pytest.mark.parametrize("vision", COLOR_VISIONS)
+def test_colors_of_kinds_differ_for_color_blind_people(folder, vision):
+    text = (folder / "report.html").read_text("utf-8")
+    lab = {}
+    for kind in KINDS:
+        (color,) = re.findall(f"--{kind}: #(\\w{{6}})", text)
+        rgb = (np.frombuffer(bytes.fromhex(color), np.uint8) / 255) ** 2.2
+        seen = (np.clip(COLOR_VISIONS[vision] @ rgb, 0, 1) ** (1 / 2.2)).astype(np.float32)
+        lab[kind] = cv2.cvtColor(seen[None, None], cv2.COLOR_RGB2LAB)[0, 0]
+    for one, other in itertools.combinations(KINDS, 2):
+        assert np.linalg.norm(lab[one] - lab[other]) > 25, (one, other)
 
 
 def test_the_page_loads_nothing_and_is_small(folder):
     text = (folder / "report.html").read_text("utf-8")
-    for address in ("http:", "https:", "<script", "@import", "url(", "//cdn"):
-        assert address not in text
+    addresses = re.findall(r"""(?:href|src)=["']([^"']*)|url\(([^)]*)\)""", text)
+    assert len(addresses) > 10
+    assert all("".join(a).startswith(("data:image/jpeg;base64,", "#")) for a in addresses)
+    assert "<script" not in text and "@import" not in text
     assert "shaken &lt;truth&gt;" in text and "<truth>" not in text
     assert len(text) < 10e6
 
@@ -203,14 +238,14 @@ def test_cases_are_in_order_and_in_one_section_only(metrics):
         assert {kind: kinds.count(kind) for kind in KINDS} == case["errors"]
 
 
-def test_nothing_found_is_one_line_and_leaves_the_folder_alone(dataset, tmp_path):
+def test_without_results_there_is_an_error_and_no_folder(dataset, tmp_path):
     with pytest.raises(DataError, match="nobody was found"):
         evaluation.write(tmp_path / "new", dataset, [], COCO, {})
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.slow
-def test_the_command_writes_a_report_or_says_in_a_line_why_not(root, tmp_path):
+def test_the_command_writes_a_report_or_explains_in_one_line(root, tmp_path):
     config = tmp_path / "tiny.py"
     config.write_text(commands.CONFIG.replace("ROOT", str(root)))
     model = dict(

@@ -49,7 +49,7 @@ _PICTURES = flags.DEFINE_integer("pictures", 0, "draw people on so many pictures
 _OUTPUT = flags.DEFINE_string(
     "output", None, "where to write, maybe gs://...; by default only figures are printed"
 )
-_REPORT = flags.DEFINE_string("report", None, "where to write evaluation.html and its metrics.json")
+_REPORT = flags.DEFINE_string("report", None, "where to write report.html and its metrics.json")
 flags.mark_flag_as_required("config")
 
 log = logging.getLogger("mspn_jax")

@@ -1,1 +1,1 @@
-"""What people look at: a training run's log, pages about an evaluation and about training crops."""
+"""The training log, and HTML pages about evaluations and training crops."""

@@ -6,7 +6,13 @@ __version__ = "0.1.0"
 
 # Names are resolved at first use, so that the data modules, which need no JAX, import in an
 # instant: grain's worker processes import them again.
-_HOME = {"MSPN": "mspn_jax.model", "Predictor": "mspn_jax.predictor"}
+_HOME = {
+    "MSPN": "mspn_jax.model",
+    "People": "mspn_jax.people",
+    "PeopleFinder": "mspn_jax.finder",
+    "Predictor": "mspn_jax.predictor",
+    "find_people": "mspn_jax.finder",
+}
 
 
 def __getattr__(name: str):

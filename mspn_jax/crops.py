@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float64, UInt8
 from mspn_jax import geometry
 from mspn_jax.errors import DataError
 
+LONGEST_SIDE = 2**15 - 2  # of a picture; OpenCV's limit for warping
 # Pixels around a region that bilinear sampling may read, and one to spare.
 _BORDER = 2
 

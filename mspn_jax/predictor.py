@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Real, UInt8
 
 from mspn_jax import devices, geometry, inference
-from mspn_jax.crops import cut
+from mspn_jax.crops import LONGEST_SIDE, cut
 from mspn_jax.folding import for_inference
 from mspn_jax.weights import checkpoints
 from mspn_jax.weights.description import Description
@@ -23,7 +23,6 @@ Regions = tuple[Float32[np.ndarray, "_ 2"], Float32[np.ndarray, "_ 2"]]  # cente
 # The sizes in which people go to the device, each compiled when first needed. Powers of two: few
 # programs, and less than half of a batch is padding.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-_LONGEST_SIDE = 2**15 - 2  # OpenCV's limit for warping
 
 
 class Predictor:
@@ -178,8 +177,8 @@ def _checked(image: Picture, boxes_xywh: Boxes) -> Float64[np.ndarray, "N 4"]:
     image_is = f"{getattr(image, 'dtype', type(image).__name__)} {np.shape(image)}"
     if np.ndim(image) != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"a picture must be (H, W, 3) uint8 RGB, not {image_is}")
-    if max(image.shape) > _LONGEST_SIDE:
-        raise ValueError(f"a picture's sides can have {_LONGEST_SIDE} pixels, but it is {image_is}")
+    if max(image.shape) > LONGEST_SIDE:
+        raise ValueError(f"a picture's sides can have {LONGEST_SIDE} pixels, but it is {image_is}")
     boxes_xywh = np.asarray(boxes_xywh, np.float64)
     if boxes_xywh.size == 0:
         return np.zeros((0, 4))

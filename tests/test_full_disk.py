@@ -124,7 +124,7 @@ def test_convert(workdir, disk, free, to):
 def test_predict(workdir, root, disk, free, kept):
     fill(disk, free)
     source = root / "val2017"
-    done = run("predict.py", "--checkpoint", workdir, "--source", source, "--output", disk)
+    done = run("predict.py", source, "--checkpoint", workdir, "--output", disk, "--whole_picture")
     line = error_of(done)
     assert f"error: {disk}/" in line and "No space left on device" in line
     pictures = {name for name in names_in(disk) if name.endswith(".jpg")}
@@ -134,8 +134,7 @@ def test_predict(workdir, root, disk, free, kept):
 def test_predict_of_a_video(workdir, disk, tmp_path):
     write_video(tmp_path / "walk.avi", 9)
     fill(disk, 12288)
-    done = run(
-        "predict.py", "--checkpoint", workdir, "--source", tmp_path / "walk.avi", "--output", disk
-    )
+    source = tmp_path / "walk.avi"
+    done = run("predict.py", source, "--checkpoint", workdir, "--output", disk, "--whole_picture")
     assert f"error: {disk}/" in error_of(done) and "make room" in error_of(done)
     assert names_in(disk) <= {"other", "keypoints.json", "keypoints.csv"}

@@ -35,13 +35,13 @@ def root(tmp_path_factory) -> pathlib.Path:
     return root
 
 
-def predict(*arguments: object) -> subprocess.CompletedProcess:
+def predict(*arguments: object, cwd: pathlib.Path = HERE) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(HERE / "predict.py"), *map(str, arguments)],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(HERE)},
-        cwd=HERE,
+        cwd=cwd,
     )
 
 
@@ -60,7 +60,8 @@ def test_a_folder_with_annotated_boxes(root, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "damaged.jpg: truncated or damaged JPEG" in done.stderr
-    assert "not read to the end: 1 of 6" in done.stderr
+    assert done.stderr.count("not read to the end: 1 of 6") == 1
+    assert done.stderr.count("damaged.jpg: truncated") == 1
 
     content = json.loads(annotations.read_text())
     entries = json.loads((tmp_path / "out" / "keypoints.json").read_text())
@@ -110,8 +111,21 @@ def test_a_video_becomes_a_video(root, tmp_path):
     entries = json.loads((tmp_path / "keypoints.json").read_text())
     assert [entry["frame"] for entry in entries] == np.repeat(np.arange(7), 2).tolist()
     assert "image_id" not in entries[0]
+    assert entries[-1]["time"] == 0.6
+    assert done.stderr.count("left out box 100,0,5,5") == 7  # once a frame
     video = cv2.VideoCapture(str(tmp_path / "walk.avi.mp4"))
     assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 7 and video.get(cv2.CAP_PROP_FPS) == 10
+
+
+def test_pictures_are_words_and_results_get_a_new_folder(root, tmp_path):
+    first, second = sorted((root / "val2017").glob("0*.jpg"))[:2]
+    arguments = (first, "--whole_picture", second, "--model", root / "checkpoint", "--nodraw")
+    for name in ("predict", "predict2"):
+        done = predict(*arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        entries = json.loads((tmp_path / "runs" / name / "keypoints.json").read_text())
+        assert [entry["file_name"] for entry in entries] == [first.name, second.name]
+        assert entries[0]["bbox"] == [0, 0, 320, 240]
 
 
 @pytest.mark.slow
@@ -121,8 +135,8 @@ def test_a_video_becomes_a_video(root, tmp_path):
         (["--box=1,2,3,4", "--detector=m.onnx"], "--box and --detector: only one can say"),
         (["--boxes={root}/other.json"], "has boxes of 1 pictures (x.jpg), but of none that was"),
         (["--output={root}/val2017"], "could be written over; give another --output"),
-        (["--output={root}/walk.avi"], "walk.avi: File exists"),
-        (["--checkpoint={root}/dogs"], "does not name its keypoints"),
+        (["--output={root}/walk.avi", "--whole_picture"], "walk.avi: File exists"),
+        (["--checkpoint={root}/dogs", "--whole_picture"], "does not name its keypoints"),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_line(root, tmp_path, arguments, message):

@@ -55,6 +55,14 @@ class PersonBoxes:
                 return self.by_picture[key]
         return self.everywhere
 
+    def above(self, min_score: float) -> "PersonBoxes":
+        """Without the boxes that score lower."""
+        by_picture = {name: rows[rows[:, 4] >= min_score] for name, rows in self.by_picture.items()}
+        everywhere = self.everywhere
+        if everywhere is not None:
+            everywhere = everywhere[everywhere[:, 4] >= min_score]
+        return PersonBoxes(by_picture, everywhere)
+
 
 def parse_boxes(given: list[str], what: str) -> Float[np.ndarray, "N 5"]:
     """Boxes of a command line, each as "x,y,width,height" and optionally ",score".

@@ -1,0 +1,314 @@
+"""From a picture, a video or a camera to people: detector, network and result in one call."""
+
+import collections
+import functools
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Real, UInt8
+
+from mspn_jax import geometry
+from mspn_jax.data.person_boxes import PersonBoxes, read_person_boxes, table
+from mspn_jax.data.pictures import Frame, Source, find_sources, frames
+from mspn_jax.detector import Detector
+from mspn_jax.errors import DataError
+from mspn_jax.people import People, person_scores
+from mspn_jax.predictor import Predictor
+
+log = logging.getLogger("mspn_jax")
+
+MODEL, DETECTOR = "mspn50", "yolox_s"
+MIN_SCORE = 0.1  # of a detected person's confidence
+TOGETHER = 4  # pictures whose people share batches; 1 for a camera, which must not lag
+
+Detect = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # such as a Detector
+BoxesOf = Callable[[Frame], Float[np.ndarray, "_ 5"]]  # x, y, width, height, score
+Boxes = (
+    Real[np.ndarray, "_ _"]
+    | Sequence[Sequence[float]]
+    | Mapping[str, Any]
+    | PersonBoxes
+    | str
+    | os.PathLike
+)
+
+
+class PeopleFinder:
+    """Finds the people of pictures. Make one, and use it for many.
+
+        finder = PeopleFinder.load("mspn50", "yolox_s")
+        people = finder(image_rgb)
+        for people in finder.stream(frames):
+            ...
+
+    Attributes:
+      predictor: the network.
+      detector: image_rgb -> (boxes_xywh, scores); None: each picture is one person's box.
+      min_score: people that were detected and have a lower `People.confidences` are left out. Of
+        people whose boxes are given nobody is left out.
+    """
+
+    def __init__(
+        self, predictor: Predictor, detector: Detect | None, *, min_score: float = MIN_SCORE
+    ):
+        self.predictor = predictor
+        self.detector = detector
+        self.min_score = min_score
+
+    @classmethod
+    def load(
+        cls,
+        model: str | os.PathLike | Predictor = MODEL,
+        detector: str | os.PathLike | Detect | None = DETECTOR,
+        *,
+        min_score: float = MIN_SCORE,
+        flip_test: bool = True,
+        num_stages: int | None = None,
+        dtype: Any = jnp.float32,
+    ) -> "PeopleFinder":
+        """Loads what is named; published names are fetched once.
+
+        Args:
+          model: what `Predictor.load` takes, or a Predictor.
+          detector: what `Detector.load` takes, or a function like a Detector. None: each picture is
+            one person's box.
+          min_score: see the class.
+          flip_test, num_stages, dtype: as in `Predictor.load`.
+        """
+        if not isinstance(model, Predictor):
+            model = Predictor.load(model, flip_test, num_stages=num_stages, dtype=dtype)
+        if isinstance(detector, str | os.PathLike):
+            detector = load_detector(detector)
+        return cls(model, detector, min_score=min_score)
+
+    def __call__(self, image_rgb: UInt8[np.ndarray, "H W 3"], boxes: Boxes | None = None) -> People:
+        """The people of one picture, in a detector's order or in that of `boxes`.
+
+        Args:
+          boxes: as in `find_people`.
+
+        Raises:
+          DataError: `boxes` are none.
+          ValueError: the picture is not (H, W, 3) uint8.
+        """
+        return next(self.stream([Frame(Source("", ""), image_rgb)], boxes))
+
+    def stream(
+        self, frames: Iterable[Frame], boxes: Boxes | None = None, *, together: int = TOGETHER
+    ) -> Iterator[People]:
+        """The people of each frame, in order. The next frames are read while the device computes.
+
+        Args:
+          boxes: as in `find_people`; by default the detector finds them.
+          together: the number of successive pictures whose people share batches; 1 for a camera.
+        """
+        boxes_of = self._detected if boxes is None else given_boxes(boxes)
+        min_score = self.min_score if boxes is None and self.detector else 0.0
+        in_flight: collections.deque[tuple[Frame, np.ndarray]] = collections.deque()
+
+        # Frames in flight: boxes of frame n + 1 (n + 2, ...) are found before the keypoints of
+        # frame n are there. A tracker that only names people can work on the results below.
+        # Boxes that depend on the last frame's keypoints cannot be found here: they need a loop
+        # that calls `self.predictor(frame.image, boxes)` frame by frame.
+        def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for frame in frames:
+                found = usable(frame, boxes_of(frame))
+                in_flight.append((frame, found))
+                yield frame.image, found[:, :4]
+
+        for keypoints_image_xy, keypoint_scores in self.predictor.stream(pairs(), together):
+            frame, found = in_flight.popleft()
+            people = self._people(frame, found, keypoints_image_xy, keypoint_scores)
+            yield people[people.confidences >= min_score]
+
+    def _detected(self, frame: Frame) -> Float[np.ndarray, "N 5"]:
+        if self.detector is None:
+            return np.array([(0, 0, *frame.image.shape[1::-1], 1)], np.float64)
+        return np.column_stack(self.detector(frame.image)).astype(np.float64)
+
+    def _people(
+        self,
+        frame: Frame,
+        boxes: Float[np.ndarray, "N 5"],
+        keypoints_image_xy: Float[np.ndarray, "N K 2"],
+        keypoint_scores: Float[np.ndarray, "N K"],
+    ) -> People:
+        return People(
+            boxes_xywh=boxes[:, :4],
+            box_scores=boxes[:, 4],
+            keypoints_image_xy=keypoints_image_xy,
+            keypoint_scores=keypoint_scores,
+            skeleton=self.predictor.skeleton,
+            person_scores=person_scores(boxes[:, 4], keypoint_scores),
+            image_rgb=frame.image,
+            file_name=frame.source.name,
+            frame_index=frame.index,
+            time_s=frame.time_s,
+        )
+
+
+def load_detector(name: str | os.PathLike, **options: Any) -> Detect:
+    return getattr(Detector, "load", Detector)(name, **options)
+
+
+def given_boxes(boxes: Boxes) -> BoxesOf:
+    """A function that looks up a frame's boxes in what `find_people` takes as `boxes`."""
+    what = "boxes"
+    if isinstance(boxes, str | os.PathLike):
+        what = os.fspath(boxes)
+        boxes = read_person_boxes(boxes)
+    elif isinstance(boxes, Mapping):
+        of_picture = {name: table(_rows(rows), f"boxes of {name}") for name, rows in boxes.items()}
+        boxes = PersonBoxes(of_picture)
+    elif not isinstance(boxes, PersonBoxes):
+        boxes = PersonBoxes({}, table(_rows(boxes), what))
+
+    def find(frame: Frame) -> Float[np.ndarray, "N 5"]:
+        found = boxes.of(frame.source.name)
+        if found is None:
+            log.warning("%s: %s has no boxes for it", frame.source.name, what)
+            return np.zeros((0, 5))
+        return found
+
+    return find
+
+
+def _rows(boxes: Any) -> list[Any]:
+    return np.asarray(boxes, np.float64).tolist() if len(boxes) else []
+
+
+def usable(frame: Frame, boxes: Float[np.ndarray, "N 5"]) -> Float[np.ndarray, "M 5"]:
+    """The boxes that have an area and overlap the picture; the others are named in the log."""
+    height, width = frame.image.shape[:2]
+    top_left, bottom_right = boxes[:, :2], boxes[:, :2] + boxes[:, 2:4]
+    inside = ((top_left < (width, height)) & (bottom_right > 0)).all(1)
+    inside &= geometry.usable_boxes(boxes[:, :4])
+    for box in boxes[~inside]:
+        log.warning(
+            "%s: left out box %s: it has no area in the picture of %d x %d",
+            frame.source.name,
+            ",".join(f"{x:g}" for x in box[:4]),
+            width,
+            height,
+        )
+    return boxes[inside]
+
+
+def find_people(
+    source: Any,
+    *,
+    model: str | os.PathLike | Predictor = MODEL,
+    detector: str | os.PathLike | Detect | None = DETECTOR,
+    boxes: Boxes | None = None,
+    min_score: float = MIN_SCORE,
+    max_frames: int | None = None,
+    flip_test: bool = True,
+    num_stages: int | None = None,
+    dtype: Any = jnp.float32,
+) -> People | Iterator[People]:
+    """Finds the people of a picture, of pictures, of a video or of a camera.
+
+        people = mspn_jax.find_people("street.jpg")
+        for people in mspn_jax.find_people("walk.mp4"):
+            ...
+
+    The last model and the last detector stay in memory: a second call does not load them again.
+
+    Args:
+      source: one picture: the path of a file, an http(s) address, an (H, W, 3) uint8 RGB array, or
+        a PIL image. Several: a folder, a glob, a video, the index of a camera, the address of a
+        video or stream (http, https, rtsp), a list of any of these, or an iterable of arrays.
+      model: a published name, or what `Predictor.load` takes, or a Predictor.
+      detector: a published name, or what `Detector.load` takes, or a function image_rgb ->
+        (boxes_xywh, scores). None: each picture is one person's box.
+      boxes: (N, 4) x, y, width, height, or (N, 5) with a score, for every picture; or a mapping
+        from file names to those; or a json file that `mspn predict --boxes` takes. No detector is
+        loaded then.
+      min_score: detected people with a lower `People.confidences` (0 to 1) are left out.
+      max_frames: of each video or camera; None: all.
+      flip_test, num_stages, dtype: as in `Predictor.load`.
+
+    Returns:
+      `People` for one picture; otherwise an iterator of `People`, one for each picture or frame. In
+      the iterator, files that cannot be read are named in the log and passed over.
+
+    Raises:
+      DataError: there is no such source, or the one picture cannot be read.
+    """
+    if not isinstance(model, Predictor):
+        model = _predictor(os.fspath(model), flip_test, num_stages, dtype)
+    if boxes is not None:
+        detector = None
+    elif isinstance(detector, str | os.PathLike):
+        detector = _detector(os.fspath(detector))
+    finder = PeopleFinder(model, detector, min_score=min_score)
+    image = _as_image(source)
+    if image is not None:
+        return finder(image, boxes)
+    if isinstance(source, str | os.PathLike | int):
+        return _in_sources(finder, [source], boxes, max_frames)
+    if isinstance(source, list | tuple) and all(
+        isinstance(each, str | os.PathLike | int) for each in source
+    ):
+        return _in_sources(finder, source, boxes, max_frames)
+    return finder.stream(itertools.islice(_frames_of_images(source), max_frames), boxes)
+
+
+def _in_sources(
+    finder: PeopleFinder, given: Sequence[Any], boxes: Boxes | None, max_frames: int | None
+) -> People | Iterator[People]:
+    texts = [os.fspath(each) if not isinstance(each, int) else str(each) for each in given]
+    sources = find_sources(texts)
+    is_one_picture = (
+        len(given) == len(sources) == 1
+        and sources[0].is_picture
+        and (sources[0].file is None or os.path.isfile(texts[0]))
+    )
+
+    def pass_over(source: Source, why: str) -> None:
+        if is_one_picture:
+            raise DataError(f"{source.place}: {why}")
+        log.warning("passed over: %s: %s", source.place, why)
+
+    read = frames(sources, pass_over, max_frames)
+    found = finder.stream(read, boxes, together=together_for(sources))
+    return next(found) if is_one_picture else found
+
+
+def together_for(sources: Iterable[Source]) -> int:
+    """How many pictures share batches: 1 if one of the sources is live, which must not lag."""
+    return 1 if any(source.is_live for source in sources) else TOGETHER
+
+
+def _frames_of_images(images: Iterable[Any]) -> Iterator[Frame]:
+    for index, each in enumerate(images):
+        image = _as_image(each)
+        if image is None:
+            raise TypeError(f"image {index} is a {type(each).__name__}, not an array or PIL image")
+        yield Frame(Source("", ""), image, index)
+
+
+def _as_image(source: Any) -> np.ndarray | None:
+    """The pixels of an array or of a PIL image; None for anything else."""
+    if isinstance(source, np.ndarray):
+        return source
+    if type(source).__module__.startswith("PIL."):
+        from PIL import ImageOps
+
+        return np.asarray(ImageOps.exif_transpose(source).convert("RGB"))
+    return None
+
+
+@functools.lru_cache(maxsize=1)
+def _predictor(model: str, flip_test: bool, num_stages: int | None, dtype: Any) -> Predictor:
+    return Predictor.load(model, flip_test, num_stages=num_stages, dtype=dtype)
+
+
+@functools.lru_cache(maxsize=1)
+def _detector(name: str) -> Detect:
+    return load_detector(name)

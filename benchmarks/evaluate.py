@@ -1,4 +1,4 @@
-"""Evaluation: boxes a second from records to COCO's figures, and what each part of it takes.
+"""Evaluation speed: boxes per second from records to COCO's metrics, and the time of each part.
 
     python benchmarks/evaluate.py --root data/coco --detections FILE [--split val2017] [--boxes N]
 

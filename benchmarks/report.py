@@ -1,4 +1,4 @@
-"""What a benchmark prints, and keeps for `--json`: the machine, then rows of figures."""
+"""Prints the machine and tables of a benchmark, and writes both to the file of `--json`."""
 
 import argparse
 import datetime
@@ -20,23 +20,25 @@ PACKAGES = ("jax", "jaxlib", "flax", "torch", "opencv-python-headless", "numpy")
 
 
 def new_parser(doc: str) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has; memory is kept, as the commands do."""
+    """Returns a parser with the options of all benchmarks. Sets up the CPU as the commands do."""
     cpu.prepare()
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=7, help="rounds; medians are printed")
     parser.add_argument("--quick", action="store_true", help="a tiny network, to see it run")
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="keep the figures there")
+    parser.add_argument(
+        "--json", type=pathlib.Path, metavar="FILE", help="also write the rows to FILE"
+    )
     return parser
 
 
 class Report:
-    """Prints a table row by row; a row of other columns than the last begins a new table."""
+    """Prints tables row by row. A row with other columns than the last starts a new table."""
 
     def __init__(self, json_file: pathlib.Path | None):
         if json_file is not None and not json_file.parent.is_dir():
-            sys.exit(f"error: {json_file}: no such folder to write it in")
+            sys.exit(f"error: {json_file}: its folder does not exist")
         self.json_file = json_file
         self.kept: dict[str, Any] = {
             "command": " ".join(sys.argv),
@@ -50,18 +52,18 @@ class Report:
         self._write()
 
     def say(self, note: str) -> None:
-        """A line between the tables."""
+        """Prints a line between the tables."""
         print(note, flush=True)
         self.kept["notes"].append(note)
         self._columns = []
 
-    def row(self, **figures: Any) -> None:
-        columns = [name.replace("_", " ") for name in figures]
+    def row(self, **cells: Any) -> None:
+        columns = [name.replace("_", " ") for name in cells]
         if columns != self._columns:
             print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
             self._columns = columns
-        print(f"| {' | '.join(map(_printed, figures.values()))} |", flush=True)
-        kept = {k: v._asdict() if isinstance(v, Spread) else v for k, v in figures.items()}
+        print(f"| {' | '.join(map(_printed, cells.values()))} |", flush=True)
+        kept = {k: v._asdict() if isinstance(v, Spread) else v for k, v in cells.items()}
         self.kept["rows"].append(kept)
         self._write()
 
@@ -79,7 +81,7 @@ def _printed(value: Any) -> str:
 
 
 def machine() -> dict[str, str]:
-    """What figures depend on: the device, the host, the versions, the allocator, other work."""
+    """Describes what timings depend on: device, host, versions, allocator and load."""
     device = jax.devices()[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = [f"Python {platform.python_version()}"]

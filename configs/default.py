@@ -63,7 +63,9 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     config.eval.every_epochs = 10  # 0: only at the end
     config.eval.batch_size = 64  # of one process
     config.eval.flip_test = True
-    config.eval.oks_nms_threshold = 0.0  # 0: none, as in the published figures; their older was 0.9
+    config.eval.oks_nms_threshold = (
+        0.0  # 0: none, as for the published metrics; older ones used 0.9
+    )
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 500

@@ -1,4 +1,4 @@
-"""Fits a few people, to see that everything learns: docs/coco.md has the command and the figure."""
+"""Fits a few people, to see that everything learns: docs/coco.md has the command and the metric."""
 
 from mspn_jax.configs import default
 

@@ -1,4 +1,4 @@
-"""What the tests share: golden figures, drawn people, a finished run, buckets, real pictures."""
+"""What the tests share: golden values, drawn people, a finished run, buckets, real pictures."""
 
 import json
 import os

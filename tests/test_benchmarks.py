@@ -109,7 +109,7 @@ def test_pytorchs_network_is_ours():
 
 @pytest.mark.slow
 def test_parts(tmp_path):
-    *parts, whole = run("parts.py", "--of", "step", "--json", tmp_path / "figures")
+    *parts, whole = run("parts.py", "--of", "step", "--json", tmp_path / "rows.json")
     names = {row["part"] for row in parts}
     sums = {"sums of batch norm", "sums of batch norm, backward"}
     assert {"convolutions: 3x3, stem", "Adam"} | sums <= names
@@ -120,21 +120,21 @@ def test_parts(tmp_path):
 @pytest.mark.slow
 def test_step(tmp_path):
     torch = ["plain"] if HAS_TORCH else []
-    (row,) = run("step.py", "--batch", 2, "--torch", *torch, "--json", tmp_path / "figures")
+    (row,) = run("step.py", "--batch", 2, "--torch", *torch, "--json", tmp_path / "rows.json")
     assert row["crops_per_s"]["median"] > 0 and 0 < row["share_of_peak"]["median"] < 1
     assert (row["ours_over_torch"] is not None) == HAS_TORCH
 
 
 @pytest.mark.slow
 def test_first_step(tmp_path):
-    (row,) = run("first_step.py", "--stages", 1, "--batch", 2, "--json", tmp_path / "figures")
+    (row,) = run("first_step.py", "--stages", 1, "--batch", 2, "--json", tmp_path / "rows.json")
     assert 0 < row["cached_s"]["median"] < row["cold_s"]
     assert row["second_step_s"]["median"] > 0 and row["resident_GB"]["median"] > 0.1
 
 
 @pytest.mark.slow
 def test_forward(tmp_path):
-    rows = run("forward.py", "--batch", 1, "--torch", "--json", tmp_path / "figures")
+    rows = run("forward.py", "--batch", 1, "--torch", "--json", tmp_path / "rows.json")
     assert [row["flip_test"] for row in rows] == ["no", "yes"]
     alone, flipped = (row["GFLOP_per_crop"] for row in rows)
     assert flipped == pytest.approx(2 * alone, rel=0.02)
@@ -142,7 +142,7 @@ def test_forward(tmp_path):
 
 @pytest.mark.slow
 def test_evaluate(tmp_path):
-    whole, *parts, summary = run("evaluate.py", "--batch", 8, "--json", tmp_path / "figures")
+    whole, *parts, summary = run("evaluate.py", "--batch", 8, "--json", tmp_path / "rows.json")
     assert whole["end_to_end_over_network_time"]["median"] > 0
     assert sum(part["share"] for part in parts) == pytest.approx(1, abs=1e-6)
     network = next(part for part in parts if part["part"] == "network")
@@ -162,19 +162,19 @@ def test_input(tmp_path, detections):
         ]
         (tmp_path / "boxes").write_text(json.dumps(boxes))
         options = ["--root", tmp_path, "--split", "val2017", "--detections", tmp_path / "boxes"]
-    (row,) = run("input.py", *options, "--json", tmp_path / "figures")
+    (row,) = run("input.py", *options, "--json", tmp_path / "rows.json")
     assert row["ours_crops_per_s"]["median"] > row["plain_crops_per_s"]["median"] / 2 > 0
     assert row["of"] == ("evaluation" if detections else "training")
 
 
 @pytest.mark.slow
 def test_checkpoint(tmp_path):
-    (row,) = run("checkpoint.py", "--batch", 2, "--json", tmp_path / "figures")
+    (row,) = run("checkpoint.py", "--batch", 2, "--json", tmp_path / "rows.json")
     assert row["on_disk_after_s"]["median"] >= row["loop_waits_s"]["median"] > 0
     assert row["state_MB"] > 0 and row["share_of_500_steps"] > 0
 
 
 def test_predict(tmp_path):
-    rows = run("predict.py", "--people", 1, 3, "--json", tmp_path / "figures")
+    rows = run("predict.py", "--people", 1, 3, "--json", tmp_path / "rows.json")
     assert [row["people"] for row in rows] == [1, 3]
     assert all(row["one_by_one_over_together"]["median"] > 0 for row in rows)

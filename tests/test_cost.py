@@ -1,4 +1,4 @@
-"""What networks cost against the published figures and XLA's own; the command that prints it."""
+"""What networks cost against the published numbers and XLA's own; the command that prints it."""
 
 import os
 import pathlib

@@ -145,10 +145,10 @@ def test_a_person_found_by_nobody_and_a_picture_without_anything_found():
     assert judged.closest.tolist() == [0, NOBODY]
     assert judged.nearest.tolist() == [0]
     assert (judged.kinds == NOT_JUDGED).all()
-    figures = diagnosis.summary(judged, people, COCO)
-    assert figures["people"] == {"labelled": 2, "matched": 0, "unmatched": 2, "mean_oks": None}
-    assert figures["errors"]["miss"] == {"count": 0, "share": None}
-    assert figures["keypoints"]["nose"]["median_error_px"] is None
+    metrics = diagnosis.summary(judged, people, COCO)
+    assert metrics["people"] == {"labelled": 2, "matched": 0, "unmatched": 2, "mean_oks": None}
+    assert metrics["errors"]["miss"] == {"count": 0, "share": None}
+    assert metrics["keypoints"]["nose"]["median_error_px"] is None
 
 
 def test_the_summary_counts_what_was_made():
@@ -159,11 +159,11 @@ def test_the_summary_counts_what_was_made():
     found_xy[RIGHT_WRIST] = found_xy[LEFT_WRIST]
     annotations = [annotation(1, pose(0), visibility), annotation(2, pose(0), image_id=2)]
     judged, people = diagnose([result(found_xy), result(pose(0), image_id=2)], annotations)
-    figures = diagnosis.summary(judged, people, COCO)
-    counts = {kind: figures["errors"][kind]["count"] for kind in KINDS}
+    metrics = diagnosis.summary(judged, people, COCO)
+    counts = {kind: metrics["errors"][kind]["count"] for kind in KINDS}
     assert sum(counts.values()) == 16 + 17
-    assert figures["keypoints"]["nose"]["labelled"] == 1
-    wrist = figures["keypoints"]["left_wrist"]
+    assert metrics["keypoints"]["nose"]["labelled"] == 1
+    wrist = metrics["keypoints"]["left_wrist"]
     assert wrist["labelled"] == 2
     assert wrist["median_error_px"] == wrist["mean_error_px"] == pytest.approx(15)
     similarity = np.exp(-(30**2) / (2 * AREA * (2 * 0.062) ** 2))

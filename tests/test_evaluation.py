@@ -1,4 +1,4 @@
-"""Scores, NMS and COCO's figures against the reference; every half pixel, without a network."""
+"""Scores, NMS and COCO's metrics against the reference; every half pixel, without a network."""
 
 import json
 

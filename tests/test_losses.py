@@ -31,10 +31,10 @@ def to_nhwc(maps):
     ],
 )
 def test_one_map_losses_equal_the_references(golden, name, loss, weights):
-    arrays, figures = golden
+    arrays, values = golden
     prediction, target = to_nhwc(arrays["pred"]), to_nhwc(arrays["target"])
     value, gradient = jax.value_and_grad(loss)(prediction, target, jnp.asarray(arrays[weights]))
-    expected = figures[f"{name}/{weights}"]
+    expected = values[f"{name}/{weights}"]
     assert value == pytest.approx(expected["loss_f64"], rel=1e-6)
     assert np.linalg.norm(gradient) == pytest.approx(expected["grad_l2"], rel=1e-5)
     strided = np.moveaxis(np.asarray(gradient), -1, -3)[..., ::4, ::4]
@@ -43,7 +43,7 @@ def test_one_map_losses_equal_the_references(golden, name, loss, weights):
 
 @pytest.mark.parametrize("num_stages", [1, 2, 3, 4])
 def test_the_whole_loss_and_each_term_equal_the_references(golden, num_stages):
-    arrays, figures = golden
+    arrays, values = golden
     keypoints, visibility = (
         jnp.asarray(arrays["head_keypoints"]),
         jnp.asarray(arrays["head_visible"]),
@@ -59,7 +59,7 @@ def test_the_whole_loss_and_each_term_equal_the_references(golden, num_stages):
     )
     predictions = to_nhwc(predictions).reshape(num_stages, 4, *to_nhwc(predictions).shape[1:])
     total, terms = losses.mspn_loss(predictions, targets, weights)
-    expected = figures[f"head_loss_{num_stages}stage"]
+    expected = values[f"head_loss_{num_stages}stage"]
     assert total == pytest.approx(expected["total"], rel=1e-6)
     assert list(terms) == [f"stage{s}_unit{u}" for s in range(num_stages) for u in range(4)]
     np.testing.assert_allclose(list(terms.values()), expected["terms"], rtol=1e-5)

@@ -110,8 +110,8 @@ def test_the_annotations_shown_are_enough(root):
         QUADRUPED,
         category_id=dataset.annotations.category_id,
     )
-    figures, _ = scoring.coco_metrics(dataset.annotations, results, QUADRUPED)
-    assert figures["AP"] == pytest.approx(1)
+    metrics, _ = scoring.coco_metrics(dataset.annotations, results, QUADRUPED)
+    assert metrics["AP"] == pytest.approx(1)
 
 
 # ----------------------------------------------------------------------------------- mistakes

@@ -184,7 +184,7 @@ def test_a_split_that_can_only_be_submitted(workdir, config, root, tmp_path):
         f"--config.data.detections={tmp_path / 'detections.json'}",
     )
     assert done.returncode == 0, done.stderr
-    assert "no figures, only results" in done.stderr and not done.stdout
+    assert "no metrics, only results" in done.stderr and not done.stdout
     assert len(json.loads((tmp_path / "out" / "keypoints_results.json").read_text())) == (
         len(detections)
     )

@@ -47,7 +47,7 @@ _MEAN_POSE = flags.DEFINE_bool(
 )
 _PICTURES = flags.DEFINE_integer("pictures", 0, "draw people on so many pictures, into DIR")
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "where to write, maybe gs://...; by default only figures are printed"
+    "output", None, "where to write, maybe gs://...; by default metrics are only printed"
 )
 _REPORT = flags.DEFINE_string("report", None, "where to write report.html and its metrics.json")
 flags.mark_flag_as_required("config")
@@ -100,7 +100,7 @@ def main() -> None:
             model, skeleton.flip_permutation, config.eval.flip_test
         )
         with tqdm(total=len(dataset.boxes), unit="box", disable=jax.process_index() > 0) as bar:
-            results, figures, table = evaluate(
+            results, metrics, table = evaluate(
                 estimate,
                 variables,
                 dataset,
@@ -114,11 +114,11 @@ def main() -> None:
             )
         if jax.process_index() > 0:
             return
-        if figures is None:
-            log.info("%s has no annotations: no figures, only results", config.data.val_split)
+        if metrics is None:
+            log.info("%s has no annotations: no metrics, only results", config.data.val_split)
         print(table, end="")
         if output is not None:
-            write_results(output, dataset, results, figures, skeleton)
+            write_results(output, dataset, results, metrics, skeleton)
         if page is not None:
             about = {
                 "model": description.variant,
@@ -130,29 +130,29 @@ def main() -> None:
             }
             evaluation.write(page.local, dataset, results, skeleton, about)
             log.info("written: %s", page.folder / "report.html")
-        if training is not None and figures is not None:
-            print_mean_pose(training, dataset, figures, skeleton)
+        if training is not None and metrics is not None:
+            print_mean_pose(training, dataset, metrics, skeleton)
 
 
 def print_mean_pose(
-    training: Annotations, dataset: EvaluationSet, figures: dict[str, float], skeleton: Skeleton
+    training: Annotations, dataset: EvaluationSet, metrics: dict[str, float], skeleton: Skeleton
 ) -> None:
     guesses = mean_pose_results(training, dataset, skeleton)
     blind, _ = coco_metrics(dataset.annotations, guesses, skeleton)
-    print(f"AP {figures['AP']:.3f}; of the mean pose put into every box {blind['AP']:.3f}")
+    print(f"AP {metrics['AP']:.3f}; the mean pose in every box: {blind['AP']:.3f}")
 
 
 def write_results(
     output: Mirror,
     dataset: EvaluationSet,
     results: list[dict[str, Any]],
-    figures: dict[str, float] | None,
+    metrics: dict[str, float] | None,
     skeleton: Skeleton,
 ) -> None:
     """The files of --output."""
     write_json(output.local / "keypoints_results.json", results)
-    if figures is not None:
-        write_json(output.local / "metrics.json", figures)
+    if metrics is not None:
+        write_json(output.local / "metrics.json", metrics)
     if _PICTURES.value:
         write_picture(output.local / "pictures.jpg", picture_grid(dataset, results, skeleton))
     written = sorted(path.name for path in output.local.iterdir())

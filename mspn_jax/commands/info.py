@@ -28,8 +28,8 @@ def main() -> None:
     if _CHECKPOINT.value is not None:
         step, description = checkpoints.find(_CHECKPOINT.value)
         print(f"{step}: {description.source}")
-        figures: Any = checkpoints.metrics_of(step) or "not evaluated"
-        said = description.to_json() | {"metrics": figures}
+        metrics: Any = checkpoints.metrics_of(step) or "not evaluated"
+        said = description.to_json() | {"metrics": metrics}
     else:
         config = _CONFIG.value
         description = configured.describe(config)

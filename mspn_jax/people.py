@@ -100,7 +100,18 @@ class People:
         image = self.image_rgb if image is None else image
         if image is None:
             raise ValueError("the picture was not kept: give draw() the image")
-        return annotate_people(image, self.keypoints_image_xy, self.keypoint_scores, self.skeleton)
+        labels = [f"{confidence:.2f}" for confidence in self.confidences]
+        if self.ids is not None:
+            labels = [f"{id} {label}" for id, label in zip(self.ids, labels)]
+        return annotate_people(
+            image,
+            self.keypoints_image_xy,
+            self.keypoint_scores,
+            self.skeleton,
+            boxes_xywh=self.boxes_xywh,
+            labels=labels,
+            ids=self.ids,
+        )
 
     def to_json(self) -> list[dict[str, Any]]:
         """Entries in COCO's results format, one for each person.

@@ -174,7 +174,38 @@ def test_limbs_are_coloured_by_side_and_shaded_by_confidence():
     keypoint_scores[0, joints[2:]] = (drawing.FAINT_SCORE + drawing.FULL_SCORE) / 2
     annotated = drawing.annotate_people(image, keypoints_image_xy, keypoint_scores, COCO)
     np.testing.assert_allclose(annotated[50, 20], drawing.LEFT_RGB, atol=2)
-    np.testing.assert_allclose(annotated[50, 70], np.array(drawing.RIGHT_RGB) / 2, atol=2)
+    opacity = (drawing.FAINTEST + 1) / 2
+    np.testing.assert_allclose(annotated[50, 70], np.array(drawing.RIGHT_RGB) * opacity, atol=2)
     assert not annotated[50, 45].any() and not image.any()
+    keypoint_scores[0, joints[2:]] = drawing.FAINT_SCORE + 0.001
+    faint = drawing.annotate_people(image, keypoints_image_xy, keypoint_scores, COCO)
+    assert faint[50, 70].max() > 80
+    keypoint_scores[0, joints[2:]] = drawing.FAINT_SCORE
+    assert not drawing.annotate_people(image, keypoints_image_xy, keypoint_scores, COCO)[
+        50, 70
+    ].any()
+    white = drawing.annotate_people(image + 255, keypoints_image_xy, keypoint_scores, COCO)
+    assert white[50, 10:30].min(0).max() < 100  # a dark outline beside the orange
     far = np.where(np.arange(17)[:, None] % 2, 1e9, -1e9) * np.ones((1, 17, 2))
     drawing.annotate_people(image, far, np.full((1, 17), 1.5), COCO)  # beyond OpenCV's range
+
+
+def test_each_id_has_one_color_and_each_person_a_labelled_box():
+    image = np.zeros((300, 300, 3), np.uint8)
+    keypoints_image_xy = np.zeros((2, 17, 2))
+    keypoints_image_xy[:] = np.linspace((100, 60), (140, 260), 17)
+    keypoints_image_xy[1, :, 0] += 100
+    ids = np.array([3, 4 + len(drawing.ID_RGB)])
+    annotated = drawing.annotate_people(
+        image,
+        keypoints_image_xy,
+        np.full((2, 17), 1.5),
+        COCO,
+        boxes_xywh=np.array([[80.0, 40, 80, 240], [180.0, -50, 1e9, 1e9]]),
+        labels=["3 0.90", "14 0.80"],
+        ids=ids,
+    )
+    for color, (x, y) in zip((drawing.ID_RGB[3], drawing.ID_RGB[4]), ((100, 60), (200, 60))):
+        np.testing.assert_array_equal(annotated[y, x], color)
+    np.testing.assert_array_equal(annotated[150, 80], drawing.ID_RGB[3])  # the box's left side
+    np.testing.assert_array_equal(annotated[27, 82], drawing.ID_RGB[3])  # the label's ground

@@ -1,4 +1,4 @@
-# Everything runs in an environment of its own, .venv, which is made when it is not there.
+# All targets run in the virtual environment .venv, which they create if needed.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -13,14 +13,14 @@ quickstart: $(VENV)/installed
 	$(BIN)/python eval.py --config configs/quickstart.py --checkpoint $(RUN) \
 	  --config.data.root=$(DATA) --output $(RUN)/evaluation --mean_pose --pictures 16
 	@echo
-	@echo "People drawn by a program, and what the network found: $(RUN)/evaluation/pictures.jpg"
+	@echo "Drawn people with the network's keypoints: $(RUN)/evaluation/pictures.jpg"
 	@echo "Its losses: $(BIN)/pip install tensorboard && $(BIN)/tensorboard --logdir $(RUN)"
 	@echo "Next, real pictures: docs/coco.md"
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
-# For TPU and GPU, by their compilers, which need no such device but Linux on x86-64
+# Compiles for TPU and GPU. Needs Linux on x86-64, but no such device.
 test-compile: $(VENV)/installed-compile
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/test_compile.py -n auto --maxprocesses 2
 
@@ -31,10 +31,10 @@ lint: $(VENV)/installed-test
 
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
-	@echo "site/index.html; while writing: $(BIN)/mkdocs serve"
+	@echo "Written: site/index.html. To preview edits: $(BIN)/mkdocs serve"
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name one: make PYTHON=python3.12")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mspn_jax needs Python 3.11 or later. Choose one: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@

@@ -1,4 +1,4 @@
-"""PyTorch beside ours: whether it is installed, whether it computes the same, its fastest way."""
+"""PyTorch as a baseline: checks that it computes the same, and finds its fastest settings."""
 
 import argparse
 import importlib.util

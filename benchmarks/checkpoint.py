@@ -1,4 +1,4 @@
-"""What a checkpoint costs the training loop.
+"""The time that a checkpoint takes from the training loop.
 
     python benchmarks/checkpoint.py [--stages 1] [--batch 8] [--repeats 5]
 

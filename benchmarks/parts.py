@@ -1,4 +1,4 @@
-"""Where the time of inference or of a training step goes, on a CPU.
+"""The time of each part of inference or of a training step, on a CPU.
 
     python benchmarks/parts.py [--of forward step] [--stages 1] [--batch 8] [--repeats 5]
 

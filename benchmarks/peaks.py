@@ -1,4 +1,4 @@
-"""The peak of a device: from its maker's data sheet, or measured."""
+"""A device's peak performance, from its data sheet or measured."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The time of a picture: Predictor, from a JPEG's bytes and boxes to keypoints in the picture.
+"""Predictor's time per picture, from a JPEG's bytes and boxes to keypoints.
 
     python benchmarks/predict.py [--stages 1] [--people 1 5 30] [--dtype float32] [--checkpoint DIR]
 

@@ -1,4 +1,4 @@
-"""Times ways in turn: ours, theirs, ours, theirs. A busy machine then slows both alike."""
+"""Times alternatives in turn (A, B, A, B), so that a busy machine slows both alike."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""An equal MSPN in PyTorch, to time beside ours: same weights, losses and Adam.
+"""The same MSPN in PyTorch, as a baseline: same weights, losses and Adam.
 
 Its modules have the names of mmpose 1.x, so `mspn_jax.weights.to_torch` gives its state dict.
 Images and heatmaps are NCHW.

@@ -1,4 +1,4 @@
-"""What the benchmarks run: a published network or a tiny one, on random or drawn people."""
+"""The benchmarks' networks (published or tiny) and inputs (random or drawn people)."""
 
 import argparse
 import contextlib

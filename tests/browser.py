@@ -1,4 +1,4 @@
-"""Opens a page in a real browser without a window, and says what happened there."""
+"""Opens a page in a headless browser, and reports errors and layout."""
 
 import json
 import pathlib

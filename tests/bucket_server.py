@@ -1,4 +1,4 @@
-"""Google Cloud Storage on this machine: the part of its JSON API that gcsfs and tensorstore use.
+"""A local Google Cloud Storage: the part of its JSON API that gcsfs and tensorstore use.
 
     with BucketServer() as server:           # .environment() is for the programs that are to use it
         server.buckets["runs"] = {}          # name -> Object

@@ -1,4 +1,4 @@
-"""COCO's json of drawn people, read and changed by hand."""
+"""Reads and edits COCO's json of drawn people."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""The commands as people type them, each a process of its own."""
+"""Runs commands as users type them, each in its own process."""
 
 import json
 import os
@@ -37,13 +37,13 @@ def get_config():
 
 
 def command(program: str, *arguments: object) -> list[str]:
-    """`program` is a file of the checkout, or a module."""
+    """Returns the command line. `program` is a file of the checkout or a module."""
     path = [str(HERE / program)] if program.endswith(".py") else ["-m", program]
     return [sys.executable, *path, *map(str, arguments)]
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    """Of a process with so many virtual devices."""
+    """Returns the environment of a process with virtual devices."""
     return os.environ | {
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(HERE),
@@ -61,7 +61,7 @@ def run(program: str, *arguments: object, devices: int = 1) -> subprocess.Comple
 
 
 def metrics_of(workdir: paths.Path) -> list[dict]:
-    """The lines of `metrics.jsonl`, without how fast it went: that is not the same twice."""
+    """Returns the lines of `metrics.jsonl` without timings, which differ between runs."""
     lines = [json.loads(line) for line in files.read_text(workdir / "metrics.jsonl").splitlines()]
     for line in lines:
         line.pop("crops_per_second", None)

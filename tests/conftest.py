@@ -1,4 +1,4 @@
-"""What the tests share: golden values, drawn people, a finished run, buckets, real pictures."""
+"""Shared fixtures: golden values, drawn people, a finished run, buckets, real pictures."""
 
 import json
 import os
@@ -10,10 +10,10 @@ import jaxtyping
 import numpy as np
 import pytest
 
-# Half the time to compile; what is compiled runs slower, which tiny models do not feel.
+# Halves the time to compile. Programs run slower, which tiny models do not notice.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
-# The same programs are compiled in one process after another.
+# Many processes compile the same programs.
 _COMPILED = tempfile.TemporaryDirectory(prefix="mspn_jax_compiled_")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -47,7 +47,7 @@ def golden_npz(name: str) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def unchecked():
-    """For what is refused by more than its type: annotations are not checked."""
+    """Disables type checks, for tests of the code's own refusals."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -72,7 +72,7 @@ def root(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory) -> pathlib.Path:
-    """Fewer of them, one split, that nothing has read yet."""
+    """A smaller data set of one split, without records."""
     root = tmp_path_factory.mktemp("few_drawn")
     people.write_dataset(root, {"train2017": 12})
     return root
@@ -80,14 +80,14 @@ def drawn(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def drawn_copy(drawn, tmp_path) -> pathlib.Path:
-    """To do harm to."""
+    """A copy of `drawn` that a test may change."""
     shutil.copytree(drawn, tmp_path / "data", ignore=shutil.ignore_patterns("records"))
     return tmp_path / "data"
 
 
 @pytest.fixture(scope="session")
 def config(root) -> pathlib.Path:
-    """Of a tiny network for them."""
+    """A config file of a tiny network for `root`."""
     path = root / "tiny.py"
     path.write_text(commands.CONFIG.replace("ROOT", str(root)))
     return path
@@ -95,7 +95,7 @@ def config(root) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def workdir(config, tmp_path_factory) -> pathlib.Path:
-    """A run with it from start to end, undisturbed."""
+    """The workdir of an undisturbed run of `config`."""
     workdir = tmp_path_factory.mktemp("run")
     done = commands.run("train.py", "--config", config, "--workdir", workdir)
     assert done.returncode == 0, done.stderr
@@ -104,7 +104,7 @@ def workdir(config, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def buckets():
-    """A server of buckets on this machine; `bucket` makes programs use it."""
+    """A local server of buckets; `bucket` makes programs use it."""
     pytest.importorskip("gcsfs", reason="gs:// needs gcsfs: pip install 'mspn-jax[gcs]'")
     with BucketServer() as server:
         yield server
@@ -112,7 +112,7 @@ def buckets():
 
 @pytest.fixture
 def bucket(buckets, tmp_path, monkeypatch):
-    """The path of a new bucket of `buckets`, for this process and those that it starts."""
+    """The path of a new bucket of `buckets`, for this process and its subprocesses."""
     for name, value in buckets.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -126,7 +126,7 @@ def bucket(buckets, tmp_path, monkeypatch):
 
 @pytest.fixture(params=["disk", "bucket"])
 def new_workdir(request, tmp_path):
-    """A workdir that is not there yet, on a disk and in a bucket."""
+    """The path of a new workdir, on a disk and in a bucket."""
     if request.param == "disk":
         return tmp_path / "run"
     return request.getfixturevalue("bucket") / "run"

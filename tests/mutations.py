@@ -1,4 +1,4 @@
-"""A small sound COCO json, mutations of it, and what must be true of every one."""
+"""A small valid COCO json, mutations of it, and properties that hold for each."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Small networks' weights under the names of PyTorch."""
+"""Weights of small networks under PyTorch's names."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Disks that are small, full or read-only, for tests of what programs do then."""
+"""Small, full and read-only disks."""
 
 import contextlib
 import pathlib

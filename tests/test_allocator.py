@@ -1,4 +1,4 @@
-"""Freed memory stays with the process: counted in page faults, in a process of its own."""
+"""The process keeps freed memory: page faults are counted in a subprocess."""
 
 import ctypes
 import subprocess

@@ -1,4 +1,4 @@
-"""Bad and odd annotations and detections: each is read, or is one line with file, id and remedy."""
+"""Invalid and unusual annotations: each is read, or is an error with file, id and remedy."""
 
 import json
 import logging

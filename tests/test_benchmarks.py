@@ -1,4 +1,4 @@
-"""The benchmarks' arithmetic, their PyTorch, and that each of them runs."""
+"""The benchmarks run; their arithmetic and their PyTorch model are correct."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""The page of training crops shows what training gets, and the command says what it cannot do."""
+"""The page of training crops shows the training batches; the command's errors."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The check of a data set: every finding on a file made by hand, and what real pictures have."""
+"""The check of a data set: each finding on a handmade file, and the findings on real pictures."""
 
 import copy
 import json

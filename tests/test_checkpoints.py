@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what is found, and what is refused."""
+"""Checkpoints: which are kept, found and refused."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Reading and checking COCO's json: one clear line for each fault."""
+"""Reading and checking COCO's json: one line per fault."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What is compiled for devices that this machine does not have.
+"""Compilation for absent devices.
 
 The tests that need XLA's compilers for them run by `make test-compile`.
 """

@@ -1,4 +1,4 @@
-"""convert.py: both directions, and what it refuses."""
+"""convert.py: both directions, and its errors."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What networks cost against the published numbers and XLA's own; the command that prints it."""
+"""The cost of networks against published numbers and XLA's; the command that prints it."""
 
 import os
 import pathlib

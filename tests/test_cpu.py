@@ -1,4 +1,4 @@
-"""What only a CPU needs, and that nothing else is given it."""
+"""Settings of the CPU backend, which other backends do not get."""
 
 import jax
 import jax.numpy as jnp

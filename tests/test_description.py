@@ -1,4 +1,4 @@
-"""model.json: what it carries, and what is refused in it."""
+"""model.json: its content, and which contents are refused."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Detection files, bad and odd: each is read, or is one line with file, index and remedy."""
+"""Invalid and unusual detection files: each is read, or is an error with file, index and remedy."""
 
 import json
 from typing import Any

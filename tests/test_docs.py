@@ -1,4 +1,4 @@
-"""The commands of the README and of docs/ are the programs' own, and the marked ones are run.
+"""The commands in the README and docs/ exist, and the marked ones run.
 
 Each command in a block of shell is taken apart: flags, config keys and their values, config files,
 make's targets and pip's extras must exist. A block after the comment

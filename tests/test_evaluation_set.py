@@ -1,4 +1,4 @@
-"""The boxes that are evaluated, and the detections they may come from."""
+"""Boxes to evaluate, annotated or detected."""
 
 import dataclasses
 import json

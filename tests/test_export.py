@@ -1,4 +1,4 @@
-"""Exported files against the predictor, and what is left when one cannot be made."""
+"""Exported files against the predictor, and what a failed export leaves."""
 
 import json
 import os

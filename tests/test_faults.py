@@ -1,4 +1,4 @@
-"""What happens to a run in its time: kills, signals, full and damaged disks, and two at once."""
+"""Runs survive kills, signals, full and damaged disks, and a second run in the same workdir."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is given back of a mapped file, and what must not be."""
+"""Which pages of a mapped file are released."""
 
 import mmap
 import pathlib

@@ -1,4 +1,4 @@
-"""The network that predicts against the one that was trained: the same heatmaps."""
+"""The folded network computes the heatmaps of the trained one."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Processes that join one another on this machine, and what they say if they cannot."""
+"""Processes that join one run on this machine, and their errors."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The place of a process in its run, by flags and by the variables of launchers."""
+"""A process's rank, from flags and from launchers' environment variables."""
 
 import ctypes
 import re

@@ -1,4 +1,4 @@
-"""One run a workdir, also where several start at once, die, sleep, or lose answers."""
+"""One run per workdir, also when several start at once, die, sleep or lose responses."""
 
 import threading
 import time

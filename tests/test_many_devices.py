@@ -1,4 +1,4 @@
-"""Many devices are as one, and what runs on them lowers for other machines than this one."""
+"""Several devices compute the same as one, and their programs lower for other platforms."""
 
 import json
 import pathlib

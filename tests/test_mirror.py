@@ -1,4 +1,4 @@
-"""Folders in a bucket and their copies on this disk, both ways."""
+"""Copies of bucket folders on the local disk, in both directions."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The learning rate's course and Adam against the reference, step by step."""
+"""The learning rate schedule and Adam against the reference, step by step."""
 
 import numpy as np
 import optax

@@ -1,4 +1,4 @@
-"""docs/own_data.md: what it shows of files is what they hold, and each message is the real one."""
+"""docs/own_data.md: its files and its messages are the real ones."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Files of boxes in each of the forms that people have them in."""
+"""Files of person boxes in each supported format."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Where doubts about a whole file begin: each bound from both sides."""
+"""The bounds of doubts about a whole file, each from both sides."""
 
 import numpy as np
 import pytest

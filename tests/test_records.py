@@ -1,4 +1,4 @@
-"""The records made of COCO's json and pictures: when they are made, and from what."""
+"""Records of COCO's json and pictures: when they are built, and from which inputs."""
 
 import logging
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Skeletons from files: what they hold, what follows from their names, and each refusal."""
+"""Skeletons from files: their content, what follows from names, and each refusal."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Paths on a disk and in a bucket, and files that are read and written whole."""
+"""Paths on a disk and in a bucket; atomic reads and writes."""
 
 import json
 import pathlib

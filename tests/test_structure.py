@@ -1,4 +1,4 @@
-"""The rules of the house that a reader relies on."""
+"""Rules of the code's structure."""
 
 import ast
 import pathlib
@@ -9,7 +9,7 @@ HERE = pathlib.Path(__file__).parents[1]
 MODULES = sorted((HERE / "mspn_jax").rglob("*.py"))
 VAGUE = {"utils", "util", "misc", "common", "core", "base", "helpers"}
 
-# Every module is named by a room, and every name here is a module: a rename has to come by.
+# Each module is in one room, and each name is a module, so that a rename must be made here too.
 ROOMS = {
     "the method": {
         "mspn_jax.convolution", "mspn_jax.cpu", "mspn_jax.devices", "mspn_jax.folding",
@@ -35,7 +35,7 @@ INTERNAL_ERRORS = {"AbortError"}  # caught where they are raised
 
 
 def imports(path: pathlib.Path) -> set[str]:
-    """Dotted names of what a module imports."""
+    """Returns the dotted names that a module imports."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -133,7 +133,7 @@ def test_no_function_is_long(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_arrays_are_told_apart_as_numpys_and_jaxs(path):
-    """`Array` would be one here and the other there."""
+    """The name `Array` would be ambiguous."""
     assert not [name for name in imports(path) if name.rpartition(".")[2] == "Array"]
     assert "\nArray = " not in path.read_text()
 

@@ -1,4 +1,4 @@
-"""Damaged files, and files that are not checkpoints, are refused in one line that says why."""
+"""Damaged files and files that are not checkpoints are refused with one line."""
 
 import io
 import json

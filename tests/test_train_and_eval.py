@@ -1,4 +1,4 @@
-"""The commands as people type them, on drawn people: train, stop, resume, evaluate, refuse."""
+"""train.py and eval.py on drawn people: train, stop, resume, evaluate, refuse."""
 
 import json
 import signal

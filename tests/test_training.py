@@ -1,4 +1,4 @@
-"""One training step against the reference, and what several devices make of it."""
+"""One training step against the reference, on one and several devices."""
 
 import jax
 import jax.numpy as jnp

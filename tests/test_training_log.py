@@ -1,4 +1,4 @@
-"""The log of a training run: what is written, what a resumed run keeps, and full disks."""
+"""The training log: its content, after a resume, and on full disks."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""Checkpoints built by hand, both valid ones and ones that torch never writes."""
+"""Handmade checkpoints, valid ones and ones that torch never writes."""
 
 import json
 import pickle

@@ -1,12 +1,11 @@
-"""Whether many devices are as one: loss curves of 1, 2, 4 and 8 of them, keypoints that 8 find.
+"""Compares several devices with one: loss curves of 1, 2, 4 and 8 devices, and keypoints of 8.
 
     python tests/stress/devices.py [--devices 1 2 4 8] [--steps 50] [--json FILE]
 
-On virtual CPU devices, a tiny network, the same global batch of 8 crops every time. With
-synchronised batch norm the curves must agree; without it every device has statistics of its own,
-and so many parts of one device's crops must agree with so many devices. In float32 no more than
-the first step can be compared: merely permuting four crops moves a float32 curve by 2e-3 in four
-steps.
+A tiny network trains on virtual CPU devices, always on the same global batch of 8 crops. With
+synchronised batch norm the curves must agree. Without it each device has its own statistics: N
+devices must then agree with N micro-batches on one device. In float32 only the first step is
+compared, because permuting four crops moves a float32 curve by 2e-3 in four steps.
 """
 
 import argparse
@@ -49,7 +48,7 @@ def batch_of(step: int) -> dict[str, np.ndarray]:
 def curve(
     steps: int, dtype: str, num_devices: int, num_parts: int = 1, synchronised: bool = True
 ) -> tuple[list[float], list[np.ndarray]]:
-    """Losses of some steps, and Adam's first moments after the first: a tenth of the gradients."""
+    """Returns the losses, and Adam's first moments after one step: 0.1 times the gradients."""
     optimizer = adam(1e-3)
     model = MSPN(**TINY, dtype=dtype, axis_name=AXIS if synchronised else None)
     devices = jax.local_devices()[:num_devices]
@@ -70,7 +69,7 @@ def curve(
 
 
 def keypoints_apart() -> float:
-    """How many pixels the keypoints that all devices find lie from those that one finds."""
+    """Returns the largest distance, in pixels, between the keypoints of all devices and of one."""
     model = MSPN(**TINY, dtype="float64")
     variables = initial_variables(MSPN(**TINY), 0, CROP_HW)
     crops = batch_of(0)["crops"]
@@ -86,7 +85,7 @@ def keypoints_apart() -> float:
 
 
 def difference(curve: list[float], other: list[float]) -> float:
-    """The largest relative one."""
+    """Returns the largest relative difference."""
     return float(np.abs(np.array(curve) / np.array(other) - 1).max())
 
 

@@ -1,9 +1,9 @@
-"""What a training run survives: each fault is tried, and the run compared with an undisturbed one.
+"""Injects faults into training runs, and compares each run with an undisturbed one.
 
     python tests/stress/faults.py [--kills 20] [--steps 60] [--workdir DIR]
 
-A tiny network trains on drawn people, once in peace, then with each of the faults. "same" means
-that the parameters, statistics, optimiser state and metrics at the end are equal to the bit.
+A tiny network trains on drawn people, once undisturbed, then with each of the faults. "same" means
+that the final parameters, statistics, optimiser state and metrics are bit-identical.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def get_config():
 
 @dataclasses.dataclass
 class Trial:
-    """One configuration's runs. `folder` is for data, config and workdirs."""
+    """Runs of one config. `folder` holds data, config and workdirs."""
 
     folder: pathlib.Path
     steps: int
@@ -63,7 +63,7 @@ class Trial:
     def start(self, workdir: pathlib.Path, *arguments: str, **more) -> subprocess.Popen:
         environment = os.environ | {
             "PYTHONPATH": str(ROOT),
-            # What a restart would compile is the same: without this it is most of the time.
+            # Without this cache, compiling takes most of the time of a restart.
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
@@ -86,13 +86,13 @@ class Trial:
         )
 
     def run(self, workdir: pathlib.Path, *arguments: str, **more) -> tuple[int, str]:
-        """Exit status, and what it said."""
+        """Returns the exit status and the output."""
         process = self.start(workdir, *arguments, **more)
         _, said = process.communicate()
         return process.returncode, said
 
     def is_like(self, workdir: pathlib.Path, expected: pathlib.Path) -> bool:
-        """Whether two runs ended in the same arrays, to the bit, and told the same metrics."""
+        """Whether two runs ended with bit-identical arrays and equal metrics."""
         sums = [
             (path / "checkpoints" / str(self.steps) / "checksums" / "metadata").read_text()
             for path in (workdir, expected)
@@ -123,7 +123,7 @@ def warning_in(said: str, words: str) -> str:
 
 
 def many_kills(trial: Trial, expected: pathlib.Path, count: int, seconds: float) -> str:
-    """SIGKILL at random instants of a run that starts again each time, then one to its end."""
+    """Kills a run at random instants and resumes it each time; the last resumes to its end."""
     workdir, rng = trial.folder / "kills", random.Random(0)
     reached = []
     while len(reached) < count:
@@ -135,7 +135,7 @@ def many_kills(trial: Trial, expected: pathlib.Path, count: int, seconds: float)
         process.communicate()
         steps = [int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdecimal()]
         reached.append(max(steps, default=0))
-        if reached[-1] == trial.steps and len(reached) < count:  # it is through: once more
+        if reached[-1] == trial.steps and len(reached) < count:  # the run has ended: start another
             if not trial.is_like(workdir, expected):
                 return f"DIFFERENT after {len(reached)} kills at steps {reached}"
             shutil.rmtree(workdir)
@@ -167,7 +167,7 @@ def damaged_checkpoint(trial: Trial, expected: pathlib.Path) -> str:
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     _, said = trial.run(workdir)
-    # The undisturbed run has no evaluation in the middle; the parameters are what counts.
+    # The undisturbed run does not evaluate midway, so only its parameters are compared.
     arrays = [
         jax.tree.leaves(checkpoints.load(path / "checkpoints" / str(trial.steps))[1])
         for path in (workdir, expected)
@@ -190,12 +190,12 @@ def damaged_records(trial: Trial, expected: pathlib.Path) -> str:
 
 
 class NotTried(Exception):
-    """What this user may not do, or this machine cannot."""
+    """A fault that this user or machine cannot inject."""
 
 
 @contextlib.contextmanager
 def small_disk(mount: pathlib.Path, options: str) -> Iterator[pathlib.Path]:
-    """A file system of its own, in memory, in this empty folder."""
+    """Mounts a file system in memory on an empty folder."""
     mount.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "none", str(mount)]
     if subprocess.run(command, capture_output=True).returncode:
@@ -253,7 +253,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--workdir", type=pathlib.Path, help="kept; by default a temporary folder")
+    parser.add_argument(
+        "--workdir", type=pathlib.Path, help="folder to keep; default: a temporary folder"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         trial = Trial(options.workdir or pathlib.Path(temporary), options.steps)

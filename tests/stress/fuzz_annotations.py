@@ -1,12 +1,12 @@
-"""Mutates COCO's json, and counts what becomes of it.
+"""Reads mutated COCO json files, and counts the outcomes.
 
     python tests/stress/fuzz_annotations.py [--files 20000] [--seed 0] [--first 0]
 
-Each file is a small sound json with one to three places changed (tests/mutations.py), by a
-generator of its own (seed and number), so that `--first N --files 1` makes file N again. A file is
-either refused in one line, which `mspn browse --check` lists too, or read, and then scored: perfect
-results have an AP of 1, and others the AP of a json without what was left out. Anything else is a
-failure: another exception, a hang, another metric.
+Each file is a small valid json with one to three mutations (tests/mutations.py). Its seed is (seed,
+number): `--first N --files 1` reproduces file N. A file may be refused with one line, which `mspn
+browse --check` also lists. Otherwise it is read and scored: perfect results must have an AP of 1,
+and other results the AP of a json without the ignored annotations. All else is a failure: another
+exception, a hang, another metric.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import logging
 
 import mutations
 
-SECONDS = 20  # that a file may take
+SECONDS = 20  # time limit of one file
 
 
 def main() -> None:

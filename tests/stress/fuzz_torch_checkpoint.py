@@ -2,11 +2,11 @@
 
     python tests/stress/fuzz_torch_checkpoint.py [--files 100000] [--seed 0] [--first 0]
 
-Every file is one of tests/torch_fixtures, mutated by its own generator (seed and number), so
-`--first N --files 1` makes file N again. Half of the mutations change the pickle inside and correct
-the checksums and lengths around it, so that they pass the outer layers. A crash is anything but
-arrays or a TorchFileError: another exception, memory out of proportion, and whatever Python's audit
-hooks see besides reading that one file.
+Each file is a mutation of a file of tests/torch_fixtures. Its seed is (seed, number): `--first N
+--files 1` reproduces file N. Half of the mutations change the pickle inside and correct checksums
+and lengths, so that they pass the outer layers. The reader must return arrays or raise
+TorchFileError. All else is a crash: another exception, excessive memory, and any audit event of
+Python other than reading the file.
 """
 
 import argparse
@@ -36,7 +36,7 @@ NUMBERS = [0, 1, 2, 127, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**
 NUMBERS += [2**62 - 1, 2**62, 2**63 - 1]
 OPCODES = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
 INTEGERS = (b"K", b"M", b"J", b"\x8a")
-# Calls, some of them whole:
+# Calls, some complete:
 HOSTILE = [
     b"cos\nsystem\nX\x04\0\0\0true\x85R", b"cbuiltins\neval\n(X\x03\0\0\x001+1tR",
     b"cbuiltins\n__import__\n", b"csubprocess\nPopen\n)\x81}b", b"(X\x04\0\0\0trueios\nsystem\n",
@@ -44,14 +44,14 @@ HOSTILE = [
     b"ctorch._utils\n_rebuild_tensor_v3\n", b"ctorch._utils\n_rebuild_parameter\n",
     b"ccollections\nOrderedDict\n]\x85R", b"ctorch\nFloatStorage\n", b"R", b"Q", b"P1\n", b"\x93",
     b"}b", b")\x81", b"h\0R", b"h\x01b",
-    # Depth, and doubling:
+    # Nesting and doubling:
     b")" + b"\x85" * 2000 + b"Ns", b")" + b"2\x86" * 60, b"]" * 3000, b"(" * 3000,
-    # Numbers and lengths that nothing backs:
+    # Numbers and lengths without data:
     b"r\xff\xff\xff\xff", b"r\xff\xff\xff\x7f", b"\x8b\xff\xff\xff\x7f", b"X\xff\xff\xff\xff",
     b"\x8d\xff\xff\xff\xff\0\0\0\0", b"\x8e\xff\xff\xff\xff\xff\xff\0\0",
     b"\x96\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x95\xff\xff\xff\xff\xff\xff\xff\x7f",
     b"\x8b\0\x08\0\0" + b"\x7f" * 2048, b"I" + b"9" * 5000 + b"\n",
-    # What else there is:
+    # Other opcodes:
     b"\x82\x01", b"\x84\x01\0\0\0", b"\x97", b"\x98", b"\x8f(K\x01\x90", b"\x94", b"0", b"1", b"2",
     b"N", b"K\0", b"J\xff\xff\xff\xff",
 ]  # fmt: skip
@@ -69,7 +69,7 @@ def cut(data: bytes, rng: random.Random) -> bytes:
 
 
 def spliced(data: bytes, rng: random.Random) -> bytes:
-    """Some bytes removed, doubled, or replaced by others from any fixture."""
+    """Removes, doubles or replaces bytes; replacements come from any fixture."""
     start, stop = sorted(rng.randrange(len(data) + 1) for _ in range(2))
     donor = rng.choice([b"", data, *SOURCES.values()])
     first = rng.randrange(len(donor) + 1)
@@ -77,7 +77,7 @@ def spliced(data: bytes, rng: random.Random) -> bytes:
 
 
 def numbered(data: bytes, rng: random.Random) -> bytes:
-    """A field of 1 to 8 bytes set to an unusual number."""
+    """Sets a field of 1 to 8 bytes to an unusual number."""
     width = rng.choice([1, 2, 4, 8])
     number = rng.choice([*NUMBERS, len(data), len(data) + 1, rng.getrandbits(64)])
     at = rng.randrange(len(data))
@@ -85,7 +85,7 @@ def numbered(data: bytes, rng: random.Random) -> bytes:
 
 
 def reprogrammed(pickle: bytes, rng: random.Random) -> bytes:
-    """The pickle with some instructions removed, doubled, exchanged, altered or added."""
+    """Removes, doubles, swaps, alters or adds instructions of a pickle."""
     starts = [at for _, _, at in pickletools.genops(pickle)]
     code = [pickle[a:b] for a, b in zip(starts, [*starts[1:], len(pickle)], strict=True)]
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
@@ -113,7 +113,7 @@ def reprogrammed(pickle: bytes, rng: random.Random) -> bytes:
 
 
 def in_zip(data: bytes, change: Callable[[bytes], bytes], rng: random.Random) -> bytes:
-    """One record changed, mostly the pickle, with a correct checksum and correct lengths."""
+    """Changes one record, mostly the pickle, and corrects checksum and lengths."""
     records = layouts.zip_records(data)
     pickle = next(name for name in records if name.endswith("/data.pkl"))
     changed = pickle if rng.random() < 0.9 else rng.choice(list(records))
@@ -128,7 +128,7 @@ def in_zip(data: bytes, change: Callable[[bytes], bytes], rng: random.Random) ->
 
 
 def in_legacy(data: bytes, change: Callable[[bytes], bytes], rng: random.Random) -> bytes:
-    """One of the five pickles changed, mostly the object's."""
+    """Changes one of the five pickles, mostly the object's."""
     stream, ends = io.BytesIO(data), [0]
     for _ in range(5):
         for _ in pickletools.genops(stream):
@@ -140,7 +140,7 @@ def in_legacy(data: bytes, change: Callable[[bytes], bytes], rng: random.Random)
 
 
 def in_safetensors(data: bytes, change: Callable[[bytes], bytes], rng: random.Random) -> bytes:
-    """Some words of the header exchanged, with a correct length."""
+    """Swaps words of the header, and corrects its length."""
     (length,) = struct.unpack_from("<Q", data)
     words = re.split(rb'([\[\]{}:,]|"[^"]*")', data[8 : 8 + length])
     for _ in range(rng.choice([1, 1, 2, 5])):
@@ -171,7 +171,7 @@ def mutated(seed: int, number: int) -> bytes:
 
 
 class Escaped(BaseException):
-    """Cannot be caught by a handler of the reader."""
+    """Derives from BaseException, so that the reader cannot catch it."""
 
 
 FILE = None
@@ -179,14 +179,14 @@ armed = False
 
 
 def watch(event: str, arguments: tuple) -> None:
-    """An audit hook: while a file is read, nothing but reading it may happen."""
+    """Audit hook: refuses all events but reading while a file is read."""
     reads = event == "open" and arguments[1] in ("r", "rb", None) and str(arguments[0]) == str(FILE)
     if armed and not reads and event != "mmap.__new__":
         raise Escaped(f"{event} {arguments!s:.200}")
 
 
 def prepare() -> None:
-    """Reads every fixture (first reads import modules), then limits memory and sets the hook."""
+    """Reads all fixtures, which imports modules, then limits memory and sets the hook."""
     for name, data in SOURCES.items():
         FILE.write_bytes(data)
         try:
@@ -200,7 +200,7 @@ def prepare() -> None:
 
 
 def outcome_of(data: bytes) -> tuple[str, str]:
-    """("read", ""), ("refused", the reason) or ("crashes", what happened)."""
+    """Returns ("read", ""), ("refused", reason) or ("crashes", description)."""
     global armed
     FILE.write_bytes(data)
     try:

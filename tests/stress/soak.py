@@ -1,11 +1,10 @@
-"""Whether a long run keeps to its memory, files and threads.
+"""Checks that memory, open files and threads do not grow in a long training run.
 
     python tests/stress/soak.py [--steps 2000]
 
-Trains a tiny network on drawn people with evaluations and checkpoints all along, and looks twice
-a second at what the process holds. The first half of the time, in which it starts and compiles,
-does not count; of the other the least-squares slope is printed, times its length, beside the spread
-around it.
+Trains a tiny network on drawn people with frequent evaluations and checkpoints, and samples the
+process twice a second. The first half, with start-up and compilation, is ignored. For the second
+half the growth (least-squares slope times duration) is printed, and the spread around the line.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from mspn_jax.synthetic import people
 
 
 def held(pid: int) -> tuple[float, int, int] | None:
-    """Resident memory in MB, open files and threads of a process."""
+    """Returns the resident memory in MB, open files and threads of a process."""
     try:
         pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
         files = len(os.listdir(f"/proc/{pid}/fd"))

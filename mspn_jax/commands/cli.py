@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import signal
 import sys
 from typing import NamedTuple
 
@@ -43,6 +44,7 @@ def main() -> None:
         close = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {close[0]}?" if close else "mspn lists them"
         sys.exit(f"error: {name}: no such command; {hint}")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the command is imported
     command = COMMANDS[name]
     sys.argv = [f"mspn {name}", *command.arguments, *arguments]
     importlib.import_module(f"mspn_jax.commands.{command.module}").command()

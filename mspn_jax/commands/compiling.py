@@ -1,6 +1,5 @@
 """Compiles a config's programs for devices that are absent, and reports memory and traffic."""
 
-import concurrent.futures
 import math
 import multiprocessing
 import os
@@ -8,8 +7,9 @@ import pathlib
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import jax
@@ -126,22 +126,47 @@ def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
     Raises:
       AbortError: the process aborted. The message has XLA's reason.
+      Exception: what the function raised.
     """
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
     with tempfile.NamedTemporaryFile() as said:
+        process = context.Process(
+            target=_call, args=(sending, said.name, function, arguments), daemon=True
+        )
+        process.start()
+        sending.close()
         try:
-            with concurrent.futures.ProcessPoolExecutor(
-                1, multiprocessing.get_context("spawn"), _say_into, (said.name,)
-            ) as pool:
-                return pool.submit(function, *arguments).result()
-        except BrokenProcessPool:
+            result, error = receiving.recv()
+        except EOFError:
             text = pathlib.Path(said.name).read_text(errors="replace")
             reason = re.search(r"\S+ Check failed: .*|Fatal.*", text)
             raise AbortError(f"XLA aborts: {reason[0] if reason else 'no word why'}") from None
+        finally:
+            process.kill()  # it may compile for minutes more
+            process.join()
+    if error is not None:
+        raise error
+    return result
 
 
-def _say_into(path: str) -> None:
-    """Redirects this process's standard error to a file: libtpu logs much."""
-    os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())
+def _call(
+    sending: Connection, said: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    """Sends (result, None) or (None, exception). Ends with the process that started this one."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.dup2(os.open(said, os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())  # libtpu logs much
+    try:
+        sending.send((function(*arguments), None))
+    except Exception as error:
+        sending.send((None, error))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def compile_program(

@@ -11,8 +11,6 @@ import collections
 import dataclasses
 import hashlib
 import pathlib
-import signal
-import sys
 
 import jax
 from absl import flags
@@ -53,7 +51,6 @@ NEW_WEIGHTS_SEED = 0
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # and clean up
     source, output = paths.path(_SOURCE.value or ""), paths.absolute(_OUTPUT.value or "")
     with paths.named(output):
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):

@@ -244,6 +244,7 @@ def join(found: dict[str, Any], seconds: float = JOIN_SECONDS) -> None:
         sys.stderr.flush()
         os._exit(1)
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
     timer.start()
@@ -262,7 +263,7 @@ def join(found: dict[str, Any], seconds: float = JOIN_SECONDS) -> None:
     finally:
         timer.cancel()
     # JAX now catches SIGTERM for its preemption service, in C++: it would no longer end a process.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def _check_port_is_free(address: str) -> None:

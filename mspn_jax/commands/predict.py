@@ -84,12 +84,12 @@ def main(words: list[str]) -> None:
         log.warning("passed over: %s: %s", source.place, why)
 
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(stopping.stop_requests())
         folder = stack.enter_context(mirror.Mirror(output))
         skeleton = people_finder.predictor.skeleton
         written = stack.enter_context(
             PeopleFiles(folder.local, skeleton, sources, draws=_DRAW.value)
         )
+        stop = stack.enter_context(stopping.stop_requests(lambda: not written.num_frames))
         bar = stack.enter_context(progress(sources))
 
         def read() -> Iterator[Frame]:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 import mspn_jax
 from mspn_jax import cpu
-from mspn_jax.commands import launch, ranges
+from mspn_jax.commands import launch, ranges, stopping
 from mspn_jax.configs import default
 from mspn_jax.errors import Error, HeldError, UsageError
 from mspn_jax.storage import lease, paths
@@ -75,7 +75,8 @@ def run(
             sys.exit(f"error: unknown argument {words[0]!r}; --help lists the flags")
         _guarded(functools.partial(main, words) if takes_words else main, several_processes)
 
-    app.run(guarded, flags_parser=_parse_flags)
+    with stopping.watched():
+        app.run(guarded, flags_parser=_parse_flags)
 
 
 def _help(main: Callable[..., None], several_processes: bool) -> str:
@@ -180,7 +181,7 @@ def _guarded(main: Callable[[], None], several_processes: bool) -> None:
         if jax.process_index() > 0:
             log.setLevel(logging.WARNING)
         main()
-    except (Exception, KeyboardInterrupt) as error:
+    except Exception as error:
         if jax.distributed.is_initialized():
             launch.leave_within(_SECONDS_TO_LEAVE, status=1)
         line = _one_line(error)

@@ -76,7 +76,12 @@ def main() -> None:
         state = replicate(state)
 
         report = stack.enter_context(new_report(config, workdir, first_step, steps, check_alone))
-        stop = stack.enter_context(stopping.stop_requests())
+        started = first_step  # the last step that the devices were given
+
+        def is_saved() -> bool:
+            return started == first_step or checkpoints.has(started)
+
+        stop = stack.enter_context(stopping.stop_requests(is_saved))
         evaluate_state = new_evaluation(config, description, validation, stop)
         run = Run(check_alone, checkpoints, report, evaluate_state)
         if evaluated is not None:
@@ -93,6 +98,7 @@ def main() -> None:
                 crops = next(batches)
             batch = shard({**vars(crops), "signal": stopping.signals(stop)})
             state, metrics = train(state, batch)
+            started = done
             signal = metrics.pop("signal")
             # Blocks on the previous step, so that one step stays in flight.
             (finished, stopped_by), in_flight = jax.device_get(in_flight), (metrics, signal)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mspn_jax.storage import paths
+from mspn_jax.storage import leaving, paths
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def replaced(path: str | os.PathLike, *, sync: bool = True) -> Iterator[pathlib.
     path = pathlib.Path(path)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")  # libraries look at the suffix
     try:
-        with named(path):
+        with named(path), leaving.undone(partial.unlink):
             yield partial
             if sync:
                 with open(partial, "rb") as file:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mspn_jax.errors import HeldError
-from mspn_jax.storage import paths
+from mspn_jax.storage import leaving, paths
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ def sole_use(folder: paths.Path, owner: str) -> Iterator[Callable[[], None]]:
     lease = Lease(folder / ".lease", owner)
     lease.take()
     try:
-        yield lease.check
+        with leaving.undone(lease.give_back):
+            yield lease.check
     finally:
         lease.give_back()
 

@@ -3,11 +3,12 @@
 import contextlib
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 from mspn_jax.errors import Error, StorageError
-from mspn_jax.storage import files, paths
+from mspn_jax.storage import files, leaving, paths
 
 
 @contextlib.contextmanager
@@ -30,7 +31,8 @@ def new_folder(output: paths.Path, num_bytes: int) -> Iterator[paths.Path]:
             try:
                 partial.mkdir(parents=True)
                 _reserve(partial / "reserved", num_bytes)
-                yield partial
+                with leaving.undone(lambda: shutil.rmtree(partial)):
+                    yield partial
                 os.rename(partial, output)
             except BaseException:
                 files.remove_unfinished(partial)

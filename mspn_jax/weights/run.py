@@ -49,6 +49,11 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
+    def has(self, step: int) -> bool:
+        """Whether a step is saved and whole."""
+        folder = self.folder / str(step)
+        return folder.exists() and checkpoints.is_whole(folder)
+
     def save(self, step: int, state: Any) -> None:
         """Starts to save a training state, once the previous one is saved.
 

@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Iterable
 
 import cv2
+import numpy as np
+from jaxtyping import UInt8
 
 from mspn_jax.data.pictures import Source
 from mspn_jax.data.video_writer import VideoWriter
@@ -33,20 +35,15 @@ class PeopleFiles:
         folder: str | os.PathLike,
         skeleton: Skeleton,
         sources: Iterable[Source],
-        *,
-        draws: bool = True,
     ):
         """Writes nothing yet.
 
         Args:
           sources: of the people that will be added; their names are those of the files.
-          draws: write annotated pictures and videos. A picture in a format that OpenCV cannot
-            write gets the ending .jpg after its own, and a video .mp4.
         """
         self.folder = pathlib.Path(folder)
         self.skeleton = skeleton
         self._sources = {source.name: source for source in sources}
-        self._draws = draws
         self.num_people = self.num_frames = 0
         self._files = contextlib.ExitStack()
         self._video: VideoWriter | None = None
@@ -69,8 +66,11 @@ class PeopleFiles:
         self._json = listing(JSON, b"[", b"\n]\n")
         self._csv = listing(CSV, csv_lines([csv_columns(self.skeleton)]).encode())
 
-    def add(self, people: People) -> None:
-        """Writes the people of a picture, and the annotated picture if pictures are drawn.
+    def add(self, people: People, annotated: UInt8[np.ndarray, "H W 3"] | None = None) -> None:
+        """Writes the people of a picture, and the annotated picture if it is given.
+
+        A picture in a format that OpenCV cannot write gets the ending .jpg after its own, and a
+        video .mp4.
 
         Raises:
           OSError: the disk is full, or refuses.
@@ -83,11 +83,11 @@ class PeopleFiles:
         self._json.add("".join(map("".join, zip(separators, entries))).encode())
         self._csv.add(csv_lines(people.rows()).encode())
         self.num_people += len(people)
-        if self._draws:
-            self._draw(people)
+        if annotated is not None:
+            self._add_picture(people, annotated)
 
-    def _draw(self, people: People) -> None:
-        source, image = self._sources[people.file_name], people.draw()
+    def _add_picture(self, people: People, image: UInt8[np.ndarray, "H W 3"]) -> None:
+        source = self._sources[people.file_name]
         path = self.folder / source.name
         path.parent.mkdir(parents=True, exist_ok=True)
         if source.is_picture:

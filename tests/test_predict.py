@@ -119,13 +119,23 @@ def test_a_video_becomes_a_video(root, tmp_path):
 
 def test_pictures_are_words_and_results_get_a_new_folder(root, tmp_path):
     first, second = sorted((root / "val2017").glob("0*.jpg"))[:2]
-    arguments = (first, "--whole_picture", second, "--model", root / "checkpoint", "--nodraw")
+    arguments = (
+        first,
+        "--whole_picture",
+        second,
+        "--model",
+        root / "checkpoint",
+        "--nodraw",
+        "--show",
+    )
     for name in ("predict", "predict2"):
         done = predict(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         entries = json.loads((tmp_path / "runs" / name / "keypoints.json").read_text())
         assert [entry["file_name"] for entry in entries] == [first.name, second.name]
         assert entries[0]["bbox"] == [0, 0, 320, 240]
+        assert "shown at http://127.0.0.1:" in done.stderr
+        assert not list((tmp_path / "runs" / name).glob("*.jpg"))
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from mspn_jax.data.person_boxes import PersonBoxes, parse_boxes, read_person_box
 from mspn_jax.data.pictures import Frame, Source, count_frames, find_sources, frames
 from mspn_jax.errors import UsageError
 from mspn_jax.finder import PeopleFinder
+from mspn_jax.live_page import LivePage
 from mspn_jax.people_files import PeopleFiles
 from mspn_jax.storage import mirror, paths
 
@@ -54,6 +55,7 @@ _STAGES = flags.DEFINE_integer("stages", None, "stop after so many; by default t
 _FLIP_TEST = flags.DEFINE_bool("flip_test", True, "average with the mirrored; twice the work")
 _BF16 = flags.DEFINE_bool("bf16", False, "compute in bfloat16")
 _DRAW = flags.DEFINE_bool("draw", True, "write the pictures and videos, not only the numbers")
+_SHOW = flags.DEFINE_bool("show", False, "show the pictures in a browser as they come")
 _MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "of each video or camera", lower_bound=1)
 
 log = logging.getLogger("mspn_jax")
@@ -86,10 +88,12 @@ def main(words: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(mirror.Mirror(output))
         skeleton = people_finder.predictor.skeleton
-        written = stack.enter_context(
-            PeopleFiles(folder.local, skeleton, sources, draws=_DRAW.value)
-        )
+        written = stack.enter_context(PeopleFiles(folder.local, skeleton, sources))
         stop = stack.enter_context(stopping.stop_requests(lambda: not written.num_frames))
+        page = stack.enter_context(LivePage()) if _SHOW.value else None
+        if page:
+            log.info("the pictures are shown at %s", page.address)
+            page.open_browser()
         bar = stack.enter_context(progress(sources))
 
         def read() -> Iterator[Frame]:
@@ -99,7 +103,10 @@ def main(words: list[str]) -> None:
                 yield frame
 
         for people in people_finder.stream(read(), boxes, together=finder.together_for(sources)):
-            written.add(people)
+            annotated = people.draw() if _DRAW.value or page else None
+            written.add(people, annotated if _DRAW.value else None)
+            if page and annotated is not None:
+                page.show(annotated)
             bar.update()
     if passed_over:
         log.warning("passed over, or not read to the end: %d of %d", len(passed_over), len(sources))

@@ -2,6 +2,8 @@
 
 import functools
 import http.server
+import os
+import pathlib
 import threading
 
 import cv2
@@ -11,6 +13,7 @@ from test_pictures import write_video
 from test_predictor import DESCRIPTION, VARIABLES, some_picture
 
 import mspn_jax
+from commands import HERE
 from mspn_jax import finder
 from mspn_jax.data.pictures import find_sources, frames
 from mspn_jax.errors import DataError
@@ -154,3 +157,17 @@ def test_what_is_no_source_is_said(predictor, tmp_path):
         find_people(tmp_path / "a.jpg", model=predictor, boxes=BOXES)
     with pytest.raises(TypeError, match="image 1 is a int, not an array"):
         list(find_people(iter([some_picture(), 3]), model=predictor, boxes=BOXES))
+
+
+def test_a_real_detector_finds_people_in_real_pictures(predictor, coco_sample):
+    place = HERE.parent / "shared" / "detector" / "yolox_nano.onnx"
+    path = pathlib.Path(os.environ.get("MSPN_YOLOX_ONNX", place))
+    if not path.is_file():
+        pytest.skip(f"no {path}: set MSPN_YOLOX_ONNX to run this test")
+    folder = coco_sample / "val2017"
+    pictures = [str(path) for path in sorted(folder.glob("*.jpg"))[:8]]
+    found = list(find_people(pictures, model=predictor, detector=path, min_score=0.0))
+    assert [people.file_name for people in found] == [os.path.basename(p) for p in pictures]
+    assert sum(map(len, found)) >= 8
+    for people in found:
+        assert (people.box_scores >= 0.3).all() and people.draw().shape == people.image_rgb.shape

@@ -3,6 +3,7 @@
 import base64
 import struct
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -130,3 +131,46 @@ def test_folders_globs_and_files_are_found_once_and_named_apart(tmp_path):
     for nothing, message in (("empty", "no pictures or videos in it"), ("*.bmp", "no such file")):
         with pytest.raises(DataError, match=message):
             find_sources([str(tmp_path / nothing)])
+
+
+def test_an_animated_gif_and_other_containers_are_videos(tmp_path):
+    formats = {"gif": ("gif", "rgb8"), "ts": ("libx264", "yuv420p"), "webm": ("libvpx", "yuv420p")}
+    for ending, (codec, pixels) in formats.items():
+        path = tmp_path / f"x.{ending}"
+        with av.open(str(path), "w") as output:
+            stream = output.add_stream(codec, rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+            for i in range(4):
+                image = np.full((48, 64, 3), 40 + 50 * i, np.uint8)
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(image).reformat(format=pixels)))
+            output.mux(stream.encode(None))
+        found, reasons = read(path)
+        assert not reasons and [frame.index for frame in found] == [0, 1, 2, 3], ending
+        times = [frame.time_s for frame in found]
+        np.testing.assert_allclose(times, np.arange(4) / 10, atol=0.011, err_msg=ending)
+        levels = [frame.image.mean() for frame in found]
+        np.testing.assert_allclose(levels, 40 + 50 * np.arange(4), atol=25, err_msg=ending)
+
+
+def test_a_picture_with_too_long_a_side_is_passed_over(tmp_path):
+    (tmp_path / "long.png").write_bytes(encoded(np.zeros((2, 32767, 3), np.uint8)))
+    (tmp_path / "ok.png").write_bytes(encoded(np.zeros((2, 32766, 3), np.uint8)))
+    found, reasons = read(tmp_path)
+    assert [frame.source.name for frame in found] == ["ok.png"]
+    assert reasons == ["has 32767 x 2 pixels; a side can have 32766: make it smaller"]
+
+
+def test_hidden_files_are_read_only_if_they_are_named(tmp_path):
+    for name in (".hidden.png", "seen.png"):
+        (tmp_path / name).write_bytes(encoded(left_red()))
+    for given in (tmp_path, tmp_path / "*.png", tmp_path / "**"):
+        assert [source.name for source in find_sources([str(given)])] == ["seen.png"]
+    assert [s.name for s in find_sources([str(tmp_path / ".hidden.png")])] == [".hidden.png"]
+
+
+def test_addresses_are_named_apart():
+    given = ["rtsp://a:554/live?x=1", "rtsp://b/live", "http://c/d/x%20y.jpg", "https://c/walk.mp4"]
+    sources = find_sources(given)
+    assert [s.name for s in sources] == ["live", "live-2", "x_y.jpg", "walk.mp4"]
+    assert [s.is_live for s in sources] == [True, True, False, False]
+    assert [s.is_picture for s in sources] == [False, False, True, False]

@@ -18,6 +18,9 @@ from mspn_jax.model import MSPN, STRIDE, normalise
 
 Variables = Any
 
+# keypoints_crop_xy and keypoint_scores of a batch
+Keypoints = tuple[Float[jax.Array, "B K 2"], Float[jax.Array, "B K"]]
+
 
 def predict_heatmaps(
     model: MSPN,
@@ -63,7 +66,7 @@ def estimate_on_devices(
     flip_permutation: Int[np.ndarray, "K"],
     flip_test: bool = True,
     devices: Devices = None,
-) -> Callable[..., tuple[jax.Array, jax.Array]]:
+) -> Callable[..., Keypoints]:
     """`estimate`, jitted, with variables replicated on the devices and crops sharded over them.
 
     Args:

@@ -44,10 +44,10 @@ def initial_value(name: str, shape: tuple[int, ...], normal: Callable[..., Any])
     return np.full(shape, {"scale": 1, "bias": 0, "mean": 0, "var": 1}[name], np.float32)
 
 
-def _initialiser(name: str) -> Callable[[Any, tuple[int, ...]], jax.Array]:
+def _initialiser(name: str) -> Callable[[Any, tuple[int, ...]], Float[jax.Array, "..."]]:
     """`initial_value` in Flax's form."""
 
-    def initialise(key: Any, shape: tuple[int, ...]) -> jax.Array:
+    def initialise(key: Any, shape: tuple[int, ...]) -> Float[jax.Array, "..."]:
         normal = functools.partial(jax.random.normal, key, dtype=jnp.float32)
         return jnp.asarray(initial_value(name, shape, normal))
 
@@ -213,7 +213,7 @@ class MSPN(nn.Module):
         return self._heatmaps(images, train=False, last_only=True)[0]
 
     @nn.compact
-    def _heatmaps(self, images, train: bool, last_only: bool) -> list[jax.Array]:
+    def _heatmaps(self, images, train: bool, last_only: bool) -> list[Float[jax.Array, "B h w K"]]:
         if (
             images.ndim != 4
             or images.shape[-1] != 3
@@ -274,7 +274,7 @@ class Stage(nn.Module):
     block: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: Any, skips: Any) -> tuple[list[jax.Array], Any, Any]:
+    def __call__(self, x: Any, skips: Any) -> tuple[list[Float[jax.Array, "B _ _ C"]], Any, Any]:
         encoded = []
         for layer, num_blocks in enumerate(self.blocks_per_unit):
             for block in range(num_blocks):
@@ -289,8 +289,8 @@ class Stage(nn.Module):
                 x = x + skips[layer]
             encoded.append(x)
 
-        features: list[jax.Array] = []
-        next_skips: list[jax.Array] = []
+        features: list[Float[jax.Array, "B _ _ C"]] = []
+        next_skips: list[Float[jax.Array, "B _ _ _"]] = []
         y: Any = None
         for unit, x in enumerate(reversed(encoded)):
             name = f"unit{unit}"

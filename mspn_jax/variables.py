@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from mspn_jax.model import COARSEST_STRIDE, MSPN, initial_value
 
@@ -31,7 +32,7 @@ def initial_variables(model: MSPN, seed: int, crop_hw: tuple[int, int]) -> dict[
     """
     leaves, tree = jax.tree.flatten_with_path(variable_shapes(model, crop_hw))
 
-    def new_leaf(index: int) -> np.ndarray:
+    def new_leaf(index: int) -> Float[np.ndarray, "..."]:
         path, leaf = leaves[index]
         rng = np.random.default_rng([seed, index])
         normal = functools.partial(rng.standard_normal, dtype=np.float32)

@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -136,6 +138,33 @@ def test_arrays_are_told_apart_as_numpys_and_jaxs(path):
     """The name `Array` would be ambiguous."""
     assert not [name for name in imports(path) if name.rpartition(".")[2] == "Array"]
     assert "\nArray = " not in path.read_text()
+
+
+# Modules with tensors of a PyTorch file, columns, or arrays of any shape.
+UNSHAPED = {
+    "mspn_jax.data.annotations", "mspn_jax.finder", "mspn_jax.people", "mspn_jax.storage.files",
+    "mspn_jax.weights.conversion", "mspn_jax.weights.torch.state_dicts",
+}  # fmt: skip
+
+
+def annotations(path: pathlib.Path) -> Iterator[ast.expr]:
+    """Yields the annotations of arguments, results, fields and variables."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        annotation = getattr(node, "annotation", None) or getattr(node, "returns", None)
+        if annotation is not None:
+            yield annotation
+
+
+def is_unshaped(annotation: ast.expr) -> bool:
+    """Whether an annotation has an array that is not the first argument of a jaxtyping type."""
+    text = ast.unparse(annotation)
+    return bool(re.search(r"\b(np\.ndarray|jax\.Array)\b(?!, ['\"])", text))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_annotations_of_arrays_have_shapes(path):
+    unshaped = [ast.unparse(each) for each in annotations(path) if is_unshaped(each)]
+    assert bool(unshaped) == (name_of(path) in UNSHAPED), unshaped
 
 
 def test_code_is_formatted_by_ruff():

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
+from jaxtyping import Float
 from tqdm import tqdm
 
 from mspn_jax import geometry
@@ -86,7 +87,7 @@ class CocoPersonKeypoints(tfds.core.GeneratorBasedBuilder):
         self._write_columns(kept, image_hw)
 
     def _write_columns(self, pictures: list[Picture], image_hw: list[tuple[int, int]]) -> None:
-        def column(of_picture, *row_shape: int) -> np.ndarray:
+        def column(of_picture, *row_shape: int) -> Float[np.ndarray, "N ..."]:
             blank = np.zeros((0, *row_shape), np.float32)
             return np.concatenate([blank, *map(of_picture, pictures)], dtype=np.float32)
 

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 
 from mspn_jax import geometry
 from mspn_jax.data.annotations import Annotations, examine
@@ -104,7 +104,9 @@ def _doubts(
     center_xy, size_wh = geometry.crop_regions(boxes_xyxy, padding, crop_hw)
     box_areas = people.boxes_xywh[:, 2:].prod(1)
 
-    def any_outside(low: np.ndarray, high: np.ndarray) -> Bool[np.ndarray, "N"]:
+    def any_outside(
+        low: Num[np.ndarray, "N 2"], high: Num[np.ndarray, "N 2"]
+    ) -> Bool[np.ndarray, "N"]:
         outside = (xy < low[:, None]) | (xy > high[:, None])
         return np.asarray((outside.any(-1) & is_labelled).any(1))
 
@@ -144,7 +146,7 @@ def _exchanged_sides(
     """
     column = {name: k for k, name in enumerate(skeleton.keypoint_names)}
 
-    def turn(a: str, b: str, *between: str) -> np.ndarray:
+    def turn(a: str, b: str, *between: str) -> Float[np.ndarray, "N"]:
         """1 seen from the front, -1 from the back, 0 in profile or where not labelled."""
         names = (a, b, *between)
         if not {*names} <= column.keys():

@@ -6,7 +6,7 @@ import os
 from collections.abc import Generator
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 from mspn_jax import geometry
 from mspn_jax.data import pipeline
@@ -200,5 +200,5 @@ def _detected(found: Detections, records: Records) -> Boxes:
     )
 
 
-def _sorted(**columns: np.ndarray) -> Boxes:
+def _sorted(**columns: Shaped[np.ndarray, "N ..."]) -> Boxes:
     return Boxes(**columns)[np.argsort(columns["record_indices"], kind="stable")]

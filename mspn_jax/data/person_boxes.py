@@ -121,7 +121,9 @@ def read_person_boxes(path: str | os.PathLike) -> PersonBoxes:
     raise DataError(f"{path}: no file of boxes: needed is {FORMATS}")
 
 
-def _annotated(content: dict[str, Any], path: str | os.PathLike) -> dict[str, np.ndarray]:
+def _annotated(
+    content: dict[str, Any], path: str | os.PathLike
+) -> dict[str, Float[np.ndarray, "_ 5"]]:
     rows = content.get("annotations")
     if not isinstance(rows, list):
         raise DataError(f"{path}: it has no list of 'annotations'")
@@ -149,7 +151,9 @@ def _annotated(content: dict[str, Any], path: str | os.PathLike) -> dict[str, np
     }
 
 
-def _detected(content: list[dict[str, Any]], path: str | os.PathLike) -> dict[str, np.ndarray]:
+def _detected(
+    content: list[dict[str, Any]], path: str | os.PathLike
+) -> dict[str, Float[np.ndarray, "_ 5"]]:
     findings = Findings()
     categories, _ = read_columns(content, [ANY_CATEGORY_ID], "entry", findings)
     findings.raise_error(path)
@@ -158,7 +162,7 @@ def _detected(content: list[dict[str, Any]], path: str | os.PathLike) -> dict[st
     rows = [content[i] for i in chosen]
     columns, _ = read_columns(rows, [BOX, SCORE], "entry", findings, indices)
     boxes = np.column_stack([columns["bbox"], columns["score"]])
-    of_picture: dict[str, list[np.ndarray]] = {}
+    of_picture: dict[str, list[Float[np.ndarray, "values=5"]]] = {}
     for row, index, box in zip(rows, indices, boxes):
         field = FILE_NAME if "file_name" in row else IMAGE_ID
         named, _ = read_columns([row], [field], "entry", findings, [index])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from mspn_jax.errors import DataError
 
@@ -97,7 +97,7 @@ class Field:
     high: int | float | None = None
     remedy: str = ""
 
-    def read(self, values: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, values: list[Any]) -> tuple[Shaped[np.ndarray, "N ..."], Bool[np.ndarray, "N"]]:
         """(column, which values are good). Values that are not good are 0 or "" in the column."""
         if self.default is not _REQUIRED:
             values = [self.default if value is None else value for value in values]
@@ -153,7 +153,7 @@ def read_columns(
     return columns, all_good
 
 
-def _indices(found: np.ndarray) -> list[Any]:
+def _indices(found: Int[np.ndarray, "N"]) -> list[Any]:
     return [f"at index {i}" for i in found.tolist()]
 
 

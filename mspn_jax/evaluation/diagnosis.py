@@ -147,7 +147,7 @@ def diagnose(results: list[dict[str, Any]], people: Annotations, skeleton: Skele
     return Diagnosis(nearest, match, oks_of, closest, similarities, errors_px, kinds)
 
 
-def _rows_by_picture(image_ids: Int[np.ndarray, "N"]) -> dict[int, np.ndarray]:
+def _rows_by_picture(image_ids: Int[np.ndarray, "N"]) -> dict[int, Int[np.ndarray, "..."]]:
     order = np.argsort(image_ids, kind="stable")
     ids, starts = np.unique(image_ids[order], return_index=True)
     return dict(zip(ids.tolist(), np.split(order, starts[1:])))

@@ -14,12 +14,13 @@ from mspn_jax.data.evaluation_set import Boxes
 from mspn_jax.data.records import Records
 from mspn_jax.devices import replicate, shard
 from mspn_jax.geometry import crop_regions, crop_to_image
+from mspn_jax.inference import Keypoints
 
 Variables = Any
 
 
 def estimate_boxes(
-    estimate_batch: Callable[..., tuple[jax.Array, jax.Array]],
+    estimate_batch: Callable[..., Keypoints],
     variables: Variables,
     records: Records,
     boxes: Boxes,
@@ -50,7 +51,7 @@ def estimate_boxes(
     num_keypoints = records.people.visibility.shape[1]
     done = [np.zeros((0, num_keypoints, 3), np.float32)]  # a process may have no boxes
 
-    def collect(output: tuple[jax.Array, jax.Array], mask: Bool[np.ndarray, "*B"]) -> None:
+    def collect(output: Keypoints, mask: Bool[np.ndarray, "*B"]) -> None:
         keypoints_crop_xy, keypoint_scores = jax.device_get(output)
         rows = np.concatenate([keypoints_crop_xy, keypoint_scores[..., None]], -1)
         done.append(rows[mask])

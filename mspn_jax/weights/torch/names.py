@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Shaped
 
 from mspn_jax.errors import ConversionError
 from mspn_jax.model import MSPN, NUM_UNITS
@@ -210,7 +211,7 @@ def architecture_of(state_dict: StateDict) -> Architecture:
     )
 
 
-def _convolution(state_dict: StateDict, name: str) -> np.ndarray:
+def _convolution(state_dict: StateDict, name: str) -> Shaped[np.ndarray, "O I h w"]:
     kernel = state_dict.get(name)
     if kernel is None or kernel.ndim != 4 or not kernel.size:
         found = "none" if kernel is None else f"shape {kernel.shape}"

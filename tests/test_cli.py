@@ -50,6 +50,11 @@ def test_a_config_has_a_name_or_a_file(tmp_path):
     unknown = run("mspn_jax", "info", "--config", "quickstrat")
     assert unknown.returncode == 1
     assert "--config quickstrat: neither a file nor one of" in unknown.stderr
+    shared = run("mspn_jax", "info", "--config", "default")
+    assert shared.returncode == 1
+    assert "--config: get_config needs arguments there; name one of 2xmspn50" in shared.stderr
+    folder = run("mspn_jax", "info", "--config", tmp_path)
+    assert folder.stderr == f"error: {tmp_path}: a folder, not a config\n"
 
 
 def test_a_misspelt_key_in_a_file_is_refused_as_on_the_command_line(tmp_path):
@@ -138,6 +143,12 @@ BAD_VALUES = {
     "optimizer.learning_rate=nan": "nan: must be more than 0",
     "optimizer.drop_epochs=(-1.0,)": "(-1.0,): must be epochs, each more than 0",
     "augment.flip_probability=2.0": "2.0: must be from 0 to 1",
+    "model.num_stages=1000": "1000: must be at most 16",
+    "model.blocks_per_unit=(3,4,6,1000)": "(3, 4, 6, 1000): must be at most 64",
+    "crop_hw=(320000,64)": "(320000, 64): must be at most 4,096",
+    "batch_size=1000000000": "1000000000: must be at most 1,048,576",
+    "data.num_threads=1000000": "1000000: must be at most 1,024",
+    "seed=4294967296": "4294967296: must be at most 4,294,967,295",
     "dtype=float16": "'float16': must be float32 or bfloat16",
 }
 

@@ -70,3 +70,12 @@ def test_what_is_not_there_is_named(drawn_copy, tmp_path):
     coco.annotation_file(drawn_copy, SPLIT).write_text('{"images": [')
     with pytest.raises(DataError, match="not json"):
         read(drawn_copy)
+
+
+def test_missing_drawn_data_are_answered_with_what_draws_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, module in (("synthetic", "people"), ("animals", "animals")):
+        with pytest.raises(DataError, match=f"python -m mspn_jax.synthetic.{module}` draws"):
+            coco.annotation_file(f"data/{name}", "train2017")
+    with pytest.raises(DataError, match="COCO 2017 is 19 GB"):
+        coco.annotation_file("data/coco", "train2017")

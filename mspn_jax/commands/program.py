@@ -113,7 +113,10 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(_with_path_of_config(argv))
     except flags.Error as error:  # of a config file's TypeError, its whole traceback
-        sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
+        line = str(error).strip().splitlines()[-1]
+        if "get_config() missing" in line:  # configs/default.py
+            line = f"--config: get_config needs arguments there; name one of {_known_configs()}"
+        sys.exit(f"error: {line}")
     except Exception as error:  # from the code of a config file, too
         where = _line_of_config(error, argv)
         if not where and not isinstance(
@@ -130,7 +133,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     if "config" in flags.FLAGS and flags.FLAGS["config"].present:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         if not os.path.isfile(path):
-            sys.exit(f"error: {path}: no such config")
+            reason = "a folder, not a config" if os.path.isdir(path) else "no such config"
+            sys.exit(f"error: {path}: {reason}")
         if not isinstance(flags.FLAGS["config"].value, ConfigDict):
             sys.exit(
                 f"error: {path}: get_config must return a ConfigDict, as configs/default.py does"
@@ -163,10 +167,15 @@ def _with_path_of_config(argv: Sequence[str]) -> list[str]:
         path = CONFIGS / f"{name}.py"
         if name.isidentifier() or name[:1].isdigit():
             if not path.is_file():
-                known = ", ".join(sorted(path.stem for path in CONFIGS.glob("[!_]*.py")))
+                known = _known_configs()
                 sys.exit(f"error: --config {name}: neither a file nor one of {known}")
             words[at] = f"{prefix}{path}"
     return words
+
+
+def _known_configs() -> str:
+    names = {path.stem for path in CONFIGS.glob("[!_]*.py")} - {"default"}
+    return ", ".join(sorted(names))
 
 
 def _guarded(main: Callable[[], None], several_processes: bool) -> None:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mspn_jax.errors import UsageError
 from mspn_jax.model import COARSEST_STRIDE, NUM_UNITS
 
@@ -83,6 +85,34 @@ RULES = {
     "log_every_steps": AT_LEAST_1,
 }
 
+_INT32 = 2**31 - 1
+# Larger values are mistakes: no machine has the memory or the time for them.
+LARGEST = {
+    "crop_hw": 4096,
+    "padding": 10,
+    "seed": 2**32 - 1,
+    "model.num_stages": 16,
+    "model.blocks_per_unit": 64,
+    "model.stem_channels": 4096,
+    "model.unit_channels": 4096,
+    "data.first_people": _INT32,
+    "data.num_threads": 1024,
+    "augment.half_body_padding": 10,
+    "augment.shift": 10,
+    "augment.rotation_deg": 360,
+    "batch_size": 2**20,
+    "accumulate": 2**20,
+    "num_epochs": 10**6,
+    "num_steps": _INT32,
+    "max_skipped_in_a_row": _INT32,
+    "optimizer.warmup_steps": _INT32,
+    "eval.every_epochs": 10**6,
+    "eval.batch_size": 2**20,
+    "checkpoint.every_steps": _INT32,
+    "checkpoint.keep_latest": _INT32,
+    "log_every_steps": _INT32,
+}
+
 
 def check(config: Any) -> None:
     """Checks every value of a config.
@@ -94,6 +124,9 @@ def check(config: Any) -> None:
         rule = RULES.get(key, FRACTION if key.endswith("_probability") else None)
         if rule is not None:
             require(f"config.{key}", value, rule)
+        largest = LARGEST.get(key)
+        if largest is not None and np.max(value) > largest:
+            raise UsageError(f"config.{key}={value!r}: must be at most {largest:,}")
 
 
 def require(name: str, value: Any, rule: Rule) -> None:

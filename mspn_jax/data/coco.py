@@ -14,6 +14,11 @@ from mspn_jax.storage import mirror, paths
 
 PERSON = 1  # COCO's category id, for files that name no category with keypoints
 SKELETON_FILE = "skeleton.json"  # of the root, for an empty config.skeleton
+# What draws the data of the configs that need no download.
+_DRAWN = {
+    "data/synthetic": "mspn_jax.synthetic.people",
+    "data/animals": "mspn_jax.synthetic.animals",
+}
 LAYOUT = (
     "annotations/person_keypoints_<split>.json, and the pictures in <split>/, images/<split>/ or"
     " images/"
@@ -37,6 +42,11 @@ def annotation_file(root: str | os.PathLike, split: str) -> pathlib.Path:
 
 def _annotation_file(root: paths.Path, split: str) -> paths.Path:
     if not paths.is_folder(root):
+        if drawn := _DRAWN.get(os.fspath(root)):
+            raise DataError(
+                f"{root}: no such folder. `python -m {drawn}` draws what belongs there; the config"
+                " names the folder relative to where the command is started"
+            )
         raise DataError(
             f"{root}: no such folder. COCO 2017 is 19 GB: train2017.zip, val2017.zip and"
             " annotations_trainval2017.zip of images.cocodataset.org, unpacked there (the commands"

@@ -231,9 +231,8 @@ def test_the_other_commands_read_and_write_a_bucket(workdir, config, root, bucke
     assert "report.html" in buckets.objects(bucket / "page")
 
     picture = next((root / "val2017").iterdir())
-    done = run(
-        "predict.py", "--checkpoint", weights, "--source", picture, "--output", bucket / "people"
-    )
+    output = bucket / "people"
+    done = run("predict.py", picture, "--model", weights, "--whole_picture", "--output", output)
     assert done.returncode == 0, done.stderr
     assert {picture.name, "keypoints.json", "keypoints.csv"} == (
         buckets.objects(bucket / "people").keys()

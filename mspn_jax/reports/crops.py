@@ -17,7 +17,8 @@ from mspn_jax.reports import page
 from mspn_jax.skeletons import Skeleton
 from mspn_jax.storage.files import write_json
 
-OPACITY = np.array([0.0, 0.45, 1.0])  # of keypoints not labelled, hidden, visible
+# From FAINT_SCORE (0) to FULL_SCORE (1), of keypoints not labelled, hidden, visible.
+LEVELS = np.array([0.0, 0.15, 1.0])
 
 
 def write(
@@ -66,7 +67,7 @@ def rows(
         )
         for i, crop in enumerate(batch.crops):
             visibility = batch.visibility[i].astype(int)
-            scores = FAINT_SCORE + OPACITY[visibility] * (FULL_SCORE - FAINT_SCORE)
+            scores = FAINT_SCORE + LEVELS[visibility] * (FULL_SCORE - FAINT_SCORE)
             strip = overlay_heatmaps(crop[None], *targets[i].max(-1)[:, None])
             strip[:, :width] = annotate_people(
                 crop, batch.keypoints_crop_xy[i][None], scores[None], skeleton

@@ -26,7 +26,9 @@ MODEL, DETECTOR = "mspn50", "yolox_s"
 MIN_SCORE = 0.1  # of a detected person's confidence
 TOGETHER = 4  # pictures whose people share batches; 1 for a camera, which must not lag
 
-Detect = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # such as a Detector
+Detect = Callable[  # such as a Detector
+    [UInt8[np.ndarray, "H W 3"]], tuple[Float[np.ndarray, "N 4"], Float[np.ndarray, "N"]]
+]
 BoxesOf = Callable[[Frame], Float[np.ndarray, "_ 5"]]  # x, y, width, height, score
 Boxes = (
     Real[np.ndarray, "_ _"]
@@ -109,13 +111,13 @@ class PeopleFinder:
         """
         boxes_of = self._detected if boxes is None else given_boxes(boxes)
         min_score = self.min_score if boxes is None and self.detector else 0.0
-        in_flight: collections.deque[tuple[Frame, np.ndarray]] = collections.deque()
+        in_flight: collections.deque[tuple[Frame, Float[np.ndarray, "_ 5"]]] = collections.deque()
 
         # Frames in flight: boxes of frame n + 1 (n + 2, ...) are found before the keypoints of
         # frame n are there. A tracker that only names people can work on the results below.
         # Boxes that depend on the last frame's keypoints cannot be found here: they need a loop
         # that calls `self.predictor(frame.image, boxes)` frame by frame.
-        def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        def pairs() -> Iterator[tuple[UInt8[np.ndarray, "_ _ 3"], Float[np.ndarray, "_ 4"]]]:
             for frame in frames:
                 found = usable(frame, boxes_of(frame))
                 in_flight.append((frame, found))
@@ -293,7 +295,7 @@ def _frames_of_images(images: Iterable[Any]) -> Iterator[Frame]:
         yield Frame(Source("", ""), image, index)
 
 
-def _as_image(source: Any) -> np.ndarray | None:
+def _as_image(source: Any) -> UInt8[np.ndarray, "H W 3"] | None:
     """The pixels of an array or of a PIL image; None for anything else."""
     if isinstance(source, np.ndarray):
         return source

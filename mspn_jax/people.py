@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 from mspn_jax.data.coco import PERSON
 from mspn_jax.drawing import annotate_people
@@ -172,7 +172,7 @@ class People:
             raise ImportError("to_dataframe() needs pandas: pip install pandas") from None
         return pandas.DataFrame(self.rows(), columns=csv_columns(self.skeleton))
 
-    def to_supervision(self) -> Mapping[str, np.ndarray]:
+    def to_supervision(self) -> Mapping[str, Shaped[np.ndarray, "N *K"]]:
         """What `supervision.KeyPoints` takes: `KeyPoints(**people.to_supervision())`.
 
         Returns:

@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 # Names are resolved at first use, so that the data modules, which need no JAX, import in an
 # instant: grain's worker processes import them again.
 _HOME = {
+    "Detector": "mspn_jax.detector",
     "MSPN": "mspn_jax.model",
     "People": "mspn_jax.people",
     "PeopleFinder": "mspn_jax.finder",

@@ -14,6 +14,15 @@ LONGEST_SIDE = 2**15 - 2  # of a picture; OpenCV's limit for warping
 _BORDER = 2
 
 
+def check_picture(image: UInt8[np.ndarray, "_ _ 3"]) -> None:
+    """Raises ValueError if this is not (H, W, 3) uint8 with pixels, or too large to warp."""
+    image_is = f"{getattr(image, 'dtype', type(image).__name__)} {np.shape(image)}"
+    if np.ndim(image) != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(f"a picture must be (H, W, 3) uint8 RGB, not {image_is}")
+    if max(image.shape) > LONGEST_SIDE:
+        raise ValueError(f"a picture's sides can have {LONGEST_SIDE} pixels, but it is {image_is}")
+
+
 def decode_picture(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes a picture's bytes to RGB. EXIF rotation is applied.
 

@@ -155,7 +155,7 @@ class PeopleFinder:
 
 
 def load_detector(name: str | os.PathLike, **options: Any) -> Detect:
-    return getattr(Detector, "load", Detector)(name, **options)
+    return Detector.load(name, **options)
 
 
 def given_boxes(boxes: Boxes) -> BoxesOf:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Real, UInt8
 
 from mspn_jax import devices, geometry, inference
-from mspn_jax.crops import LONGEST_SIDE, cut
+from mspn_jax.crops import check_picture, cut
 from mspn_jax.folding import for_inference
 from mspn_jax.weights import checkpoints
 from mspn_jax.weights.description import Description
@@ -137,7 +137,8 @@ class Predictor:
         crop_hw, padding = self.description.crop_hw, self.description.padding
         regions, people = [], []
         for image, boxes_xywh in group:
-            boxes_xyxy = geometry.boxes_xywh_to_xyxy(_checked(image, boxes_xywh))
+            check_picture(image)
+            boxes_xyxy = geometry.boxes_xywh_to_xyxy(_checked(boxes_xywh))
             region = geometry.crop_regions(boxes_xyxy, padding, crop_hw)
             regions.append(region)
             image = np.ascontiguousarray(image)
@@ -173,12 +174,7 @@ class Predictor:
             yield keypoints_image_xy, keypoint_scores[rows]
 
 
-def _checked(image: Picture, boxes_xywh: Boxes) -> Float64[np.ndarray, "N 4"]:
-    image_is = f"{getattr(image, 'dtype', type(image).__name__)} {np.shape(image)}"
-    if np.ndim(image) != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise ValueError(f"a picture must be (H, W, 3) uint8 RGB, not {image_is}")
-    if max(image.shape) > LONGEST_SIDE:
-        raise ValueError(f"a picture's sides can have {LONGEST_SIDE} pixels, but it is {image_is}")
+def _checked(boxes_xywh: Boxes) -> Float64[np.ndarray, "N 4"]:
     boxes_xywh = np.asarray(boxes_xywh, np.float64)
     if boxes_xywh.size == 0:
         return np.zeros((0, 4))

@@ -33,7 +33,7 @@ from mspn_jax.synthetic import people  # noqa: E402
 
 allocator.keep_freed_memory(of_threads=True)
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-_SAMPLE_BESIDE = pathlib.Path(__file__).parents[2] / "shared" / "coco_sample"
+_SHARED_BESIDE = pathlib.Path(__file__).parents[2] / "shared"
 
 
 def golden_json(name: str):
@@ -56,10 +56,20 @@ def unchecked():
 @pytest.fixture(scope="session")
 def coco_sample() -> pathlib.Path:
     """A folder of real COCO pictures in COCO's layout (splits train2017 and val2017)."""
-    root = pathlib.Path(os.environ.get("MSPN_COCO_SAMPLE", _SAMPLE_BESIDE))
+    root = pathlib.Path(os.environ.get("MSPN_COCO_SAMPLE", _SHARED_BESIDE / "coco_sample"))
     if not (root / "annotations").is_dir():
         pytest.skip(f"no COCO pictures in {root}: set MSPN_COCO_SAMPLE to run this test")
     return root
+
+
+@pytest.fixture(scope="session")
+def yolox_nano() -> pathlib.Path:
+    """YOLOX's published nano detector, whose output is not decoded."""
+    beside = _SHARED_BESIDE / "detector" / "yolox_nano.onnx"
+    path = pathlib.Path(os.environ.get("MSPN_YOLOX_ONNX", beside))
+    if not path.is_file():
+        pytest.skip(f"no YOLOX in {path}: set MSPN_YOLOX_ONNX to run this test")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -25,12 +25,13 @@ ROOMS = {
     "the steps": {"mspn_jax.inference", "mspn_jax.training"},
     "compiling": {"mspn_jax.compiled", "mspn_jax.cost", "mspn_jax.hardware"},
     "people in pictures": {
-        "mspn_jax.detector", "mspn_jax.drawing", "mspn_jax.finder",
+        "mspn_jax.drawing", "mspn_jax.finder",
         "mspn_jax.live_page", "mspn_jax.people", "mspn_jax.people_files", "mspn_jax.predictor",
     },
 }  # fmt: skip
 FOLDERS = {
-    "commands", "data", "evaluation", "export", "reports", "storage", "synthetic", "weights",
+    "commands", "data", "detector", "evaluation", "export", "reports", "storage", "synthetic",
+    "weights",
 }  # fmt: skip
 
 INTERNAL_ERRORS = {"AbortError"}  # caught where they are raised

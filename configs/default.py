@@ -31,7 +31,7 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     config.init = ConfigDict()  # at most one; empty: new weights
     config.init.from_torch = ""  # an MSPN's .pth or .safetensors
     config.init.resnet50 = ""  # torchvision's .pth, for the stem and every stage's encoder
-    config.init.checkpoint = ""  # convert.py's output, or another run's workdir
+    config.init.checkpoint = ""  # a published name, convert's output, or a workdir
 
     config.data = ConfigDict()
     config.data.root = "data/coco"

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64, Real, UInt8
 from mspn_jax import devices, geometry, inference
 from mspn_jax.crops import check_picture, cut
 from mspn_jax.folding import for_inference
-from mspn_jax.weights import checkpoints
+from mspn_jax.weights import published
 from mspn_jax.weights.description import Description
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
@@ -82,7 +82,7 @@ class Predictor:
           CheckpointError: there is no checkpoint, it is damaged, its skeleton is unknown, or it has
             fewer stages.
         """
-        description, variables, _ = checkpoints.load(checkpoint)
+        description, variables, _ = published.load(checkpoint)
         return cls(description, variables, flip_test, num_stages=num_stages, dtype=dtype)
 
     def __call__(

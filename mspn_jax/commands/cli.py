@@ -23,6 +23,7 @@ COMMANDS = {
     "train": Command("train", "train a network on COCO, or on keypoints of your own"),
     "eval": Command("eval", "AP and AR of a checkpoint, results in COCO's format, a report"),
     "predict": Command("predict", "find keypoints in pictures, folders, videos, a camera"),
+    "download": Command("download", "fetch published models and detectors, or list them"),
     "convert": Command("convert", "PyTorch checkpoints to ours, and ours to PyTorch"),
     "export": Command("export", "StableHLO or ONNX files to deploy"),
     "browse": Command("browse", "a page of training crops, with keypoints and targets"),

@@ -23,14 +23,16 @@ from mspn_jax.storage import paths
 from mspn_jax.storage.mirror import Mirror, fetched
 from mspn_jax.storage.new_folder import new_folder
 from mspn_jax.variables import count_parameters, initial_variables
-from mspn_jax.weights import checkpoints, conversion, start
+from mspn_jax.weights import checkpoints, conversion, published, start
 from mspn_jax.weights.conversion import Variables, architecture_of_variables
 from mspn_jax.weights.description import Description
 from mspn_jax.weights.origin import Origin, is_published
 from mspn_jax.weights.torch import state_dicts
 from mspn_jax.weights.torch.names import Architecture, StateDict, kind_of
 
-_SOURCE = flags.DEFINE_string("source", None, "a .pth, a .safetensors, or our own checkpoint")
+_SOURCE = flags.DEFINE_string(
+    "source", None, "a .pth, a .safetensors, our own checkpoint, or a published name"
+)
 _OUTPUT = flags.DEFINE_string("output", None, "the folder to create")
 _TO = flags.DEFINE_enum("to", "checkpoint", ["checkpoint", "torch"], "what to write")
 _KEYPOINTS = flags.DEFINE_integer(
@@ -51,7 +53,8 @@ NEW_WEIGHTS_SEED = 0
 
 
 def main() -> None:
-    source, output = paths.path(_SOURCE.value or ""), paths.absolute(_OUTPUT.value or "")
+    source = paths.path(published.local(_SOURCE.value or ""))
+    output = paths.absolute(_OUTPUT.value or "")
     with paths.named(output):
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):
             raise UsageError(f"{_OUTPUT.value}: exists; give another --output, or remove it")
@@ -92,7 +95,7 @@ def from_checkpoint(source: paths.Path) -> tuple[Description, Variables, Origin]
     if new:
         said = f"{description.source}; {new}"
         padding, crop_hw = description.padding, description.crop_hw
-        description = dataclasses.replace(describe(variables, crop_hw, said), padding=padding)
+        description = dataclasses.replace(described(variables, crop_hw, said), padding=padding)
         origin = dataclasses.replace(origin, batches_tracked={})
     return description, variables, origin
 
@@ -121,7 +124,7 @@ def from_file(source: pathlib.Path) -> tuple[Description, Variables, Origin]:
     except ConversionError as error:
         raise ConversionError(f"{source}: {error}") from None
     said = f"{source.name} ({kind} names, sha256 {sha256}){new and '; '}{new}"
-    description = describe(variables, crop_hw_of_flag(), said)
+    description = described(variables, crop_hw_of_flag(), said)
     return description, variables, Origin(source.name, kind, sha256, counts)
 
 
@@ -169,21 +172,9 @@ def dtypes_of(state_dict: StateDict) -> str:
 # --- what model.json says -----------------------------------------------------------------------
 
 
-def describe(variables: Variables, crop_hw: tuple[int, int], source: str) -> Description:
-    """The network's description; the variant is the published name if it is a published size."""
-    architecture = architecture_of_variables(variables)
-    skeleton = skeleton_for(architecture.num_keypoints)
-    stages = "" if architecture.num_stages == 1 else f"{architecture.num_stages}x"
-    is_50 = architecture == Architecture(architecture.num_stages, architecture.num_keypoints)
-    people = skeleton.name if skeleton else f"{architecture.num_keypoints}keypoints"
-    height, width = crop_hw
-    return Description(
-        variant=f"{stages}mspn{'50' if is_50 else ''}_{people}_{height}x{width}",
-        model=dataclasses.asdict(architecture),
-        skeleton=skeleton,
-        crop_hw=crop_hw,
-        source=source,
-    )
+def described(variables: Variables, crop_hw: tuple[int, int], source: str) -> Description:
+    skeleton = skeleton_for(architecture_of_variables(variables).num_keypoints)
+    return published.describe(variables, skeleton, crop_hw, source)
 
 
 def crop_hw_of_flag() -> tuple[int, int]:

@@ -32,13 +32,15 @@ from mspn_jax.reports import evaluation
 from mspn_jax.skeletons import Skeleton
 from mspn_jax.storage.files import write_json
 from mspn_jax.storage.mirror import Mirror
-from mspn_jax.weights import checkpoints
+from mspn_jax.weights import published
+from mspn_jax.weights.origin import Origin, PublishedModel, published_as
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
-    "a workdir (its best is taken), one step's folder, or convert.py's output; or such in gs://",
+    "a published name, a workdir (its best is taken), one step's folder, or convert's output; also"
+    " in gs://",
     required=True,
 )
 _STAGES = flags.DEFINE_integer("stages", None, "stop after so many; by default the last")
@@ -52,12 +54,15 @@ _OUTPUT = flags.DEFINE_string(
 _REPORT = flags.DEFINE_string("report", None, "where to write report.html and its metrics.json")
 flags.mark_flag_as_required("config")
 
+COCO_VAL_PICTURES = 5_000
+AGREEMENT = 0.001  # published metrics have three digits, some cut off
+
 log = logging.getLogger("mspn_jax")
 
 
 def main() -> None:
     config = _CONFIG.value
-    description, variables, step = checkpoints.load(_CHECKPOINT.value)
+    description, variables, step = published.load(_CHECKPOINT.value)
     configured.check_described(description, config)
     model = description.new_model(dtype=jnp.dtype(config.dtype))
     model, variables = for_inference(model, variables, _STAGES.value)
@@ -117,6 +122,11 @@ def main() -> None:
         if metrics is None:
             log.info("%s has no annotations: no metrics, only results", config.data.val_split)
         print(table, end="")
+        origin = Origin.read(step.parent)
+        known = origin and published_as(origin.source)
+        if known and metrics is not None and _STAGES.value is None:
+            differs = differences(config, dataset)
+            print("\n".join(beside_published(metrics, known, differs)))
         if output is not None:
             write_results(output, dataset, results, metrics, skeleton)
         if page is not None:
@@ -132,6 +142,38 @@ def main() -> None:
             log.info("written: %s", page.folder / "report.html")
         if training is not None and metrics is not None:
             print_mean_pose(training, dataset, metrics, skeleton)
+
+
+def differences(config: Any, dataset: EvaluationSet) -> list[str]:
+    """How an evaluation differs from the published ones."""
+    told = {
+        f"{config.data.val_split}, {len(dataset.annotations.image_ids):,} pictures": (
+            len(dataset.annotations.image_ids) != COCO_VAL_PICTURES
+        ),
+        f"the first {config.data.first_people} people": config.data.first_people > 0,
+        "ground-truth boxes": not config.data.detections,
+        "no flip test": not config.eval.flip_test,
+        f"NMS by OKS of {config.eval.oks_nms_threshold}": config.eval.oks_nms_threshold > 0,
+    }
+    return [what for what, holds in told.items() if holds]
+
+
+def beside_published(
+    metrics: dict[str, float], model: PublishedModel, differs: list[str]
+) -> list[str]:
+    """Lines that compare metrics with a published model's."""
+    about = f"{model.name} on COCO val2017, on detected boxes, with flip test"
+    if differs:
+        told = ", ".join(f"{name} {value:.3f}" for name, value in model.metrics.items())
+        return [f"published of {about}: {told}", f"not comparable: here {'; '.join(differs)}"]
+    lines = [f"{about}:", f"{'':6}{'here':>8}{'published':>11}"]
+    for name, value in model.metrics.items():
+        agrees = abs(metrics[name] - value) < AGREEMENT
+        remark = "" if agrees else f"  {metrics[name] - value:+.4f}"
+        lines.append(f"{name:6}{metrics[name]:8.4f}{value:11.3f}{remark}")
+    agree = all(abs(metrics[name] - value) < AGREEMENT for name, value in model.metrics.items())
+    verdict = "agree" if agree else "do not agree: is the detections' person AP 56.4?"
+    return [*lines, f"the metrics {verdict}"]
 
 
 def print_mean_pose(

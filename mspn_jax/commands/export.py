@@ -17,12 +17,12 @@ from mspn_jax.export.formats import Deployment
 from mspn_jax.storage import paths
 from mspn_jax.storage.files import write_json
 from mspn_jax.storage.mirror import Mirror
-from mspn_jax.weights import checkpoints
+from mspn_jax.weights import checkpoints, published
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
-    "a workdir (its best is taken), one step's folder, or convert.py's output",
+    "a published name, a workdir (its best is taken), one step's folder, or convert's output",
     required=True,
 )
 _FORMAT = flags.DEFINE_enum("format", None, list(formats.FORMATS), "what to write", required=True)
@@ -44,7 +44,7 @@ log = logging.getLogger("mspn_jax")
 
 
 def main() -> None:
-    description, variables, step = checkpoints.load(_CHECKPOINT.value)
+    description, variables, step = published.load(_CHECKPOINT.value)
     output = paths.path(_OUTPUT.value or f"{description.variant}.{_FORMAT.value}")
     card_file = output.with_name(f"{output.name}.json")
     for path in (output, card_file):

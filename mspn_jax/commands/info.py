@@ -14,11 +14,13 @@ from ml_collections import config_flags
 from mspn_jax.commands import configured, program
 from mspn_jax.cost import Cost, costs
 from mspn_jax.errors import UsageError
-from mspn_jax.weights import checkpoints
+from mspn_jax.weights import checkpoints, published
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "a workdir (its best is taken), one step's folder, or convert.py's output"
+    "checkpoint",
+    None,
+    "a published name, a workdir (its best is taken), one step's folder, or convert's output",
 )
 
 
@@ -26,7 +28,7 @@ def main() -> None:
     if (_CONFIG.value is None) == (_CHECKPOINT.value is None):
         raise UsageError("one of --config and --checkpoint is needed")
     if _CHECKPOINT.value is not None:
-        step, description = checkpoints.find(_CHECKPOINT.value)
+        step, description = checkpoints.find(published.local(_CHECKPOINT.value))
         print(f"{step}: {description.source}")
         metrics: Any = checkpoints.metrics_of(step) or "not evaluated"
         said = description.to_json() | {"metrics": metrics}

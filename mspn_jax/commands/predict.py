@@ -31,7 +31,9 @@ from mspn_jax.people_files import PeopleFiles
 from mspn_jax.storage import mirror, paths
 
 _MODEL = flags.DEFINE_string(
-    "model", finder.MODEL, "a published name, a workdir (its best), one step's folder, or an export"
+    "model",
+    finder.MODEL,
+    "a published name, a workdir (its best), one step's folder, or convert's output",
 )
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "the same as --model")
 _SOURCE = flags.DEFINE_multi_string("source", [], "the same as SOURCE")

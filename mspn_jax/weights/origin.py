@@ -7,15 +7,41 @@ import pathlib
 from mspn_jax.errors import CheckpointError
 from mspn_jax.storage import files, paths
 
-# Published by mmpose: name -> the first eight characters of the file's sha256, as in the name.
-PUBLISHED = {
-    f"{variant}_coco_256x192-{sha256}_20201123.pth": sha256
-    for variant, sha256 in {
-        "mspn50": "8fbfb5d0",
-        "2xmspn50": "c8765a5c",
-        "3xmspn50": "e348f18e",
-        "4xmspn50": "7b837afb",
-    }.items()
+
+@dataclasses.dataclass(frozen=True)
+class PublishedModel:
+    """A checkpoint that mmpose publishes, trained on COCO at 256x192. Apache 2.0.
+
+    Attributes:
+      sha256: the first eight characters of the file's, as in its name.
+      num_bytes: of the file, about.
+      metrics: on COCO val2017, with flip test, on the boxes of a detector with person AP 56.4, as
+        mmpose 1.3.2 reports them.
+    """
+
+    name: str
+    sha256: str
+    num_bytes: int
+    metrics: dict[str, float]
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}_coco_256x192-{self.sha256}_20201123.pth"
+
+    @property
+    def url(self) -> str:
+        return f"https://download.openmmlab.com/mmpose/top_down/mspn/{self.file}"
+
+
+_METRICS = ("AP", "AP50", "AP75", "AR", "AR50")
+MODELS = {
+    name: PublishedModel(name, sha256, num_bytes, dict(zip(_METRICS, metrics)))
+    for name, sha256, num_bytes, metrics in (
+        ("mspn50", "8fbfb5d0", 101_000_000, (0.723, 0.895, 0.794, 0.788, 0.934)),
+        ("2xmspn50", "c8765a5c", 228_000_000, (0.754, 0.903, 0.826, 0.816, 0.942)),
+        ("3xmspn50", "e348f18e", 355_000_000, (0.758, 0.904, 0.830, 0.821, 0.943)),
+        ("4xmspn50", "7b837afb", 482_000_000, (0.765, 0.906, 0.835, 0.826, 0.943)),
+    )
 }
 
 
@@ -48,16 +74,21 @@ class Origin:
             return None
 
 
+def published_as(file_name: str) -> PublishedModel | None:
+    """The published model whose file has this name."""
+    return next((model for model in MODELS.values() if model.file == file_name), None)
+
+
 def is_published(file: pathlib.Path, sha256: str) -> bool:
     """Whether a file is one of those that mmpose published.
 
     Raises:
       CheckpointError: it has the name of one, but other contents.
     """
-    published = PUBLISHED.get(file.name)
-    if published is not None and not sha256.startswith(published):
+    published = published_as(file.name)
+    if published is not None and not sha256.startswith(published.sha256):
         raise CheckpointError(
             f"{file}: damaged, or not what was published: its sha256 begins {sha256[:8]}, but its"
-            f" name says {published}; download it again"
+            f" name says {published.sha256}; download it again"
         )
     return published is not None

@@ -7,7 +7,7 @@ from flax import traverse_util
 
 from mspn_jax.errors import ConversionError
 from mspn_jax.storage import mirror, paths
-from mspn_jax.weights import checkpoints
+from mspn_jax.weights import checkpoints, published
 from mspn_jax.weights.conversion import (
     Variables,
     architecture_of_variables,
@@ -39,6 +39,7 @@ def initial_from(
         another network.
     """
     try:
+        path = published.local(path)
         if paths.is_folder(paths.path(path)):
             return start_from(checkpoints.load(path)[1], variables, new_heads=new_heads)
         state_dict = state_dicts.read(mirror.fetched(path))

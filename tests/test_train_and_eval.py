@@ -131,7 +131,7 @@ def test_evaluation_prints_and_writes_the_ten_figures(workdir, config, root, tmp
         3,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Average") == 10 and "of the mean pose" in done.stdout
+    assert done.stdout.count("Average") == 10 and "the mean pose in every box" in done.stdout
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert list(metrics) == list(METRICS)
     step = checkpoints.find(workdir)[0]

@@ -222,9 +222,11 @@ def _one_line(error: BaseException) -> str | None:
 
 
 def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    # After a failed save or restore, tensorstore's pending writes return to orbax's event loop,
-    # which is closed.
-    if "Event loop is closed" not in str(unraisable.exc_value):
+    # Python drops what a signal's handler raises in a destructor; the thread of `stopping` then
+    # ends the process. And after a failed save or restore, tensorstore's pending writes return to
+    # orbax's event loop, which is closed.
+    is_expected = isinstance(unraisable.exc_value, stopping.Stopped)
+    if not is_expected and "Event loop is closed" not in str(unraisable.exc_value):
         sys.__unraisablehook__(unraisable)
 
 

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import config_mutations
 import mutations
 import numpy as np
 import pytest
@@ -286,3 +287,11 @@ def test_mutated_annotations_are_read_or_refused(seed, written):
         content = mutations.mutated(mutations.sound_content(), [seed, number])
         counts[mutations.outcome(content, written(content))] += 1
     assert min(counts.values()) > 5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_changed_configs_are_used_or_refused(seed):
+    counts = {"used": 0, "refused": 0}
+    for number in range(100):
+        counts[config_mutations.outcome([seed, number])] += 1
+    assert min(counts.values()) > 0

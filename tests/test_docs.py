@@ -275,16 +275,19 @@ def test_the_pages_build_without_a_warning(tmp_path):
 
 @pytest.mark.slow
 def test_the_notebook_runs_from_end_to_end(tmp_path):
-    nbformat = pytest.importorskip("nbformat", reason="pip install -e '.[notebook]'")
-    nbclient = pytest.importorskip("nbclient", reason="pip install -e '.[notebook]'")
-    pytest.importorskip("ipykernel", reason="pip install -e '.[notebook]'")
-    notebook = nbformat.read(HERE / "notebooks" / "tour.ipynb", as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells), "strip its outputs"
-    (training,) = [c for c in notebook.cells if "range(1, 121)" in c.source]
-    training.source = training.source.replace("range(1, 121)", "range(1, 21)")  # that it runs
-    client = nbclient.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    """Its cells, as one script: that needs no Jupyter."""
+    cells = json.loads((HERE / "notebooks" / "tour.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell.get("outputs") for cell in cells), "strip its outputs"
+    assert sum("range(1, 121)" in cell for cell in code) == 1
+    script = "\n".join(code).replace("range(1, 121)", "range(1, 21)")  # that it runs
+    script = script.replace("from IPython.display import Image", "Image = lambda data: len(data)")
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(HERE)},
     )
-    client.execute(env=os.environ | {"PYTHONPATH": str(HERE)})  # raises at the first cell that does
-    (last,) = [o for o in notebook.cells[-1].outputs if o.output_type == "stream"]
-    assert last.text.startswith("unexplained")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("unexplained")

@@ -26,7 +26,9 @@ def main(names: list[str]) -> None:
             known = DETECTORS[name]
             print(f"{name}: {download.fetch(known.url, sha256=known.sha256, size=known.num_bytes)}")
     if not names:
-        print(f"kept in {download.home()}\n")
+        print(
+            f"kept in {download.home()}; AP of keypoints, and of a detector's boxes of 80 classes\n"
+        )
         print("\n".join(lines()))
 
 

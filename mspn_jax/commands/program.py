@@ -45,7 +45,8 @@ _PROCESS_FLAGS = (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID, _DISTRIBUTED, _JOIN
 
 CONFIGS = pathlib.Path(mspn_jax.__file__).parent / "configs"
 
-_OF_CONFIG_FLAGS = (AttributeError, KeyError, TypeError, ValueError, OSError)
+# What ml_collections and a config's own file raise.
+OF_CONFIG_FLAGS = (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, OSError)
 
 # How long a process that ends with an error waits for the others to leave.
 _SECONDS_TO_LEAVE = 10
@@ -119,9 +120,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         sys.exit(f"error: {line}")
     except Exception as error:  # from the code of a config file, too
         where = _line_of_config(error, argv)
-        if not where and not isinstance(
-            error, AttributeError | KeyError | TypeError | ValueError | OSError
-        ):
+        if not where and not isinstance(error, OF_CONFIG_FLAGS):
             raise
         # ml_collections raises these for keys that a config does not have and values that do not
         # fit them.

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mspn_jax.configs import default
 from mspn_jax.errors import UsageError
 from mspn_jax.model import COARSEST_STRIDE, NUM_UNITS
 
@@ -105,6 +106,7 @@ LARGEST = {
     "num_epochs": 10**6,
     "num_steps": _INT32,
     "max_skipped_in_a_row": _INT32,
+    "optimizer.learning_rate": 1_000,
     "optimizer.warmup_steps": _INT32,
     "eval.every_epochs": 10**6,
     "eval.batch_size": 2**20,
@@ -120,13 +122,25 @@ def check(config: Any) -> None:
     Raises:
       UsageError: a value is out of its range. The message names the key, the value and the range.
     """
-    for key, value in flat(config.to_dict()).items():
+    values = config.to_dict()
+    for name, group in default.get_config("", num_stages=1).to_dict().items():
+        if isinstance(group, dict):
+            require(f"config.{name}", values[name], _keys_of(group))
+    for key, value in flat(values).items():
         rule = RULES.get(key, FRACTION if key.endswith("_probability") else None)
         if rule is not None:
             require(f"config.{key}", value, rule)
         largest = LARGEST.get(key)
         if largest is not None and np.max(value) > largest:
             raise UsageError(f"config.{key}={value!r}: must be at most {largest:,}")
+
+
+def _keys_of(group: dict[str, Any]) -> Rule:
+    """A file can replace a whole group of keys."""
+    return Rule(
+        f"a ConfigDict of {', '.join(group)}",
+        lambda value: isinstance(value, dict) and set(value) == set(group),
+    )
 
 
 def require(name: str, value: Any, rule: Rule) -> None:
@@ -149,6 +163,8 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _holds(rule: Rule, value: Any) -> bool:
+    if isinstance(value, dict):
+        return rule.holds(value)
     numbers = value if isinstance(value, tuple | list) else [value]
     try:
         is_finite = all(math.isfinite(number) for number in numbers if not isinstance(number, str))

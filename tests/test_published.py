@@ -11,7 +11,6 @@ from networks import TINY, tiny_state_dict, tiny_variables
 from web_server import WebServer
 
 from commands import run
-from mspn_jax.commands import eval as evaluating
 from mspn_jax.errors import CheckpointError, ConversionError, DownloadError
 from mspn_jax.predictor import Predictor
 from mspn_jax.storage import transfer
@@ -152,9 +151,9 @@ def test_the_command_lists_and_refuses(home):
 def test_metrics_are_compared_only_with_the_same_evaluation():
     model = origin.MODELS["mspn50"]
     found = model.metrics | {"AP": 0.7234}
-    lines = evaluating.beside_published(found, model, [])
+    lines = model.beside(found, [])
     assert lines[2].split() == ["AP", "0.7234", "0.723"] and lines[-1] == "the metrics agree"
-    lines = evaluating.beside_published(model.metrics | {"AP": 0.7195}, model, [])
+    lines = model.beside(model.metrics | {"AP": 0.7195}, [])
     assert lines[2].split()[-1] == "-0.0035" and lines[-1].startswith("the metrics do not agree")
-    lines = evaluating.beside_published(found, model, ["ground-truth boxes", "no flip test"])
+    lines = model.beside(found, ["ground-truth boxes", "no flip test"])
     assert lines[-1] == "not comparable: here ground-truth boxes; no flip test"

@@ -33,7 +33,7 @@ from mspn_jax.skeletons import Skeleton
 from mspn_jax.storage.files import write_json
 from mspn_jax.storage.mirror import Mirror
 from mspn_jax.weights import published
-from mspn_jax.weights.origin import Origin, PublishedModel, published_as
+from mspn_jax.weights.origin import Origin, published_as
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/")
 _CHECKPOINT = flags.DEFINE_string(
@@ -55,7 +55,6 @@ _REPORT = flags.DEFINE_string("report", None, "where to write report.html and it
 flags.mark_flag_as_required("config")
 
 COCO_VAL_PICTURES = 5_000
-AGREEMENT = 0.001  # published metrics have three digits, some cut off
 
 log = logging.getLogger("mspn_jax")
 
@@ -126,7 +125,7 @@ def main() -> None:
         known = origin and published_as(origin.source)
         if known and metrics is not None and _STAGES.value is None:
             differs = differences(config, dataset)
-            print("\n".join(beside_published(metrics, known, differs)))
+            print("\n".join(known.beside(metrics, differs)))
         if output is not None:
             write_results(output, dataset, results, metrics, skeleton)
         if page is not None:
@@ -156,24 +155,6 @@ def differences(config: Any, dataset: EvaluationSet) -> list[str]:
         f"NMS by OKS of {config.eval.oks_nms_threshold}": config.eval.oks_nms_threshold > 0,
     }
     return [what for what, holds in told.items() if holds]
-
-
-def beside_published(
-    metrics: dict[str, float], model: PublishedModel, differs: list[str]
-) -> list[str]:
-    """Lines that compare metrics with a published model's."""
-    about = f"{model.name} on COCO val2017, on detected boxes, with flip test"
-    if differs:
-        told = ", ".join(f"{name} {value:.3f}" for name, value in model.metrics.items())
-        return [f"published of {about}: {told}", f"not comparable: here {'; '.join(differs)}"]
-    lines = [f"{about}:", f"{'':6}{'here':>8}{'published':>11}"]
-    for name, value in model.metrics.items():
-        agrees = abs(metrics[name] - value) < AGREEMENT
-        remark = "" if agrees else f"  {metrics[name] - value:+.4f}"
-        lines.append(f"{name:6}{metrics[name]:8.4f}{value:11.3f}{remark}")
-    agree = all(abs(metrics[name] - value) < AGREEMENT for name, value in model.metrics.items())
-    verdict = "agree" if agree else "do not agree: is the detections' person AP 56.4?"
-    return [*lines, f"the metrics {verdict}"]
 
 
 def print_mean_pose(

@@ -32,7 +32,30 @@ class PublishedModel:
     def url(self) -> str:
         return f"https://download.openmmlab.com/mmpose/top_down/mspn/{self.file}"
 
+    def beside(self, metrics: dict[str, float], differences: list[str]) -> list[str]:
+        """Lines that compare metrics with the published ones.
 
+        Args:
+          differences: of the evaluation from the published one; with any, nothing is claimed.
+        """
+        about = f"{self.name} on COCO val2017, on detected boxes, with flip test"
+        if differences:
+            told = ", ".join(f"{name} {value:.3f}" for name, value in self.metrics.items())
+            return [
+                f"published of {about}: {told}",
+                f"not comparable: here {'; '.join(differences)}",
+            ]
+        lines = [f"{about}:", f"{'':6}{'here':>8}{'published':>11}"]
+        off = {name: metrics[name] - value for name, value in self.metrics.items()}
+        for name, value in self.metrics.items():
+            remark = "" if abs(off[name]) < _AGREEMENT else f"  {off[name]:+.4f}"
+            lines.append(f"{name:6}{metrics[name]:8.4f}{value:11.3f}{remark}")
+        agree = all(abs(difference) < _AGREEMENT for difference in off.values())
+        verdict = "agree" if agree else "do not agree: is the detections' person AP 56.4?"
+        return [*lines, f"the metrics {verdict}"]
+
+
+_AGREEMENT = 0.001  # published metrics have three digits, some cut off
 _METRICS = ("AP", "AP50", "AP75", "AR", "AR50")
 MODELS = {
     name: PublishedModel(name, sha256, num_bytes, dict(zip(_METRICS, metrics)))

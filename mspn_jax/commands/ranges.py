@@ -106,7 +106,7 @@ LARGEST = {
     "num_epochs": 10**6,
     "num_steps": _INT32,
     "max_skipped_in_a_row": _INT32,
-    "optimizer.learning_rate": 1_000,
+    "optimizer.learning_rate": 1e30,  # float32, multiplied by the batch
     "optimizer.warmup_steps": _INT32,
     "eval.every_epochs": 10**6,
     "eval.batch_size": 2**20,

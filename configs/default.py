@@ -67,6 +67,8 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
         0.0  # 0: none, as for the published metrics; older ones used 0.9
     )
 
+    config.eval.metrics = ()  # besides COCO's: "PCK@0.2", "PCKh@0.5", "AUC", "EPE", "RMSE"
+
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 500
     config.checkpoint.keep_latest = 2  # besides the one with the best AP

@@ -46,6 +46,20 @@ def usable_boxes(boxes_xywh: Real[np.ndarray, "N 4"]) -> Bool[np.ndarray, "N"]:
     return np.isfinite(boxes_xywh).all(-1) & (boxes_xywh[:, 2:] > 0).all(-1)
 
 
+def box_overlaps(
+    boxes_xyxy: Real[np.ndarray, "N 4"], others_xyxy: Real[np.ndarray, "M 4"]
+) -> Float64[np.ndarray, "N M"]:
+    """Intersection over union (IoU) of each box with each of the others."""
+    boxes, others = np.asarray(boxes_xyxy, float)[:, None], np.asarray(others_xyxy, float)[None]
+    low, high = (
+        np.maximum(boxes[..., :2], others[..., :2]),
+        np.minimum(boxes[..., 2:], others[..., 2:]),
+    )
+    both = np.maximum(high - low, 0).prod(-1)
+    areas = [(each[..., 2:] - each[..., :2]).prod(-1) for each in (boxes, others)]
+    return both / np.maximum(areas[0] + areas[1] - both, np.spacing(1))
+
+
 def padded_region(
     boxes_xyxy: Real[np.ndarray, "*N 4"], padding: float = 1.25
 ) -> tuple[Float32[np.ndarray, "*N 2"], Float32[np.ndarray, "*N 2"]]:

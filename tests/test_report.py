@@ -268,6 +268,7 @@ def test_the_command_writes_a_report_or_explains_in_one_line(root, tmp_path):
             tmp_path / "start",
             "--report",
             tmp_path / "out",
+            "--config.eval.metrics=('PCK@0.2', 'EPE')",
             *arguments,
         )
 
@@ -286,5 +287,9 @@ def test_the_command_writes_a_report_or_explains_in_one_line(root, tmp_path):
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert {*METRICS, "keypoints", "by_size"} <= set(metrics)
+    assert f"PCK@0.2            = {metrics['PCK@0.2']:.3f}\n" in done.stdout
+    assert f"EPE                = {metrics['EPE']:.3f}\n" in done.stdout
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"<span>PCK@0.2</span><b>{metrics['PCK@0.2']:.3f}</b>" in page
     assert metrics["about"]["model"] == "tiny"
     assert (tmp_path / "out" / "report.html").stat().st_size > 50_000

@@ -26,6 +26,7 @@ from mspn_jax.data.annotations import Annotations, read_annotations
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.drawing import annotate_people, grid, write_picture
 from mspn_jax.errors import UsageError
+from mspn_jax.evaluation import distances
 from mspn_jax.evaluation.scoring import coco_metrics, evaluate, mean_pose_results
 from mspn_jax.folding import for_inference
 from mspn_jax.reports import evaluation
@@ -84,6 +85,7 @@ def main() -> None:
             f"--report: {config.data.val_split} has no annotations, so there is nothing to report"
             " on; without it the results are written"
         )
+    distances.check(config.eval.metrics, dataset.annotations)
     log.info(
         "%s from %s: %d %s boxes in %d pictures of %s, %s flip test",
         description.variant,
@@ -113,6 +115,7 @@ def main() -> None:
                 batch_size=config.eval.batch_size,
                 padding=description.padding,
                 oks_nms_threshold=config.eval.oks_nms_threshold or None,
+                more_metrics=config.eval.metrics,
                 num_threads=config.data.num_threads,
                 progress=bar.update,
             )
@@ -137,7 +140,9 @@ def main() -> None:
                 "boxes in all": len(dataset.boxes),
                 "flip test": "yes" if config.eval.flip_test else "no",
             }
-            evaluation.write(page.local, dataset, results, skeleton, about)
+            evaluation.write(
+                page.local, dataset, results, skeleton, about, more_metrics=config.eval.metrics
+            )
             log.info("written: %s", page.folder / "report.html")
         if training is not None and metrics is not None:
             print_mean_pose(training, dataset, metrics, skeleton)

@@ -8,6 +8,7 @@ import numpy as np
 
 from mspn_jax.configs import default
 from mspn_jax.errors import UsageError
+from mspn_jax.evaluation import distances
 from mspn_jax.model import COARSEST_STRIDE, NUM_UNITS
 
 DTYPES = ("float32", "bfloat16")
@@ -81,6 +82,13 @@ RULES = {
     "eval.every_epochs": AT_LEAST_0,
     "eval.batch_size": AT_LEAST_1,
     "eval.oks_nms_threshold": FRACTION,
+    "eval.metrics": Rule(
+        f"a tuple of metrics besides COCO's: {distances.FORMS}",
+        lambda names: (
+            isinstance(names, tuple | list)
+            and all(isinstance(name, str) and distances.find(name) for name in names)
+        ),
+    ),
     "checkpoint.every_steps": AT_LEAST_1,
     "checkpoint.keep_latest": AT_LEAST_1,
     "log_every_steps": AT_LEAST_1,

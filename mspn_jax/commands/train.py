@@ -23,6 +23,7 @@ from mspn_jax.data.records import Records, open_records
 from mspn_jax.devices import replicate, shard
 from mspn_jax.drawing import overlay_heatmaps
 from mspn_jax.errors import UsageError
+from mspn_jax.evaluation import distances
 from mspn_jax.evaluation.scoring import evaluate
 from mspn_jax.folding import fold
 from mspn_jax.reports.training_log import TrainingReport
@@ -124,7 +125,7 @@ def open_data(config: ConfigDict, description: Description) -> tuple[Records, Ev
     """The training split's records and the validation set.
 
     Raises:
-      DataError: a split cannot be read.
+      DataError: a split cannot be read, or lacks what `config.eval.metrics` need.
       UsageError: the validation split has no annotations.
     """
     skeleton, data = description.new_skeleton(), config.data
@@ -137,6 +138,7 @@ def open_data(config: ConfigDict, description: Description) -> tuple[Records, Ev
     )
     if not validation.has_annotations:
         raise UsageError(f"{data.val_split}: has no annotations, so its AP cannot be computed")
+    distances.check(config.eval.metrics, validation.annotations)
     return records, validation
 
 
@@ -253,7 +255,7 @@ def new_evaluation(
     validation: EvaluationSet,
     stop: stopping.StopRequest,
 ) -> Callable[[TrainState], dict[str, float]]:
-    """A function that returns COCO's ten metrics of a state."""
+    """A function that returns COCO's ten metrics of a state, and those of `config.eval.metrics`."""
     estimate = configured.new_estimate(config, description)
 
     def leave_if_asked(done: int) -> None:
@@ -271,6 +273,7 @@ def new_evaluation(
             batch_size=config.eval.batch_size,
             padding=config.padding,
             oks_nms_threshold=config.eval.oks_nms_threshold or None,
+            more_metrics=config.eval.metrics,
             num_threads=config.data.num_threads,
             progress=leave_if_asked,
         )

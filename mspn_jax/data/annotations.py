@@ -17,7 +17,16 @@ from jaxtyping import Bool, Float, Int
 from mspn_jax import geometry
 from mspn_jax.data import categories, plausibility
 from mspn_jax.data.coco import PERSON, annotation_file, load_json, no_garbage_collection
-from mspn_jax.data.fields import AREA, BOX, IDS, IMAGE, IS_CROWD, PIXELS, keypoints_field
+from mspn_jax.data.fields import (
+    AREA,
+    BOX,
+    HEAD_SIZE,
+    IDS,
+    IMAGE,
+    IS_CROWD,
+    PIXELS,
+    keypoints_field,
+)
 from mspn_jax.data.schema import ERROR, SUSPECT, WARNING, Findings, read_columns
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import Skeleton
@@ -56,6 +65,7 @@ class Annotations:
       keypoints_image_xy: image pixels.
       visibility: COCO's 0 not labelled, 1 hidden, 2 visible.
       areas: square image pixels; the box's where no area is given.
+      head_sizes: in image pixels, for PCKh; 0 where none is given.
       is_crowd: COCO's `iscrowd`.
       is_person: has labelled keypoints and a box with an area in its picture, and is no crowd.
         Others are neither trained on nor counted in a score.
@@ -72,6 +82,7 @@ class Annotations:
     keypoints_image_xy: Float[np.ndarray, "N K 2"]
     visibility: Float[np.ndarray, "N K"]
     areas: Float[np.ndarray, "N"]
+    head_sizes: Float[np.ndarray, "N"]
     is_crowd: Bool[np.ndarray, "N"]
     is_person: Bool[np.ndarray, "N"]
 
@@ -129,6 +140,7 @@ _OF_ANNOTATIONS = (
     "keypoints_image_xy",
     "visibility",
     "areas",
+    "head_sizes",
     "is_crowd",
     "is_person",
 )
@@ -234,6 +246,13 @@ def lookup(known: Int[np.ndarray, "M"], wanted: Int[np.ndarray, "N"]) -> Int[np.
     return np.where(known[order][place] == wanted, order[place], -1)
 
 
+def rows_by_picture(image_ids: Int[np.ndarray, "N"]) -> dict[int, Int[np.ndarray, "..."]]:
+    """{image id: indices of the rows that have it, in their order}."""
+    order = np.argsort(image_ids, kind="stable")
+    ids, starts = np.unique(image_ids[order], return_index=True)
+    return dict(zip(ids.tolist(), np.split(order, starts[1:])))
+
+
 def _read_people(
     rows: list[dict[str, Any]], ids: Int[np.ndarray, "N"], skeleton: Skeleton, findings: Findings
 ) -> tuple[dict[str, np.ndarray], Bool[np.ndarray, "N"]]:
@@ -246,7 +265,7 @@ def _read_people(
         row | blank if crowd and row.get("keypoints") is None else row
         for row, crowd in zip(rows, is_crowd)
     ]
-    fields = [BOX, AREA, keypoints_field(skeleton)]
+    fields = [BOX, AREA, HEAD_SIZE, keypoints_field(skeleton)]
     columns, good = read_columns(rows, fields, "annotation", findings, names)
     good &= crowd_is_good
     triples = columns["keypoints"].reshape(-1, skeleton.num_keypoints, 3)
@@ -266,6 +285,7 @@ def _read_people(
         "keypoints_image_xy": np.where(is_position[..., None], xy, 0),
         "visibility": visibility,
         "areas": columns["area"],
+        "head_sizes": columns["head_size"],
         "is_crowd": is_crowd,
         "is_person": ~is_crowd & (visibility > 0).any(1),
     }, good & is_visibility & is_placed

@@ -43,6 +43,14 @@ AREA = Field(
     high=PIXELS**2,
     remedy="Without an area the box's is used",
 )
+HEAD_SIZE = Field(
+    "head_size",
+    f"the length that PCKh is measured in: a number of pixels, from 0 to {PIXELS:,}",
+    number,
+    default=0,
+    low=0,
+    high=PIXELS,
+)
 CATEGORY = (
     Field("id", "a whole number", whole),
     Field("keypoints", "a list of names", lists_of_texts, default=[]),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from mspn_jax.data.annotations import Annotations
+from mspn_jax.data.annotations import Annotations, rows_by_picture
 from mspn_jax.evaluation.similarity import keypoint_similarities, object_keypoint_similarity
 from mspn_jax.skeletons import Skeleton
 
@@ -118,8 +118,8 @@ def diagnose(results: list[dict[str, Any]], people: Annotations, skeleton: Skele
     errors_px = np.full((num_people, num_keypoints), np.nan)
     kinds = np.full((num_people, num_keypoints), NOT_JUDGED)
 
-    found_in = _rows_by_picture(np.array([r["image_id"] for r in results], np.int64))
-    for image_id, members in _rows_by_picture(people.image_ids[people.image_rows]).items():
+    found_in = rows_by_picture(np.array([r["image_id"] for r in results], np.int64))
+    for image_id, members in rows_by_picture(people.image_ids[people.image_rows]).items():
         found = found_in.get(image_id, np.zeros(0, int))
         found = found[np.argsort(-scores[found], kind="stable")]
         if not len(found):
@@ -145,12 +145,6 @@ def diagnose(results: list[dict[str, Any]], people: Annotations, skeleton: Skele
             found_image_xy[found[rows]] - here.keypoints_image_xy, axis=-1
         )
     return Diagnosis(nearest, match, oks_of, closest, similarities, errors_px, kinds)
-
-
-def _rows_by_picture(image_ids: Int[np.ndarray, "N"]) -> dict[int, Int[np.ndarray, "..."]]:
-    order = np.argsort(image_ids, kind="stable")
-    ids, starts = np.unique(image_ids[order], return_index=True)
-    return dict(zip(ids.tolist(), np.split(order, starts[1:])))
 
 
 def count_kinds(kinds: Int[np.ndarray, "*n"]) -> dict[str, dict[str, int | float | None]]:

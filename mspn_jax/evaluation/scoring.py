@@ -4,7 +4,7 @@ import collections
 import contextlib
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from mspn_jax.data.coco import PERSON
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.schema import some
 from mspn_jax.errors import DataError
+from mspn_jax.evaluation.distances import distance_metrics
 from mspn_jax.evaluation.estimation import estimate_boxes
 from mspn_jax.evaluation.similarity import keypoint_similarities, object_keypoint_similarity
 from mspn_jax.geometry import crop_regions
@@ -244,6 +245,7 @@ def evaluate(
     batch_size: int,
     padding: float,
     oks_nms_threshold: float | None = None,
+    more_metrics: Sequence[str] = (),
     num_threads: int = 0,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> tuple[list[dict[str, Any]], dict[str, float] | None, str]:
@@ -251,10 +253,12 @@ def evaluate(
 
     Args:
       estimate_batch: from `inference.estimate_on_devices`.
+      more_metrics: names for `distances.distance_metrics`.
       others: as in `estimation.estimate_boxes` and `coco_results`.
 
     Returns:
-      The results, COCO's ten metrics (None if there are no annotations), and its table of them.
+      The results, COCO's ten metrics and then the others (None if there are no annotations), and a
+      table of them.
     """
     boxes = dataset.boxes
     keypoints_image_xy, keypoint_scores = estimate_boxes(
@@ -285,4 +289,6 @@ def evaluate(
     metrics, table = coco_metrics(dataset.annotations, results, skeleton)
     if metrics["AP"] < _NEXT_TO_NOTHING:
         log.warning("AP %.3f: %s", metrics["AP"], how_far_off(dataset, results))
-    return results, metrics, table
+    more = distance_metrics(more_metrics, results, dataset.annotations, skeleton)
+    table += "".join(f" {name:18} = {value:.3f}\n" for name, value in more.items())
+    return results, metrics | more, table

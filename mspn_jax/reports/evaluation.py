@@ -13,8 +13,9 @@ from pycocotools.cocoeval import COCOeval
 from mspn_jax.data.annotations import Annotations
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.errors import DataError
-from mspn_jax.evaluation import diagnosis
+from mspn_jax.evaluation import diagnosis, distances
 from mspn_jax.evaluation.diagnosis import NOBODY, Diagnosis
+from mspn_jax.evaluation.distances import UNDEFINED, distance_metrics
 from mspn_jax.evaluation.scoring import METRICS, coco_evaluation, coco_metrics, summarize
 from mspn_jax.reports import cases, charts, page
 from mspn_jax.skeletons import Skeleton
@@ -31,11 +32,14 @@ def write(
     results: list[dict[str, Any]],
     skeleton: Skeleton,
     about: dict[str, str | int],
+    *,
+    more_metrics: Sequence[str] = (),
 ) -> None:
     """Writes report.html and metrics.json.
 
     Args:
       results: COCO's submission format.
+      more_metrics: names for `distances.distance_metrics`.
       about: names and values that identify the evaluation; the page's header shows them.
 
     Raises:
@@ -44,7 +48,8 @@ def write(
     if not results:
         raise DataError("nobody was found in any picture, so there is nothing to report on")
     metrics, people, judged = measure(dataset, results, skeleton)
-    metrics = {"about": about, **metrics}
+    more = distance_metrics(more_metrics, results, dataset.annotations, skeleton)
+    metrics = {"about": about, **_defined(more), **metrics}
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "metrics.json", metrics)
@@ -60,12 +65,14 @@ def write_page(
 ) -> None:
     """Writes report.html. All its numbers come from `metrics`, the content of metrics.json."""
     curves = metrics["precision_recall"]
+    more = [name for name in metrics if distances.find(name)]
     page.write(
         path,
         "evaluation.html",
         about=metrics["about"],
         metrics=metrics,
-        metric_names=METRICS,
+        metric_names=[*METRICS, *more],
+        more_metrics=more,
         group_metrics=GROUP_METRICS,
         chart=charts.precision_recall(curves),
         curve_colors=charts.curve_colors(len(curves["AP"])),
@@ -110,7 +117,7 @@ def measure(
     labelled = np.digitize(people.num_labelled, edges, right=True)
     ranges = enumerate(itertools.pairwise([0, *edges, skeleton.num_keypoints]))
     metrics = {
-        **{name: None if value == -1 else value for name, value in ten.items()},
+        **_defined(ten),
         "precision_recall": _precision_recall(evaluation),
         **diagnosis.summary(judged, people, skeleton),
         "by_size": [score(name, sizes == i) for i, name in enumerate(_size_names(SIZE_EDGES_PX))],
@@ -123,6 +130,10 @@ def measure(
         },
     }
     return metrics, people, judged
+
+
+def _defined(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if value == UNDEFINED else value for name, value in metrics.items()}
 
 
 def _size_names(edges: Sequence[int]) -> list[str]:

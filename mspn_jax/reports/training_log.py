@@ -166,7 +166,7 @@ class TrainingReport:
                 log.info("the trace of steps %d to %d is in %s", first + 1, step, folder)
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        """Logs COCO's ten metrics of a step."""
+        """Logs the metrics of an evaluated step."""
         self.write(step, metrics)
         brief = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         log.info("step %d: %s", step, brief)

@@ -4,7 +4,7 @@ A folder of checkpoints holds `model.json` and one folder a step. Each step has 
 `variables` (params and batch_stats), which is all that inference reads. A step of a training run
 also has the item `training` (optimiser state, step, and the rest of `TrainState`). The item
 `checksums` covers every array of both: orbax alone returns arrays with flipped bits without an
-error. A step that was evaluated has COCO's ten metrics in `evaluation.json`. A converted model is
+error. A step that was evaluated has its metrics in `evaluation.json`. A converted model is
 such a folder with the one step 0.
 """
 

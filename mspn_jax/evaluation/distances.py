@@ -1,0 +1,193 @@
+"""Metrics of distances: PCK, PCKh, AUC, EPE and RMSE. NumPy, in image pixels.
+
+Each annotated person is compared with the result whose box overlaps theirs most. Sources: mmpose
+1.3.2 for the averages over keypoints, and MPII's own evaluation for PCKh.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from mspn_jax.data.annotations import Annotations, rows_by_picture
+from mspn_jax.data.schema import some
+from mspn_jax.errors import DataError, UsageError
+from mspn_jax.geometry import box_overlaps, boxes_xywh_to_xyxy, clip_boxes
+from mspn_jax.skeletons import Skeleton
+
+AUC_PX = 30.0  # the largest distance of AUC
+AUC_THRESHOLDS = 20
+NOT_IN_PCKH = ("pelvis", "thorax")  # MPII's evaluation leaves them out of its mean
+NOBODY = -1
+UNDEFINED = -1.0  # COCO's metrics have it too
+
+
+class Distances(NamedTuple):
+    """Distances of M annotated people's keypoints to those that were found.
+
+    Attributes:
+      pixels: infinite for people without a result.
+      is_labelled: which keypoints count.
+      box_sides: the longer side of each person's annotated box, in pixels.
+      head_sizes: MPII's measure of each person's head, in pixels; 0 where it is not annotated.
+    """
+
+    pixels: Float[np.ndarray, "M K"]
+    is_labelled: Bool[np.ndarray, "M K"]
+    box_sides: Float[np.ndarray, "M"]
+    head_sizes: Float[np.ndarray, "M"]
+
+
+def measure(results: list[dict[str, Any]], annotations: Annotations) -> Distances:
+    """Distances of the people of a split.
+
+    Args:
+      results: COCO's submission format, with boxes.
+    """
+    people = annotations.people()
+    matched = match_by_box(results, people)
+    num_keypoints = people.visibility.shape[1]
+    pixels = np.full(people.visibility.shape, np.inf)
+    found = matched != NOBODY
+    triples = np.array([results[i]["keypoints"] for i in matched[found]], np.float64)
+    found_image_xy = triples.reshape(-1, num_keypoints, 3)[..., :2]
+    pixels[found] = np.linalg.norm(found_image_xy - people.keypoints_image_xy[found], axis=-1)
+    return Distances(
+        pixels, people.visibility > 0, people.boxes_xywh[:, 2:].max(1), people.head_sizes
+    )
+
+
+def match_by_box(results: list[dict[str, Any]], people: Annotations) -> Int[np.ndarray, "M"]:
+    """The result of each person, an index, or NOBODY. Each result belongs to one person at most.
+
+    The pair of one picture with the highest overlap of boxes (IoU) is matched first. Annotated
+    boxes are clipped to their picture, as those that crops are cut from.
+    """
+    matched = np.full(len(people.ids), NOBODY)
+    boxes_xyxy = clip_boxes(people.boxes_xywh, people.image_hw[people.image_rows])
+    found_in = rows_by_picture(np.array([r["image_id"] for r in results], np.int64))
+    for image_id, rows in rows_by_picture(people.image_ids[people.image_rows]).items():
+        found = found_in.get(image_id, np.zeros(0, int))
+        if not len(found):
+            continue
+        found_xyxy = boxes_xywh_to_xyxy(np.array([results[i]["bbox"] for i in found]))
+        overlaps = box_overlaps(boxes_xyxy[rows], found_xyxy)
+        for _ in range(min(overlaps.shape)):
+            # argmax takes the first of equals: people with the same box keep their order.
+            person, result = np.unravel_index(overlaps.argmax(), overlaps.shape)
+            if overlaps[person, result] <= 0:
+                break
+            matched[rows[person]] = found[result]
+            overlaps[person], overlaps[:, result] = -1, -1
+    return matched
+
+
+def _mean_over_keypoints(
+    values: Float[np.ndarray, "M K"], is_counted: Bool[np.ndarray, "M K"]
+) -> float:
+    """The mean of each keypoint's mean; keypoints that are never counted have none."""
+    counts = is_counted.sum(0)
+    means = np.where(is_counted, values, 0).sum(0)[counts > 0] / counts[counts > 0]
+    return float(means.mean()) if len(means) else UNDEFINED
+
+
+def _pck(distances: Distances, skeleton: Skeleton, threshold: float) -> float:
+    is_near = distances.pixels / distances.box_sides[:, None] < threshold
+    return _mean_over_keypoints(is_near.astype(float), distances.is_labelled)
+
+
+def _pckh(distances: Distances, skeleton: Skeleton, threshold: float) -> float:
+    is_counted = distances.is_labelled & [
+        name not in NOT_IN_PCKH for name in skeleton.keypoint_names
+    ]
+    is_near = distances.pixels / distances.head_sizes[:, None] <= threshold
+    return float(is_near[is_counted].mean()) if is_counted.any() else UNDEFINED
+
+
+def _auc(distances: Distances, skeleton: Skeleton) -> float:
+    thresholds = AUC_PX * np.arange(AUC_THRESHOLDS) / AUC_THRESHOLDS
+    is_near = [
+        _mean_over_keypoints((distances.pixels < each).astype(float), distances.is_labelled)
+        for each in thresholds
+    ]
+    return float(np.mean(is_near))
+
+
+def _found(distances: Distances) -> Float[np.ndarray, "N"]:
+    return distances.pixels[distances.is_labelled & np.isfinite(distances.pixels)]
+
+
+def _epe(distances: Distances, skeleton: Skeleton) -> float:
+    found = _found(distances)
+    return float(found.mean()) if len(found) else UNDEFINED
+
+
+def _rmse(distances: Distances, skeleton: Skeleton) -> float:
+    found = _found(distances)
+    return float(np.sqrt(np.square(found).mean())) if len(found) else UNDEFINED
+
+
+_PLAIN: dict[str, Callable[[Distances, Skeleton], float]] = {
+    "AUC": _auc,
+    "EPE": _epe,
+    "RMSE": _rmse,
+}
+_AT: dict[str, Callable[[Distances, Skeleton, float], float]] = {"PCK": _pck, "PCKh": _pckh}
+FORMS = "PCK@0.2 or another fraction, PCKh@0.5, AUC, EPE, RMSE"
+
+
+def find(name: str) -> Callable[[Distances, Skeleton], float] | None:
+    """The function of a metric: "PCK@0.2", "PCKh@0.5", "AUC", "EPE" or "RMSE"; or None."""
+    given = re.fullmatch(r"(PCKh?)@(\d+|\d*\.\d+)", name)
+    if not given or float(given[2]) <= 0:
+        return _PLAIN.get(name)
+    function, threshold = _AT[given[1]], float(given[2])
+    return lambda distances, skeleton: function(distances, skeleton, threshold)
+
+
+def check(names: Sequence[str], annotations: Annotations) -> None:
+    """Checks before any work that these metrics can be computed.
+
+    Raises:
+      UsageError: there is no metric of a name.
+      DataError: PCKh is asked for, and somebody has no `head_size`.
+    """
+    for name in names:
+        if find(name) is None:
+            raise UsageError(f"eval.metrics: no metric {name!r}; there are {FORMS}")
+    people = annotations.people()
+    lacking = people.ids[people.head_sizes <= 0]
+    if len(lacking) and any(name.startswith("PCKh") for name in names):
+        raise DataError(
+            f"{annotations.file}: annotation {some(lacking.tolist())}: no head_size, which PCKh is"
+            " measured in. Leave PCKh out of config.eval.metrics, or add head_size (in pixels)"
+        )
+
+
+def distance_metrics(
+    names: Sequence[str],
+    results: list[dict[str, Any]],
+    annotations: Annotations,
+    skeleton: Skeleton,
+) -> dict[str, float]:
+    """Metrics by name.
+
+    PCK@t: the share of labelled keypoints nearer than t times the longer side of the person's box,
+      averaged over the people, then over the keypoints.
+    PCKh@t: the share of all labelled keypoints, except pelvis and thorax, that are within t times
+      `head_size`.
+    AUC: the mean of PCK with 20 thresholds, 0, 1.5 ... 28.5 pixels.
+    EPE, RMSE: mean distance and its root mean square, in pixels, of people who have a result.
+
+    A keypoint of a person without a result is wrong in PCK, PCKh and AUC. A metric is -1 if nobody
+    counts.
+
+    Raises:
+      UsageError, DataError: see `check`.
+    """
+    check(names, annotations)
+    distances = measure(results, annotations)
+    functions = {name: find(name) for name in names}
+    return {name: f(distances, skeleton) for name, f in functions.items() if f}

@@ -1,0 +1,180 @@
+"""PCK, PCKh, AUC, EPE and RMSE against loops over people and keypoints."""
+
+import dataclasses
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+from mspn_jax.data.annotations import Annotations
+from mspn_jax.errors import DataError, UsageError
+from mspn_jax.evaluation import distances
+from mspn_jax.evaluation.distances import NOBODY, UNDEFINED, distance_metrics
+from mspn_jax.geometry import box_overlaps
+from mspn_jax.skeletons import Skeleton
+
+NAMES = (
+    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis",
+    "thorax", "upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder",
+    "left_shoulder", "left_elbow", "left_wrist",
+)  # fmt: skip
+MPII = Skeleton("mpii", NAMES, (), (0.05,) * 16, ())
+ALL = ("PCK@0.05", "PCK@0.2", "PCKh@0.5", "PCKh@0.3", "AUC", "EPE", "RMSE")
+
+
+def split(people_per_picture=(1, 3, 0, 2), seed=0) -> Annotations:
+    rng = np.random.default_rng(seed)
+    image_rows = np.repeat(np.arange(len(people_per_picture)), people_per_picture)
+    count = len(image_rows)
+    top_left = np.stack([70.0 * np.arange(count), rng.uniform(0, 60, count)], -1)
+    size = rng.uniform(40, 60, (count, 2))
+    inside = rng.uniform(0, 1, (count, 16, 2))
+    return Annotations(
+        file=pathlib.Path("made_up.json"),
+        category_id=1,
+        image_ids=np.arange(len(people_per_picture)) + 7,
+        file_names=tuple(f"{i}.jpg" for i in range(len(people_per_picture))),
+        image_hw=np.full((len(people_per_picture), 2), 1000),
+        ids=np.arange(count) + 100,
+        image_rows=image_rows,
+        boxes_xywh=np.concatenate([top_left, size], -1),
+        keypoints_image_xy=top_left[:, None] + inside * size[:, None],
+        visibility=rng.choice([0.0, 1.0, 2.0], (count, 16)),
+        areas=size.prod(-1),
+        head_sizes=rng.uniform(8, 14, count),
+        is_crowd=np.zeros(count, bool),
+        is_person=np.ones(count, bool),
+    )
+
+
+def results_of(annotations: Annotations, seed=1, spread=6.0) -> list[dict]:
+    """A result for each person, in random order."""
+    rng = np.random.default_rng(seed)
+    results = []
+    for row in rng.permutation(len(annotations.ids)):
+        off = rng.normal(0, spread, (16, 2))
+        triples = np.column_stack([annotations.keypoints_image_xy[row] + off, np.ones(16)])
+        results.append(
+            {
+                "image_id": int(annotations.image_ids[annotations.image_rows[row]]),
+                "keypoints": triples.ravel().tolist(),
+                "bbox": (annotations.boxes_xywh[row] + rng.uniform(-3, 3, 4)).tolist(),
+                "score": 1.0,
+                "row": int(row),
+            }
+        )
+    return results
+
+
+def oracle(name: str, annotations: Annotations, results: list[dict]) -> float:
+    """The metric by plain loops; every person has a result, which says whose it is."""
+    found = {r["row"]: np.reshape(r["keypoints"], (16, 3))[:, :2] for r in results}
+    near, far, labelled = [0] * 16, [], [0] * 16
+    at = float(name.partition("@")[2] or 0)
+    for row in range(len(annotations.ids)):
+        for k in range(16):
+            if annotations.visibility[row, k] == 0:
+                continue
+            dx, dy = found[row][k] - annotations.keypoints_image_xy[row, k]
+            distance = math.hypot(dx, dy)
+            far.append(distance)
+            labelled[k] += 1
+            if name.startswith("PCKh"):
+                near[k] += distance / annotations.head_sizes[row] <= at
+            elif name == "AUC":
+                near[k] += sum(distance / 30 < i / 20 for i in range(20)) / 20
+            else:
+                near[k] += distance < at * max(annotations.boxes_xywh[row, 2:])
+    if name == "EPE":
+        return sum(far) / len(far)
+    if name == "RMSE":
+        return math.sqrt(sum(d * d for d in far) / len(far))
+    if name.startswith("PCKh"):  # MPII: every keypoint's PCKh, weighted with its count
+        counted = [k for k in range(16) if k not in (6, 7)]
+        total = sum(labelled[k] for k in counted)
+        return sum(near[k] / labelled[k] * labelled[k] / total for k in counted if labelled[k])
+    shares = [n / count for n, count in zip(near, labelled) if count]
+    return sum(shares) / len(shares)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", ALL)
+def test_a_metric_equals_a_loop_over_people_and_keypoints(name, seed):
+    annotations = split(seed=seed)
+    results = results_of(annotations, seed + 10)
+    expected = oracle(name, annotations, results)
+    assert name == "EPE" or name == "RMSE" or 0.01 < expected < 0.999
+    (value,) = distance_metrics([name], results, annotations, MPII).values()
+    assert value == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["PCK@0.2", "PCKh@0.5", "AUC"])
+def test_who_has_no_result_counts_as_wrong(name):
+    annotations = split((1, 1))
+    annotations = dataclasses.replace(annotations, visibility=np.full((2, 16), 2.0))
+    results = results_of(annotations, spread=0.0)
+    whole = distance_metrics([name], results, annotations, MPII)[name]
+    half = distance_metrics([name], results[:1], annotations, MPII)[name]
+    assert whole == pytest.approx(0.95 if name == "AUC" else 1)  # one threshold of AUC is 0
+    assert half == pytest.approx(whole / 2)
+    assert distance_metrics([name], [], annotations, MPII)[name] == 0
+
+
+def test_pixels_are_of_the_found():
+    annotations = split((1, 1))
+    results = results_of(annotations)[:1]
+    row = results[0]["row"]
+    alone = annotations.select([row])
+    for name in ("EPE", "RMSE"):
+        value = distance_metrics([name], results, annotations, MPII)[name]
+        assert value == pytest.approx(oracle(name, alone, [results[0] | {"row": 0}]))
+        assert distance_metrics([name], [], annotations, MPII)[name] == UNDEFINED
+
+
+def test_crowds_do_not_count():
+    annotations = split()
+    results = results_of(annotations)
+    before = distance_metrics(ALL, results, annotations, MPII)
+    crowd = annotations.select([0, *range(len(annotations.ids))])
+    is_person = np.arange(len(crowd.ids)) > 0
+    crowd = dataclasses.replace(crowd, is_person=is_person, is_crowd=~is_person)
+    assert distance_metrics(ALL, results, crowd, MPII) == before
+
+
+def test_a_result_goes_to_the_person_whose_box_it_overlaps_most():
+    people = split((3,))
+    people.boxes_xywh[:] = [[0, 0, 10, 10], [0, 0, 10, 10], [5, 0, 10, 10]]
+    image_id = int(people.image_ids[0])
+
+    def match(*boxes):
+        results = [{"image_id": image_id, "bbox": list(box)} for box in boxes]
+        return distances.match_by_box(results, people).tolist()
+
+    assert match([5, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]) == [1, 2, 0]
+    assert match([1, 0, 10, 10], [0, 0, 10, 10]) == [1, 0, NOBODY]
+    assert match([100, 100, 10, 10]) == [NOBODY] * 3
+    elsewhere = [{"image_id": image_id + 1, "bbox": [0, 0, 10, 10]}]
+    assert distances.match_by_box(elsewhere, people).tolist() == [NOBODY] * 3
+
+
+def test_overlaps_of_boxes():
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 0, 0]])
+    others = np.array([[5, 0, 15, 10], [0, 0, 10, 10], [20, 20, 30, 30], [2, 2, 4, 7]])
+    np.testing.assert_allclose(
+        box_overlaps(boxes, others), [[50 / 150, 1, 0, 10 / 100], [0, 0, 0, 0]]
+    )
+
+
+@pytest.mark.parametrize("name", ["PCK", "PCK@", "PCK@0", "PCK@-1", "PCK@0.2.1", "pck@0.2", "AP"])
+def test_an_unknown_metric_is_refused(name):
+    with pytest.raises(UsageError, match="no metric"):
+        distances.check([name], split())
+
+
+def test_pckh_without_head_sizes_is_refused():
+    annotations = split()
+    annotations.head_sizes[2] = 0
+    distances.check(["PCK@0.2"], annotations)
+    with pytest.raises(DataError, match="annotation 102: no head_size"):
+        distances.check(["PCKh@0.5"], annotations)

@@ -52,12 +52,16 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     config.num_hard_keypoints = 8
     config.clip_norm = 0.0  # of all gradients together; 0: no clipping
     config.ema_decay = 0.0  # of the parameters' average, evaluated and kept; 0: none
+    config.stop_after = 0  # evaluations without a better AP end the run; 0: none do
     config.max_skipped_in_a_row = 10  # steps without finite loss and gradients; more end the run
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 5e-3  # at batch 256; scaled linearly with the batch
-    config.optimizer.warmup_steps = 500
+    config.optimizer.encoder_rate = 1.0  # factor on the rate of the stem and the encoders
+    config.optimizer.schedule = "drops"  # or "cosine", which fits a run of any length
+    config.optimizer.warmup_steps = 500  # of "drops"
     config.optimizer.drop_epochs = (170.0, 200.0)
     config.optimizer.drop_factor = 0.1
+    config.optimizer.warmup_share = 0.05  # of the run, of "cosine"
 
     config.eval = ConfigDict()
     config.eval.every_epochs = 10  # 0: only at the end
@@ -68,6 +72,7 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     )
 
     config.eval.metrics = ()  # besides COCO's: "PCK@0.2", "PCKh@0.5", "AUC", "EPE", "RMSE"
+    config.eval.report = False  # of the best checkpoint, into the workdir, at the end of a run
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 500

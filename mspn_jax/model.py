@@ -313,6 +313,11 @@ class Stage(nn.Module):
         return features, next_x, next_skips[::-1]
 
 
+def is_encoder(path: tuple[str, ...]) -> bool:
+    """Whether a parameter, by its path in `params`, is of the stem or of a stage's encoder."""
+    return path[0] == "stem" or (path[0].startswith("stage") and path[1].startswith("layer"))
+
+
 def normalise(crops: UInt8[jax.Array, "B H W 3"]) -> Float[jax.Array, "B H W 3"]:
     """The network's input: RGB crops minus `MEAN_RGB`, divided by `STD_RGB`."""
     return (crops.astype(jnp.float32) - jnp.array(MEAN_RGB)) / jnp.array(STD_RGB)

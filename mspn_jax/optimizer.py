@@ -1,5 +1,12 @@
-"""Adam, and a learning rate with a linear warm-up and step drops. Source: mmpose 1.3.2."""
+"""Adam, and learning rates with a linear warm-up: step drops, or a cosine.
 
+Source: mmpose 1.3.2 for Adam and the step drops.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -34,12 +41,48 @@ def learning_rate_schedule(
     return schedule
 
 
-def adam(schedule: optax.ScalarOrSchedule, clip_norm: float = 0.0) -> optax.GradientTransformation:
+def cosine_schedule(
+    learning_rate: float, batch_size: int, num_steps: int, warmup_share: float
+) -> optax.Schedule:
+    """A schedule that fits a run of any length: step -> learning rate.
+
+    The rate rises linearly from 0.001 of its peak over `warmup_share` of the run, and falls to 0 at
+    its end by half a cosine. The peak is `learning_rate * batch_size / 256`.
+    """
+    peak = learning_rate * batch_size / REFERENCE_BATCH_SIZE
+    warmup_steps = round(warmup_share * num_steps)
+    return optax.warmup_cosine_decay_schedule(
+        peak * (WARMUP_START if warmup_steps else 1),
+        peak,
+        warmup_steps=warmup_steps,
+        decay_steps=max(num_steps, warmup_steps + 1),
+    )
+
+
+def adam(
+    schedule: optax.ScalarOrSchedule,
+    clip_norm: float = 0.0,
+    rate_of: Callable[[tuple[str, ...]], float] | None = None,
+) -> optax.GradientTransformation:
     """The reference's Adam: betas 0.9 and 0.999, epsilon 1e-8, no weight decay.
 
     Args:
       clip_norm: gradients with a larger global norm are scaled down to it. 0, as in the
         reference, does not clip.
+      rate_of: the path of a parameter -> factor on its learning rate; None: 1 for all.
     """
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-8))
+    plain = optax.chain(clip, optax.adam(schedule, b1=0.9, b2=0.999, eps=1e-8))
+    if rate_of is None:
+        return plain
+
+    # Not another link of the chain: the state would have another form, and a run that was started
+    # without factors could not continue with them.
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = plain.update(gradients, state, params)
+        scaled = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf * rate_of(tuple(key.key for key in path)), updates
+        )
+        return scaled, state
+
+    return optax.GradientTransformation(plain.init, update)

@@ -78,7 +78,7 @@ def outcome(seed: list[int]) -> str:
         ranges.check(config)
         description = configured.describe(config)
         configured.check_batch(config.batch_size, config.accumulate, 1)
-        network = configured.new_training(config, description, steps_per_epoch=10)
+        network = configured.new_training(config, description, steps_per_epoch=10, num_steps=70)
         configured.as_dict(config)
     except Error as error:
         assert "\n" not in str(error) and len(str(error)) < 1000

@@ -10,7 +10,7 @@ import pytest
 from conftest import golden_json, golden_npz
 from golden import recipe
 from mspn_jax.convolution import convolve
-from mspn_jax.model import MSPN
+from mspn_jax.model import MSPN, is_encoder
 from mspn_jax.upsampling import upsample
 from mspn_jax.variables import count_parameters, initial_variables
 from mspn_jax.weights import conversion
@@ -122,3 +122,13 @@ def test_bfloat16_computes_near_float32_and_returns_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype("float32")}
     difference = np.abs(heatmaps - expected).max() / np.std(expected)
     assert 1e-4 < difference < 0.3  # it did compute in bfloat16, and only that
+
+
+def test_the_encoder_is_what_a_resnet_gives():
+    model = MSPN(num_stages=2, blocks_per_unit=(1, 2, 1, 1), stem_channels=8, unit_channels=16)
+    variables = initial_variables(model, 0, (64, 64))
+    architecture = conversion.architecture_of_variables(variables)
+    bricks = list(architecture.bricks())
+    assert {is_encoder(brick.path) for brick in bricks} == {False, True}
+    for brick in bricks:
+        assert is_encoder(brick.path) == (brick.torchvision is not None), brick

@@ -1,11 +1,14 @@
 """The learning rate schedule and Adam against the reference, step by step."""
 
+import math
+
+import jax
 import numpy as np
 import optax
 import pytest
 
 from conftest import golden_json
-from mspn_jax.optimizer import adam, learning_rate_schedule
+from mspn_jax.optimizer import adam, cosine_schedule, learning_rate_schedule
 
 
 @pytest.mark.parametrize("steps_per_epoch", [585, 586])
@@ -48,3 +51,29 @@ def test_adam_is_torchs():
         deviation = np.sqrt(second / (1 - 0.999**step))
         expected = expected - 1e-3 * mean / (deviation + 1e-8)
         np.testing.assert_allclose(params, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_steps, warmup", [(200, 10), (7, 0), (1, 0), (10_000, 500)])
+def test_the_cosine_fits_a_run(num_steps, warmup):
+    schedule = cosine_schedule(4e-3, batch_size=64, num_steps=num_steps, warmup_share=0.05)
+    for step in {0, 1, warmup // 2, warmup, num_steps // 2, num_steps - 1, num_steps}:
+        if step < warmup:
+            expected = 1e-3 * (0.001 + 0.999 * step / warmup)
+        else:
+            progress = (step - warmup) / (num_steps - warmup)
+            expected = 1e-3 * (1 + math.cos(math.pi * progress)) / 2
+        assert schedule(step) == pytest.approx(expected, rel=1e-4, abs=1e-10), step
+
+
+def test_a_parameter_can_have_a_rate_of_its_own():
+    params = {"stem": {"kernel": np.ones(3)}, "head": {"kernel": np.ones(3)}}
+    gradients = jax.tree.map(lambda leaf: np.array([1.0, -2.0, 0.5]), params)
+    plain = adam(1e-2)
+    factors = {"stem": 0.25, "head": 1.0}
+    slow = adam(1e-2, rate_of=lambda path: factors[path[0]])
+    expected, state = plain.update(gradients, plain.init(params), params)
+    updates, slow_state = slow.update(gradients, slow.init(params), params)
+    for name, factor in factors.items():
+        np.testing.assert_allclose(updates[name]["kernel"], factor * expected[name]["kernel"])
+    # A run can go on with other rates.
+    assert jax.tree.structure(state) == jax.tree.structure(slow_state)

@@ -115,6 +115,49 @@ def test_a_run_starts_from_another_ones_weights(workdir, config, tmp_path):
         np.testing.assert_allclose(mine, expected, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_run_ends_when_ap_does_not_rise_and_reports_on_its_best(config, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = ("--config", config, "--workdir", workdir, "--config.stop_after=1")
+    begun = run("train.py", *arguments, "--config.num_steps=3", "--config.eval.every_epochs=0")
+    assert begun.returncode == 0, begun.stderr
+    evaluation = workdir / "checkpoints" / "3" / "evaluation.json"
+    metrics = json.loads(evaluation.read_text())
+    evaluation.write_text(json.dumps(metrics | {"AP": 0.99}))
+    more = ("--config.num_steps=1000", "--config.eval.report=True")
+    ended = run("train.py", *arguments, *more, "--config.eval.metrics=('PCK@0.2',)")
+    assert ended.returncode == 0, ended.stderr
+    assert "AP has not risen since step 3, for 1 evaluations" in ended.stderr
+    assert "AP was best at step 3 of " in ended.stderr
+    last = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
+    assert last < 100
+    report = json.loads((workdir / "report" / "metrics.json").read_text())
+    assert report["about"]["checkpoint"].endswith("step 3") and 0 <= report["PCK@0.2"] <= 1
+    assert report["AP"] == pytest.approx(metrics["AP"], abs=1e-6)
+    again = run("train.py", *arguments, *more)
+    assert again.returncode == 0, again.stderr
+    assert f"ended at step {last}" in again.stderr and f"step {last + 1}/" not in again.stderr
+
+
+@pytest.mark.slow
+def test_a_schedule_that_does_not_fit_the_run_is_told(config, tmp_path):
+    def told(name, *flags):
+        done = run("train.py", "--config", config, "--workdir", tmp_path / name, *flags)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    short = ("--config.num_steps=2", "--config.eval.every_epochs=0")
+    long = told("long", *short, "--config.optimizer.warmup_steps=500")
+    assert (
+        "the warm-up is 500 steps (config.optimizer.warmup_steps), and the run ends at step 2"
+        in (long)
+    )
+    flat = told("flat", *short, "--config.optimizer.warmup_steps=1")
+    assert "the learning rate never falls" in flat
+    fits = told("fits", *short, "--config.optimizer.schedule=cosine")
+    assert "the learning rate" not in fits
+
+
 def evaluated(config, workdir, output, *flags, **processes):
     arguments = ("--config", config, "--checkpoint", workdir, "--output", output)
     return run("eval.py", *arguments, *flags, **processes)

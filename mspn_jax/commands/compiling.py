@@ -192,7 +192,12 @@ def training_step(
     config: ConfigDict, description: Description, devices: Devices, rows: int
 ) -> tuple[Any, Any, Any]:
     """The jitted training step of `mspn train`, and the shapes of its state and batch."""
-    network = configured.new_training(config, description, _STEPS_PER_EPOCH)
+    network = configured.new_training(
+        config,
+        description,
+        steps_per_epoch=_STEPS_PER_EPOCH,
+        num_steps=_STEPS_PER_EPOCH * config.num_epochs,
+    )
     variables = variable_shapes(network.model, description.crop_hw)
     state = jax.eval_shape(
         lambda variables: training.new_state(variables, network.optimizer, config.ema_decay > 0),

@@ -16,7 +16,7 @@ from mspn_jax.data import categories
 from mspn_jax.data.coco import SKELETON_FILE, annotation_file, load_json
 from mspn_jax.devices import AXIS, Devices
 from mspn_jax.errors import UsageError
-from mspn_jax.model import MSPN
+from mspn_jax.model import MSPN, is_encoder
 from mspn_jax.skeletons import SKELETONS, Skeleton
 from mspn_jax.storage import files, mirror, paths
 from mspn_jax.weights.description import Description
@@ -57,17 +57,26 @@ class Training(NamedTuple):
     step: training.TrainStep
 
 
-def new_training(config: Any, description: Description, steps_per_epoch: int) -> Training:
-    """The config's network, optimiser and training step."""
+def new_training(
+    config: Any, description: Description, *, steps_per_epoch: int, num_steps: int
+) -> Training:
+    """The config's network, optimiser and training step.
+
+    Args:
+      num_steps: of the whole run.
+    """
     model = description.new_model(
         dtype=jnp.dtype(config.dtype),
         axis_name=AXIS if config.sync_batch_norm else None,
         remat=config.remat,
     )
-    schedule = optimizer.learning_rate_schedule(
-        batch_size=config.batch_size, steps_per_epoch=steps_per_epoch, **config.optimizer
+    schedule = new_schedule(config, steps_per_epoch, num_steps)
+    encoder_rate = config.optimizer.encoder_rate
+    adam = optimizer.adam(
+        schedule,
+        config.clip_norm,
+        None if encoder_rate == 1 else lambda path: encoder_rate if is_encoder(path) else 1.0,
     )
-    adam = optimizer.adam(schedule, config.clip_norm)
     step = training.train_step(
         model,
         adam,
@@ -76,6 +85,47 @@ def new_training(config: Any, description: Description, steps_per_epoch: int) ->
         ema_decay=config.ema_decay,
     )
     return Training(model, schedule, adam, step)
+
+
+def new_schedule(config: Any, steps_per_epoch: int, num_steps: int) -> optax.Schedule:
+    """The config's schedule: step -> learning rate."""
+    rates = config.optimizer
+    if rates.schedule == "cosine":
+        return optimizer.cosine_schedule(
+            rates.learning_rate, config.batch_size, num_steps, rates.warmup_share
+        )
+    return optimizer.learning_rate_schedule(
+        rates.learning_rate,
+        config.batch_size,
+        steps_per_epoch,
+        rates.warmup_steps,
+        rates.drop_epochs,
+        rates.drop_factor,
+    )
+
+
+def warn_of_schedule(config: Any, steps_per_epoch: int, num_steps: int) -> None:
+    """Warns of a schedule that does not fit the run."""
+    rates = config.optimizer
+    if rates.schedule != "drops":
+        return
+    remedy = "config.optimizer.schedule=cosine fits a run of any length"
+    if rates.warmup_steps >= num_steps:
+        log.warning(
+            "the learning rate does not reach its peak: the warm-up is %d steps"
+            " (config.optimizer.warmup_steps), and the run ends at step %d. %s",
+            rates.warmup_steps,
+            num_steps,
+            remedy,
+        )
+    elif rates.drop_epochs and min(rates.drop_epochs) * steps_per_epoch >= num_steps:
+        log.warning(
+            "the learning rate never falls: config.optimizer.drop_epochs begin at %g, and the run"
+            " ends at epoch %.1f. %s",
+            min(rates.drop_epochs),
+            num_steps / steps_per_epoch,
+            remedy,
+        )
 
 
 def new_estimate(config: Any, description: Description, devices: Devices = None) -> Any:

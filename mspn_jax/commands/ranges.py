@@ -12,6 +12,7 @@ from mspn_jax.evaluation import distances
 from mspn_jax.model import COARSEST_STRIDE, NUM_UNITS
 
 DTYPES = ("float32", "bfloat16")
+SCHEDULES = ("drops", "cosine")
 
 
 class Rule(NamedTuple):
@@ -72,8 +73,12 @@ RULES = {
     "num_hard_keypoints": AT_LEAST_1,
     "clip_norm": AT_LEAST_0,
     "ema_decay": Rule("0 or more, and less than 1", lambda value: 0 <= value < 1),
+    "stop_after": AT_LEAST_0,
     "max_skipped_in_a_row": AT_LEAST_1,
     "optimizer.learning_rate": POSITIVE,
+    "optimizer.encoder_rate": AT_LEAST_0,
+    "optimizer.schedule": Rule(" or ".join(SCHEDULES), lambda name: name in SCHEDULES),
+    "optimizer.warmup_share": Rule("0 or more, and less than 1", lambda value: 0 <= value < 1),
     "optimizer.warmup_steps": AT_LEAST_0,
     "optimizer.drop_epochs": Rule(
         "epochs, each more than 0", lambda epochs: all(epoch > 0 for epoch in epochs)
@@ -113,8 +118,10 @@ LARGEST = {
     "accumulate": 2**20,
     "num_epochs": 10**6,
     "num_steps": _INT32,
+    "stop_after": _INT32,
     "max_skipped_in_a_row": _INT32,
     "optimizer.learning_rate": 1e30,  # float32, multiplied by the batch
+    "optimizer.encoder_rate": 1_000,
     "optimizer.warmup_steps": _INT32,
     "eval.every_epochs": 10**6,
     "eval.batch_size": 2**20,

@@ -26,10 +26,13 @@ from mspn_jax.errors import UsageError
 from mspn_jax.evaluation import distances
 from mspn_jax.evaluation.scoring import evaluate
 from mspn_jax.folding import fold
+from mspn_jax.reports import evaluation
+from mspn_jax.reports.advice import advice
 from mspn_jax.reports.training_log import TrainingReport
-from mspn_jax.storage import files, paths
+from mspn_jax.storage import files, mirror, paths
 from mspn_jax.training import Metrics, TrainState
 from mspn_jax.variables import count_parameters, initial_variables
+from mspn_jax.weights.checkpoints import load
 from mspn_jax.weights.description import Description
 from mspn_jax.weights.run import Checkpoints
 from mspn_jax.weights.start import initial_from
@@ -54,7 +57,9 @@ def main() -> None:
     # Errors in the data are raised before anything is compiled.
     records, validation = open_data(config, description)
     steps = Steps.of(config, num_people=int(records.num_people.sum()))
-    network = configured.new_training(config, description, steps.per_epoch)
+    network = configured.new_training(
+        config, description, steps_per_epoch=steps.per_epoch, num_steps=steps.last
+    )
     train = training.on_all_devices(stopping.with_signals(network.step))
     examples = training.example_heatmaps(description.new_model(dtype=network.model.dtype))
 
@@ -71,6 +76,8 @@ def main() -> None:
         if first_step >= steps.last and evaluated is not None:
             log.info("%s has done its %d steps; num_epochs says how many", workdir, steps.last)
             return
+        if evaluated is not None and has_stalled(config, checkpoints, steps, first_step):
+            return
         if jax.process_index() == 0:  # A run that is refused has changed no file.
             files.write_json(workdir / "config.json", configured.as_dict(config), indent=2)
             description.write(workdir / "checkpoints")
@@ -83,8 +90,8 @@ def main() -> None:
             return started == first_step or checkpoints.has(started)
 
         stop = stack.enter_context(stopping.stop_requests(is_saved))
-        evaluate_state = new_evaluation(config, description, validation, stop)
-        run = Run(check_alone, checkpoints, report, evaluate_state)
+        estimate = new_evaluation(config, description, validation, stop)
+        run = Run(check_alone, checkpoints, report, estimate)
         if evaluated is not None:
             report.evaluation(first_step, evaluated)
         elif first_step and steps.is_evaluated(first_step):  # it was stopped after saving
@@ -111,9 +118,13 @@ def main() -> None:
                 run.evaluate(done, state)
                 if jax.process_index() == 0:
                     report.picture(done, "samples", overlay_heatmaps(*examples(state, crops)))
+                if has_stalled(config, checkpoints, steps, done):
+                    break
             if stopped_by:
                 message = f"saved at step {done}; the same command goes on from there"
                 stop.leave(int(stopped_by), message)
+        if config.eval.report:
+            run.report_on_best(workdir, validation, description, config)
     log.info(
         "done. Next: mspn eval --config %s --checkpoint %s",
         config_flags.get_config_filename(flags.FLAGS["config"]),
@@ -199,6 +210,24 @@ def start(
     return checkpoints.restore(state)
 
 
+def has_stalled(
+    config: ConfigDict, checkpoints: Checkpoints, steps: Steps, evaluated_step: int
+) -> bool:
+    """Whether AP has not risen for `config.stop_after` evaluations; says so."""
+    best = checkpoints.best_step()
+    if not config.stop_after or best is None:
+        return False
+    if evaluated_step - best < config.stop_after * steps.evaluate_every:
+        return False
+    log.info(
+        "ended at step %d: AP has not risen since step %d, for %d evaluations (config.stop_after)",
+        evaluated_step,
+        best,
+        config.stop_after,
+    )
+    return True
+
+
 def log_start(config: ConfigDict, state: TrainState, records: Records, steps: Steps) -> None:
     log.info(
         "%s: %s parameters, %d people in %d pictures, %d steps of %d an epoch, on %d %s",
@@ -211,6 +240,7 @@ def log_start(config: ConfigDict, state: TrainState, records: Records, steps: St
         jax.device_count(),
         jax.devices()[0].device_kind,
     )
+    configured.warn_of_schedule(config, steps.per_epoch, steps.last)
     if state.step:
         log.info("resuming at step %d, epoch %.1f", state.step, state.step / steps.per_epoch)
 
@@ -254,8 +284,8 @@ def new_evaluation(
     description: Description,
     validation: EvaluationSet,
     stop: stopping.StopRequest,
-) -> Callable[[TrainState], dict[str, float]]:
-    """A function that returns COCO's ten metrics of a state, and those of `config.eval.metrics`."""
+) -> Callable[[Any], tuple[list[dict[str, Any]], dict[str, float]]]:
+    """A function variables -> results, metrics: COCO's ten and those of `config.eval.metrics`."""
     estimate = configured.new_estimate(config, description)
 
     def leave_if_asked(done: int) -> None:
@@ -263,10 +293,10 @@ def new_evaluation(
         if stop.number and jax.process_count() == 1:
             stop.leave(stop.number, "left the evaluation; the same command begins it again")
 
-    def evaluate_state(state: TrainState) -> dict[str, float]:
-        _, metrics, _ = evaluate(
+    def evaluate_variables(variables: Any) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        results, metrics, _ = evaluate(
             estimate,
-            fold(state.variables),
+            fold(variables),
             validation,
             description.new_skeleton(),
             crop_hw=description.crop_hw,
@@ -278,9 +308,9 @@ def new_evaluation(
             progress=leave_if_asked,
         )
         assert metrics is not None, "the validation split has annotations"
-        return metrics
+        return results, metrics
 
-    return evaluate_state
+    return evaluate_variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,7 +324,7 @@ class Run:
     check_alone: Callable[[], None]
     checkpoints: Checkpoints
     report: TrainingReport
-    evaluate_state: Callable[[TrainState], dict[str, float]]
+    evaluate_variables: Callable[[Any], tuple[list[dict[str, Any]], dict[str, float]]]
 
     def save(self, step: int, state: TrainState) -> None:
         with self.report.pause():
@@ -305,10 +335,38 @@ class Run:
     def evaluate(self, step: int, state: TrainState) -> None:
         """Evaluates a state that is saved, and keeps the metrics beside its checkpoint."""
         with self.report.pause():
-            metrics = self.evaluate_state(state)
+            _, metrics = self.evaluate_variables(state.variables)
             self.check_alone()
             self.checkpoints.record(step, metrics)
         self.report.evaluation(step, metrics)
+
+    def report_on_best(
+        self, workdir: paths.Path, dataset: EvaluationSet, description: Description, config: Any
+    ) -> None:
+        """Writes the report of the best checkpoint, and says what it suggests."""
+        with self.report.pause():
+            _, variables, step = load(workdir)
+            results, _ = self.evaluate_variables(variables)
+            if jax.process_index() > 0:
+                return
+            about: dict[str, str | int] = {
+                "model": description.variant,
+                "checkpoint": f"{workdir}, step {step.name}",
+                "split": config.data.val_split,
+            }
+            with mirror.Mirror(workdir / "report") as folder:
+                metrics = evaluation.write(
+                    folder.local,
+                    dataset,
+                    results,
+                    description.new_skeleton(),
+                    about,
+                    more_metrics=config.eval.metrics,
+                )
+        log.info("written: %s", workdir / "report" / "report.html")
+        last = self.checkpoints.latest_step() or 0
+        for line in advice(metrics, best_step=int(step.name), last_step=last):
+            log.info("%s", line)
 
 
 def check_skipped(step: int, metrics: Metrics, limit: int) -> None:

@@ -34,8 +34,8 @@ def write(
     about: dict[str, str | int],
     *,
     more_metrics: Sequence[str] = (),
-) -> None:
-    """Writes report.html and metrics.json.
+) -> dict[str, Any]:
+    """Writes report.html and metrics.json, and returns the content of metrics.json.
 
     Args:
       results: COCO's submission format.
@@ -58,6 +58,7 @@ def write(
         for section, rows in cases.choose(people, judged).items()
     }
     write_page(folder / "report.html", metrics, pictures)
+    return metrics
 
 
 def write_page(

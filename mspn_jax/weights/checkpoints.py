@@ -92,7 +92,7 @@ def best_of(steps: list[paths.Path]) -> paths.Path:
 
 
 def metrics_of(step: paths.Path) -> dict[str, float] | None:
-    """COCO's ten metrics of a step, as `Checkpoints.record` keeps them; None if there are none.
+    """The metrics of a step, as `Checkpoints.record` keeps them; None if there are none.
 
     A damaged file counts as none, with a warning.
     """

@@ -88,6 +88,12 @@ class Checkpoints:
         """What `record` kept with a step; None if it was not evaluated."""
         return checkpoints.metrics_of(self.folder / str(step))
 
+    def best_step(self) -> int | None:
+        """The saved step with the best AP; None if none was evaluated."""
+        steps = [self.folder / str(step) for step in self._manager.all_steps()]
+        evaluated = [step for step in steps if checkpoints.metrics_of(step)]
+        return int(checkpoints.best_of(evaluated).name) if evaluated else None
+
     def restore(self, template: Any) -> Any:
         """The state of the latest whole step, like `template` but with NumPy arrays.
 

@@ -26,8 +26,8 @@ def advice(metrics: dict[str, Any], *, best_step: int, last_step: int) -> list[s
     lines = [
         "AP was best at the last evaluation: a longer run (config.num_epochs) may raise it"
         if best_step == last_step
-        else f"AP was best at step {best_step} of {last_step}, and then fell: more people or stronger"
-        " augmentation may help, a longer run will not"
+        else f"AP was best at step {best_step} of {last_step}, and then fell: more people or"
+        " stronger augmentation may help, a longer run will not"
     ]
     shares = {kind: metrics["errors"][kind]["share"] or 0 for kind in _REMEDIES}
     kind = max(shares, key=lambda kind: shares[kind])

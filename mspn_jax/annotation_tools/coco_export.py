@@ -99,12 +99,9 @@ def _one_category(
     named = [row for row in found if row.get("keypoints")]
     if not named and names:
         named = [row | {"keypoints": list(names)} for row in found[:1]]
-    used = collections.Counter(
-        row.get("category_id") if isinstance(row.get("category_id"), int) else None
-        for row in parsing.items(content.get("annotations"), f"{file}: annotations")
-        if isinstance(row, dict)
-    )
-    named = [row for row in named if used[_number(row)]] or named
+    annotated = parsing.items(content.get("annotations"), f"{file}: annotations")
+    used = {_whole(row.get("category_id")) for row in annotated if isinstance(row, dict)}
+    named = [row for row in named if _whole(row.get("id")) in used] or named
     if len({str(row["keypoints"]) for row in named}) > 1:
         there = ", ".join(str(row.get("name")) for row in named)
         raise DataError(
@@ -116,19 +113,20 @@ def _one_category(
             " export keypoints (in CVAT: COCO Keypoints 1.0), or give --keypoint_names"
         )
     skeleton = categories.described(content | {"categories": named[:1]}, file)
-    ids = {_number(row) for row in named}
+    ids = {_whole(row.get("id")) for row in named} - {None}
     annotated = [
         row | {"category_id": named[0].get("id")}
-        if isinstance(row, dict) and row.get("category_id") in ids
+        if isinstance(row, dict) and _whole(row.get("category_id")) in ids
         else row
-        for row in content.get("annotations") or []
+        for row in annotated
     ]
-    others = [row for row in rows if _number(row) not in ids]
+    others = [row for row in rows if _whole(row.get("id")) not in ids]
     return content | {"categories": [*named[:1], *others], "annotations": annotated}, skeleton
 
 
-def _number(row: dict[str, Any]) -> Any:
-    return row.get("id") if isinstance(row.get("id"), int) else None
+def _whole(value: Any) -> int | None:
+    is_whole = type(value) is int or (type(value) is float and value.is_integer())
+    return int(value) if is_whole else None
 
 
 def _is_label_studios(content: Any) -> bool:

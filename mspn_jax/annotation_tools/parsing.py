@@ -12,7 +12,7 @@ from mspn_jax.errors import DataError
 _LARGEST_TEXT_FILE = 64 << 20  # bytes of a yaml or csv
 
 
-def mapping(value: Any, where: str) -> dict[str, Any]:
+def mapping(value: Any, where: str) -> dict[Any, Any]:
     """A json object. Raises DataError with the place."""
     if not isinstance(value, dict):
         raise DataError(f"{where}: {_kind(value)} where a json object is needed")

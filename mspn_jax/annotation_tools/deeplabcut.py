@@ -91,6 +91,8 @@ def _limbs(files: list[pathlib.Path], names: dict[str, None]) -> tuple[tuple[str
             return tuple(
                 (pair[0], pair[1])
                 for pair in pairs
-                if isinstance(pair, list) and len(pair) == 2 and all(p in names for p in pair)
+                if isinstance(pair, list)
+                and len(pair) == 2
+                and all(isinstance(p, str) and p in names for p in pair)
             )
     return ()

@@ -160,8 +160,9 @@ def _add(
     value = parsing.mapping(region["value"], where) if "value" in region else region
     kind = next((key for key in _DRAWN if key in value), None)
     if kind is None or "x" not in value:
-        if region.get("type") not in _BESIDE:
-            left_out.add(f"regions of type {str(region.get('type'))[:40]}, left out", where)
+        type_ = str(region.get("type"))
+        if type_ not in _BESIDE:
+            left_out.add(f"regions of type {type_[:40]}, left out", where)
         return
     label = parsing.items(value[kind], where)
     if not label:

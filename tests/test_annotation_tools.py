@@ -176,6 +176,60 @@ def test_label_studio_min(tmp_path):
     check_same(read, skeleton, shots, boxes=True, hidden=False, name=media)
 
 
+def test_label_studio_tasks_without_annotations_are_left_out(tmp_path):
+    root = tools.label_studio_min(tmp_path / "min", SHOTS[:3])
+    changed(root / "project-1.json", lambda c: [c[1].pop(key) for key in ("box", "kp")])
+    read, _, left_out = imported(tmp_path, root)
+    assert len(read.file_names) == 2
+    assert left_out.counts["pictures that nobody annotated"] == 1
+    root = tools.label_studio(tmp_path / "json", SHOTS[:3])
+    changed(root / "project-1.json", lambda c: c[1].pop("annotations"))
+    read, _, left_out = imported(tmp_path / "second", root)
+    assert len(read.file_names) == 2
+    assert left_out.counts == {"pictures that nobody annotated": 1}
+
+
+def test_label_studio_shapes_beside_their_labels(tmp_path):
+    """With Labels, a region has two results of one id: its shape, and its shape with the label."""
+    root = tools.label_studio(tmp_path / "ls", SHOTS[:3])
+
+    def separate(content):
+        for task in content:
+            result = task["annotations"][0]["result"]
+            for region in [r for r in result if r["type"] != "choices"]:
+                kind = region["type"]
+                labels = region["value"].pop(kind)
+                shape = region | {"type": kind.removesuffix("labels"), "value": region["value"]}
+                region |= {"type": "labels", "value": region["value"] | {"labels": labels}}
+                result.insert(0, shape)
+
+    changed(root / "project-1.json", separate)
+    read, skeleton, left_out = imported(tmp_path, root)
+    media = lambda shot: f"media/0a1b2c3d-{shot.name}"  # noqa: E731
+    check_same(read, skeleton, SHOTS[:3], boxes=True, name=media)
+    assert not left_out.counts
+
+
+def test_relations_group_keypoints(tmp_path):
+    root = tools.label_studio(tmp_path / "ls", SHOTS)
+
+    def relate(content):
+        for task in content:
+            result = task["annotations"][0]["result"]
+            for number, region in enumerate(list(result)):
+                owner = region.pop("parentID", None)
+                ends = (region["id"], owner) if number % 2 else (owner, region["id"])
+                if owner:
+                    relation = {"type": "relation", "from_id": ends[0], "to_id": ends[1]}
+                    result.append(relation | {"direction": "right"})
+
+    changed(root / "project-1.json", relate)
+    read, skeleton, left_out = imported(tmp_path, root)
+    media = lambda shot: f"media/0a1b2c3d-{shot.name}"  # noqa: E731
+    check_same(read, skeleton, SHOTS, boxes=True, name=media)
+    assert not left_out.counts
+
+
 def test_a_rotated_rectangle_of_label_studio_becomes_the_upright_one_around_it(tmp_path):
     root = tools.label_studio(tmp_path / "ls", SHOTS[:1])
     path = root / "project-1.json"

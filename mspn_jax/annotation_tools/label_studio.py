@@ -20,12 +20,11 @@ _BESIDE = {"choices", "relation", "textarea", "rating", "taxonomy", "number"}  #
 
 def is_format(content: Any) -> bool:
     """Whether a json's content is Label Studio's: tasks, or JSON-MIN's rows."""
-    return isinstance(content, list) and bool(content) and all(_is_task(row) for row in content)
+    is_list = isinstance(content, list) and all(isinstance(row, dict) for row in content)
+    return is_list and any(_is_task(row) for row in content)
 
 
-def _is_task(row: Any) -> bool:
-    if not isinstance(row, dict):
-        return False
+def _is_task(row: dict[str, Any]) -> bool:
     has_result = "annotations" in row or "completions" in row
     return (isinstance(row.get("data"), dict) and has_result) or _is_min(row)
 
@@ -73,8 +72,8 @@ def _tasks(
     if _is_min(row):
         yield _reference(row, task), [mark for value in row.values() for mark in _marks(value)]
         return
-    key = "annotations" if "annotations" in row else "completions"
-    given = parsing.items(row[key], f"{task}: {key}")
+    key = "completions" if "completions" in row else "annotations"
+    given = parsing.items(row.get(key), f"{task}: {key}")
     given = [parsing.mapping(each, f"{task}: {key}") for each in given]
     done = [each for each in given if not each.get("was_cancelled")]
     if not done:
@@ -84,7 +83,7 @@ def _tasks(
     left_out.add(what, task, len(done) - 1)
     regions = parsing.items(done[0].get("result"), f"{task}: result")
     yield (
-        _reference(row["data"], task),
+        _reference(parsing.mapping(row.get("data"), f"{task}: data"), task),
         [parsing.mapping(region, f"{task}: result") for region in regions],
     )
 
@@ -132,8 +131,11 @@ def _picture(
         for region in regions
         if region.get("type") == "choices" and _HIDDEN & {c.lower() for c in _choices(region)}
     }
+    named = {str(region.get("id")) for region in regions if _is_named(region)}
     for number, region in enumerate(regions):
         region_id = str(region.get("id", f"number {number}"))
+        if region_id in named and not _is_named(region):
+            continue  # its shape, or a choice, which another result of this id has beside the label
         where = f"{task}: region {region_id}"
         parent = region.get("parentID")
         owner = str(parent) if parent else owners.get(region_id)
@@ -144,6 +146,11 @@ def _picture(
     path, name = index.find(reference, task)
     instances = group(kept, marks.boxes, task, dataset.left_out)
     return LabelledPicture(name, path, instances, marks.size_wh, source=task)
+
+
+def _is_named(region: dict[str, Any]) -> bool:
+    value = region.get("value")
+    return isinstance(value, dict) and any(key in value for key in _DRAWN)
 
 
 def _add(

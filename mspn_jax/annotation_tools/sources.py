@@ -167,7 +167,9 @@ def recognise(source: pathlib.Path, format: str = "auto") -> tuple[str, list[pat
 def _label_files(source: pathlib.Path) -> list[pathlib.Path]:
     if source.is_file():
         return [source]
-    found = []
+    found = sorted(source.glob("annotations/person_keypoints_*.json"))
+    if found:  # COCO's other files take minutes
+        return found
     for ending in ("json", "yaml", "yml", "csv"):
         found += [
             path

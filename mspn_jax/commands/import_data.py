@@ -90,7 +90,8 @@ def lines(dataset: Dataset, written: Written) -> list[str]:
 
 def _how_to_split(dataset: Dataset) -> str:
     """Flags of `mspn split` that fit: the export's own subsets, or its folders."""
-    if {"train"} < {picture.subset for picture in dataset.pictures}:
+    subsets = {picture.subset.lower()[:3] for picture in dataset.pictures}
+    if {"tra", "val"} <= subsets:  # train, Train, train2017; val, valid, Validation
         return " --by subset"
     folders = {picture.name.rpartition("/")[0] for picture in dataset.pictures}
     return " --by group --val 0.2" if len(folders) > 1 else " --val 0.2"

@@ -62,6 +62,7 @@ def check_same(
     for shot in shots:
         picture = by_name[name(shot)]
         assert picture.image_hw == shot.size[::-1]
+        assert (read.file.parents[1] / "images" / name(shot)).read_bytes() == shot.jpeg
         assert len(picture.boxes_xywh) == len(shot.triples)
         rows = read.image_rows == read.file_names.index(name(shot))
         for n, (xyv, box) in enumerate(zip(shot.triples, shot.boxes)):
@@ -83,6 +84,8 @@ def test_cvat(tmp_path):
     check_same(read, skeleton, SHOTS, boxes=False)
     assert skeleton.limbs == QUADRUPED.limbs and skeleton.keypoint_names == NAMES
     assert skeleton.name == "quadruped" and not left_out.counts
+    (category,) = json.loads(read.file.read_text())["categories"]
+    assert category["skeleton"] == [[a + 1, b + 1] for a, b in QUADRUPED.limbs]  # from 1
     # CVAT's boxes are keypoints' extents: each side moves by 0.1 of the longer one.
     for box, xyv in zip(read.boxes_xywh, [xyv for shot in SHOTS for xyv in shot.triples]):
         x, y, w, h = tools.extent(xyv)

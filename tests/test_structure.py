@@ -30,8 +30,8 @@ ROOMS = {
     },
 }  # fmt: skip
 FOLDERS = {
-    "commands", "data", "detector", "evaluation", "export", "reports", "storage", "synthetic",
-    "weights",
+    "annotation_tools", "commands", "data", "detector", "evaluation", "export", "reports",
+    "storage", "synthetic", "weights",
 }  # fmt: skip
 
 INTERNAL_ERRORS = {"AbortError"}  # caught where they are raised
@@ -84,7 +84,10 @@ def test_no_two_names_differ_by_an_s():
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_data_and_pictures_need_no_jax(path):
     name = name_of(path)
-    if is_in(name, "data", "storage", "synthetic") or name in ROOMS["what needs no JAX"]:
+    if (
+        is_in(name, "annotation_tools", "data", "storage", "synthetic")
+        or name in ROOMS["what needs no JAX"]
+    ):
         assert not starts(imports(path), "jax", "flax", "optax", "orbax")
 
 

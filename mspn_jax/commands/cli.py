@@ -25,6 +25,8 @@ COMMANDS = {
     "predict": Command("predict", "find keypoints in pictures, folders, videos, a camera"),
     "download": Command("download", "fetch published models and detectors, or list them"),
     "convert": Command("convert", "PyTorch checkpoints to ours, and ours to PyTorch"),
+    "import": Command("import_data", "bring in what CVAT, Label Studio and other tools export"),
+    "split": Command("split", "split annotations into training and validation"),
     "export": Command("export", "StableHLO or ONNX files to deploy"),
     "browse": Command("browse", "a page of training crops, with keypoints and targets"),
     "check": Command("browse", "look for errors in a data set's annotations", ("--check",)),

@@ -1,0 +1,107 @@
+"""What every export is read into: pictures with labelled instances, and what was left out."""
+
+import collections
+import dataclasses
+import pathlib
+from collections.abc import Iterable
+
+Keypoint = tuple[float, float, int]  # x, y in image pixels; COCO's visibility
+Box = tuple[float, float, float, float]  # x, y, width, height in image pixels
+
+
+@dataclasses.dataclass
+class Instance:
+    """A person, an animal or a thing.
+
+    Attributes:
+      keypoints: name -> x, y, visibility. A name that is not there is not labelled.
+      box_xywh: as the tool has it, or None.
+      area: of the silhouette in square pixels; None: not measured.
+    """
+
+    keypoints: dict[str, Keypoint]
+    box_xywh: Box | None = None
+    area: float | None = None
+    is_crowd: bool = False
+
+
+@dataclasses.dataclass
+class LabelledPicture:
+    """A picture and what is labelled in it.
+
+    Attributes:
+      name: path in the new data set's folder of pictures.
+      data: the file, or its bytes where the export holds them.
+      size_wh: in pixels as the tool saw the picture; None: it does not say.
+      subset: the export's own subset or source, such as "train".
+      source: what messages call it.
+      in_shares: positions are shares of the picture's sides until `to_pixels`.
+    """
+
+    name: str
+    data: pathlib.Path | bytes
+    instances: list[Instance]
+    size_wh: tuple[float, float] | None = None
+    subset: str = ""
+    source: str = ""
+    in_shares: bool = False
+
+    def to_pixels(self, width: int, height: int) -> None:
+        """Makes pixels of shares, in place."""
+        for each in self.instances if self.in_shares else []:
+            if each.box_xywh is not None:
+                x, y, w, h = each.box_xywh
+                each.box_xywh = (x * width, y * height, w * width, h * height)
+            each.keypoints = {
+                n: (x * width, y * height, v) for n, (x, y, v) in each.keypoints.items()
+            }
+        self.in_shares = False
+
+
+class LeftOut:
+    """What a reader left out or decided, by kind: how often, and where first."""
+
+    def __init__(self) -> None:
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.first: dict[str, str] = {}
+
+    def add(self, what: str, where: str, count: int = 1) -> None:
+        if count:
+            self.counts[what] += count
+            self.first.setdefault(what, where)
+
+    def update(self, other: "LeftOut") -> None:
+        for what, count in other.counts.items():
+            self.add(what, other.first[what], count)
+
+    def lines(self) -> list[str]:
+        """A line for each kind, the most frequent first."""
+        return [
+            f"{count:,} {what} (first: {self.first[what]})"
+            for what, count in self.counts.most_common()
+        ]
+
+
+@dataclasses.dataclass
+class Dataset:
+    """An export.
+
+    Attributes:
+      tool: what messages call it.
+      category: name of what is annotated.
+      keypoint_names: in their order; empty: the tool does not list them.
+      limbs: pairs of keypoint names.
+    """
+
+    tool: str
+    category: str
+    keypoint_names: tuple[str, ...]
+    pictures: list[LabelledPicture]
+    limbs: tuple[tuple[str, str], ...] = ()
+    left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
+
+
+def names_in_use(pictures: Iterable[LabelledPicture]) -> tuple[str, ...]:
+    """Names of keypoints in the order in which they first appear."""
+    names = (name for p in pictures for each in p.instances for name in each.keypoints)
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,67 @@
+"""The config beside imported annotations: a network and a schedule that fit them."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from mspn_jax.skeletons import Skeleton
+
+_STEPS = 4000  # of a whole training, where few instances do not make it shorter
+# crop_hw: the least width over height of boxes
+_SHAPES = {(192, 256): 1.2, (256, 256): 0.83, (256, 192): 0.0}
+_TEXT = '''"""{name}: {count} instances with {keypoints} keypoints, from {tool}. To be edited.
+
+{command}
+"""
+
+from pathlib import Path
+
+from mspn_jax.configs import default
+
+
+def get_config():
+    config = default.get_config("{name}", num_stages=1)  # the network of mspn50
+    config.skeleton = ""  # names, limbs and pairs are those of the annotations
+    config.data.root = str(Path(__file__).resolve().parent)
+    config.data.train_split, config.data.val_split = "train", "val"  # mspn split writes them
+    config.crop_hw = {crop_hw}  # height, width: of the most usual boxes
+    # config.init.checkpoint = "mspn50"  # start from the published network; crops of any size
+    config.batch_size = {batch_size}
+    config.num_epochs = {num_epochs}  # {steps:,} steps
+    config.num_hard_keypoints = {keypoints}  # all of them
+    config.optimizer.warmup_steps = {warmup_steps}
+    config.optimizer.drop_epochs = {drop_epochs}
+    config.eval.every_epochs = {every_epochs}
+    return config
+'''
+
+
+def config_text(skeleton: Skeleton, aspects: Float[np.ndarray, "N"], tool: str) -> str:
+    """A config file for a folder of annotations.
+
+    Args:
+      aspects: width over height of every instance's box.
+      tool: the export's.
+    """
+    count = len(aspects)
+    aspect = float(np.median(aspects)) if count else 1.0
+    crop_hw = next(shape for shape, least in _SHAPES.items() if aspect >= least)
+    batch_size = 32 if count >= 2000 else 16
+    steps_an_epoch = max(math.ceil(0.8 * count / batch_size), 1)  # of the usual split
+    num_epochs = min(max(math.ceil(_STEPS / steps_an_epoch), 20), 200)
+    steps = num_epochs * steps_an_epoch
+    return _TEXT.format(
+        name=skeleton.name,
+        count=f"{count:,}",
+        keypoints=skeleton.num_keypoints,
+        tool=tool,
+        command=f"mspn train --config THIS_FILE --workdir runs/{skeleton.name}",
+        crop_hw=crop_hw,
+        batch_size=batch_size,
+        num_epochs=num_epochs,
+        steps=steps,
+        warmup_steps=max(steps // 20, 1),
+        drop_epochs=(round(0.75 * num_epochs, 1), round(0.92 * num_epochs, 1)),
+        every_epochs=max(num_epochs // 10, 1),
+    )

@@ -30,8 +30,8 @@ ROOMS = {
     },
 }  # fmt: skip
 FOLDERS = {
-    "commands", "data", "detector", "evaluation", "export", "reports", "storage", "synthetic",
-    "weights",
+    "commands", "data", "detector", "evaluation", "export", "reports", "serving", "storage",
+    "synthetic", "weights",
 }  # fmt: skip
 
 INTERNAL_ERRORS = {"AbortError"}  # caught where they are raised

@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": Command("predict", "find keypoints in pictures, folders, videos, a camera"),
     "download": Command("download", "fetch published models and detectors, or list them"),
     "convert": Command("convert", "PyTorch checkpoints to ours, and ours to PyTorch"),
+    "serve": Command("serve", "a page and an HTTP endpoint that find people in pictures"),
     "export": Command("export", "StableHLO or ONNX files to deploy"),
     "browse": Command("browse", "a page of training crops, with keypoints and targets"),
     "check": Command("browse", "look for errors in a data set's annotations", ("--check",)),

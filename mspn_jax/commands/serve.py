@@ -42,7 +42,11 @@ _MAX_MEGABYTES = flags.DEFINE_float(
     "max_megabytes", 20, "of a request", lower_bound=0.001, upper_bound=2000
 )
 _MAX_MEGAPIXELS = flags.DEFINE_float(
-    "max_megapixels", 50, "of a picture", lower_bound=0.001, upper_bound=1000
+    "max_megapixels",
+    50,
+    "of a picture; at most Pillow's own limit",
+    lower_bound=0.001,
+    upper_bound=178,
 )
 _MAX_WAITING = flags.DEFINE_integer(
     "max_waiting", 16, "requests that wait for the one that is worked on", lower_bound=0

@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import web
 
 from mspn_jax.errors import RequestError
-from mspn_jax.serving.service import Service
+from mspn_jax.serving.service import Answer, Service, refusal
 
 log = logging.getLogger("mspn_jax")
 
@@ -110,10 +110,12 @@ class Server:
             try:
                 response = await self._route(request)(request, stack)
             except RequestError as error:
-                response = _refusal(error)
+                response = _response(refusal(error))
             except Exception:
                 log.exception("a request was not answered")
-                response = _refusal(RequestError(500, "the server failed; its log says why"))
+                response = _response(
+                    refusal(RequestError(500, "the server failed; its log says why"))
+                )
             response.headers.update(_HEADERS)
             try:
                 async with asyncio.timeout(limits.seconds):
@@ -182,13 +184,13 @@ class Server:
             async with asyncio.timeout(limits.seconds):
                 data = await _picture_of(request)
                 is_uploaded = True
-                kind, content = await self._service.answer(data, is_drawn=draw == "1")
+                answer = await self._service.answer(data, is_drawn=draw == "1")
         except TimeoutError:
             if is_uploaded:
                 raise RequestError(504, f"no answer in {limits.seconds:g} s; try later") from None
             message = f"the picture did not arrive in {limits.seconds:g} s"
             raise RequestError(408, message) from None
-        return web.Response(body=content, content_type=kind)
+        return _response(answer)
 
 
 # -------------------------------------------------------------------------------------- requests
@@ -214,7 +216,8 @@ async def _picture_of(request: web.BaseRequest) -> bytes:
     try:
         if not request.content_type.startswith("multipart/"):
             return await request.content.read()
-        async for part in await request.multipart():
+        # request.multipart() has a limit of its own on what is read, 1 MB.
+        async for part in aiohttp.MultipartReader(request.headers, request.content):
             if isinstance(part, aiohttp.BodyPartReader) and part.filename is not None:
                 return bytes(await part.read())
     except (ValueError, LookupError, aiohttp.ClientError, web.RequestPayloadError):
@@ -227,9 +230,11 @@ async def _picture_of(request: web.BaseRequest) -> bytes:
 # ------------------------------------------------------------------------------------- responses
 
 
-def _refusal(error: RequestError) -> web.Response:
-    headers = {"Retry-After": str(_SECONDS_TO_RETRY)} if error.status == 503 else {}
-    return web.json_response({"error": str(error)}, status=error.status, headers=headers)
+def _response(answer: Answer) -> web.Response:
+    headers = {"Retry-After": str(_SECONDS_TO_RETRY)} if answer.status == 503 else {}
+    return web.Response(
+        status=answer.status, body=answer.content, content_type=answer.kind, headers=headers
+    )
 
 
 def _page() -> tuple[str, str]:
@@ -260,7 +265,9 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        response = _refusal(RequestError(status, "this is not HTTP/1.1 as the server takes it"))
+        response = _response(
+            refusal(RequestError(status, "this is not HTTP/1.1 as the server takes it"))
+        )
         response.headers.update(_HEADERS)
         response.force_close()
         return response
@@ -273,7 +280,7 @@ class _Http(web.Server):
         return _Connection(
             self,
             loop=asyncio.get_running_loop(),
-            access_log=None,  # type: ignore[arg-type]  (aiohttp's own way to have none)
+            access_log=None,  # type: ignore[arg-type]
             auto_decompress=False,
             keepalive_timeout=_SECONDS_OF_A_HEADER,
             lingering_time=_SECONDS_OF_A_REFUSED_BODY,

@@ -5,9 +5,10 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from mspn_jax.errors import RequestError
 from mspn_jax.finder import PeopleFinder
 from mspn_jax.predictor import BATCH_SIZES
 from mspn_jax.serving.uploads import KINDS, read_picture
+
+log = logging.getLogger("mspn_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,21 @@ class Limits:
     max_pixels: int = 50_000_000
     max_waiting: int = 16
     seconds: float = 30.0
+
+
+class Answer(NamedTuple):
+    """Attributes:
+    kind: the content's type.
+    """
+
+    status: int
+    kind: str
+    content: bytes
+
+
+def refusal(error: RequestError) -> Answer:
+    """The answer to a request that is refused: json with one line."""
+    return Answer(error.status, "application/json", json.dumps({"error": str(error)}).encode())
 
 
 class Service:
@@ -91,13 +109,13 @@ class Service:
         finally:
             self.num_held, self._bytes_held = self.num_held - 1, self._bytes_held - num_bytes
 
-    async def answer(self, data: bytes, *, is_drawn: bool) -> tuple[str, bytes]:
-        """The content type and content of the answer to a picture's bytes.
+    async def answer(self, data: bytes, *, is_drawn: bool) -> Answer:
+        """Answers a picture's bytes.
 
         A cancelled call that still waits is never worked on.
 
         Raises:
-          RequestError: as `read_picture`; 503, too many wait.
+          RequestError: 503, too many wait.
         """
         if self._num_pending > self.limits.max_waiting:
             raise _busy()
@@ -119,19 +137,29 @@ class Service:
         pending.add_done_callback(is_done)
         return await asyncio.wrap_future(pending)
 
-    def _work(self, given: list[bytes], is_drawn: bool) -> tuple[str, bytes]:
+    def _work(self, given: list[bytes], is_drawn: bool) -> Answer:
+        try:
+            return self._found(given.pop(), is_drawn)
+        # An exception that went on would keep the picture, by its traceback, for a while.
+        except RequestError as error:
+            return refusal(error)
+        except Exception:
+            log.exception("a picture was not answered")
+            return refusal(RequestError(500, "the server failed; its log says why"))
+
+    def _found(self, data: bytes, is_drawn: bool) -> Answer:
         start = time.perf_counter()
-        image = read_picture(given.pop(), self.limits.max_pixels)
+        image = read_picture(data, self.limits.max_pixels)
         people = self._finder(image)
         if is_drawn:
-            return "image/jpeg", encode_picture(people.draw(), ".jpg")
+            return Answer(200, "image/jpeg", encode_picture(people.draw(), ".jpg"))
         content: dict[str, Any] = self._names | {
             "width": image.shape[1],
             "height": image.shape[0],
             "seconds": round(time.perf_counter() - start, 4),
             "people": people.to_json(),
         }
-        return "application/json", json.dumps(content, allow_nan=False).encode()
+        return Answer(200, "application/json", json.dumps(content, allow_nan=False).encode())
 
 
 def _busy() -> RequestError:

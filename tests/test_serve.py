@@ -7,6 +7,7 @@ import http.client
 import json
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -22,9 +23,11 @@ import detector_files
 import numpy as np
 import psutil
 import pytest
+from browser import NAMES
 from test_predictor import DESCRIPTION, VARIABLES, some_picture
 
 from commands import HERE, command, environment, run
+from mspn_jax import drawing
 from mspn_jax.crops import decode_picture
 from mspn_jax.drawing import encode_picture
 from mspn_jax.finder import PeopleFinder, load_detector
@@ -197,6 +200,28 @@ def test_the_page_and_the_other_addresses(served):
     assert about["model"] == "tiny" and len(about["keypoint_names"]) == 17
     assert about["limits"]["max_bytes"] == MAX_BYTES
     assert ask(served.place, path="/", method="HEAD")[2] == b""
+
+
+def test_the_page_runs_in_a_browser(served, tmp_path):
+    browser = next(filter(None, map(shutil.which, NAMES)), None)
+    if browser is None:
+        pytest.skip(f"no browser: install one of {', '.join(NAMES)} to run this test")
+    address = "http://{}:{}/".format(*served.place)
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr")
+    where = (f"--user-data-dir={tmp_path}", "--virtual-time-budget=5000", "--dump-dom", address)
+    done = subprocess.run(
+        [browser, *options, *where], capture_output=True, text=True, timeout=2 * SECONDS
+    )
+    assert "Network tiny, detector quarter.onnx." in done.stdout  # what its script puts in
+    assert f"{address}v1/people</span>" in done.stdout
+    assert not [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+
+
+def test_the_page_draws_as_the_program():
+    text = (HERE / "mspn_jax" / "serving" / "page.html").read_text("utf-8")
+    for name in ("FAINT_SCORE", "FULL_SCORE", "FAINTEST"):
+        (number,) = re.findall(rf"\b{name} = ([\d.]+)", text)
+        assert float(number) == getattr(drawing, name)
 
 
 # -------------------------------------------------------------------------------- hostile uploads

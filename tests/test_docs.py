@@ -32,7 +32,7 @@ from mspn_jax.variables import variable_shapes
 HERE = pathlib.Path(__file__).parents[1]
 PAGES = [HERE / "README.md", *sorted((HERE / "docs").glob("*.md"))]
 PROGRAMS = sorted(path.stem for path in HERE.glob("*.py"))  # with absl's flags
-OTHER_COMMANDS = {".", "curl", "mkdir", "cd", "unzip", "rm", "export", "git"}
+OTHER_COMMANDS = {".", "curl", "mkdir", "cd", "unzip", "rm", "export", "git", "docker"}
 BLOCK = re.compile(
     r"^(?:<!-- tests run this with: (?P<extra>.*?) -->\n)?```sh\n(?P<text>.*?)^```",
     re.DOTALL | re.MULTILINE,

@@ -404,7 +404,8 @@ class Gate(PeopleFinder):
 class Local:
     """The server in a thread of this process, with a `Gate`, as a context."""
 
-    def __init__(self, finder: PeopleFinder, **limits):
+    def __init__(self, finder: PeopleFinder, *hosts: str, host: str = "127.0.0.1", **limits):
+        self._host, self._hosts = host, hosts
         self.gate = Gate(finder)
         self.service = Service(self.gate, model="m", detector="d", limits=Limits(**limits))
         self.has_to_stop = threading.Event()
@@ -413,7 +414,7 @@ class Local:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
     async def _serve(self) -> None:
-        async with Server(self.service, "127.0.0.1", 0) as server:
+        async with Server(self.service, self._host, 0, hosts=self._hosts) as server:
             self.place = ("127.0.0.1", int(server.address.rstrip("/").rpartition(":")[2]))
             self._is_ready.set()
             self.is_finished = await server.until(self.has_to_stop.is_set)
@@ -517,6 +518,19 @@ def test_an_error_of_the_program_is_not_told_to_strangers(finder, caplog):
         status, _, content = ask(local.place, JPEG)
         assert status == 500 and content == b'{"error": "the server failed; its log says why"}'
     assert "AttributeError" in caplog.text
+
+
+def test_names_of_the_server(finder):
+    for hosts, host, others in (
+        ((), "127.0.0.1", 403),
+        (("a.example",), "127.0.0.1", 403),
+        (("a.example",), "0.0.0.0", 403),
+        ((), "0.0.0.0", 200),  # everybody who reaches it
+    ):
+        with Local(finder, *hosts, host=host) as local:
+            for name in ("localhost", *hosts):
+                assert ask(local.place, path="/", method="GET", Host=name)[0] == 200
+            assert ask(local.place, path="/", method="GET", Host="b.example")[0] == others
 
 
 # -------------------------------------------------------------------------------------- signals

@@ -36,7 +36,9 @@ _BF16 = flags.DEFINE_bool("bf16", False, "compute in bfloat16")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "of an interface; 0.0.0.0 for all of them")
 _PORT = flags.DEFINE_integer("port", 8000, "0 takes a free one", lower_bound=0, upper_bound=65535)
 _ALLOW_HOST = flags.DEFINE_multi_string(
-    "allow_host", [], "a further name of a server on 127.0.0.1, such as a proxy's"
+    "allow_host",
+    [],
+    "a name under which it is known, such as a proxy's; others are refused",
 )
 _MAX_MEGABYTES = flags.DEFINE_float(
     "max_megabytes", 20, "of a request", lower_bound=0.001, upper_bound=2000

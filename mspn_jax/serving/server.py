@@ -11,7 +11,7 @@ import importlib.resources
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -50,18 +50,19 @@ class Server:
       address: http://HOST:PORT/.
     """
 
-    def __init__(self, service: Service, host: str, port: int, *, hosts: Iterable[str] = ()):
+    def __init__(self, service: Service, host: str, port: int, *, hosts: Sequence[str] = ()):
         """Port 0 takes a free one.
 
         Args:
-          hosts: further names under which the server is known. A server on the loopback interface
-            answers only to its own names and to these: another site's name that resolves to
-            127.0.0.1 (DNS rebinding) does not reach it.
+          hosts: further names under which the server is known. With them, or on the loopback
+            interface, it answers only to its own names and to these: another site's name that
+            resolves to 127.0.0.1 (DNS rebinding) does not reach it.
         """
         self.address = ""
         self._service, self._host, self._port = service, host, port
         name = f"[{host}]" if ":" in host else host
-        self._hosts = frozenset([*LOOPBACK, *hosts]) if name in LOOPBACK else None
+        is_limited = name in LOOPBACK or bool(hosts)
+        self._hosts = frozenset([*LOOPBACK, name, *hosts]) if is_limited else None
         self._is_stopping = False
         self._page, self._page_policy = _page()
         self._routes: dict[str, tuple[str, Callable]] = {

@@ -55,3 +55,15 @@ class HeldError(Error):
 
 class MissingCompilerError(Error):
     """The package with a device's compiler is not installed."""
+
+
+class RequestError(Error):
+    """An HTTP request is refused.
+
+    Attributes:
+      status: of the response, 400 to 599.
+    """
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status

@@ -7,6 +7,8 @@ import pathlib
 import subprocess
 import sys
 
+import cv2
+import detector_files
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,3 +180,16 @@ def test_predict(tmp_path):
     rows = run("predict.py", "--people", 1, 3, "--json", tmp_path / "rows.json")
     assert [row["people"] for row in rows] == [1, 3]
     assert all(row["one_by_one_over_together"]["median"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_serve(tmp_path):
+    pytest.importorskip("aiohttp", reason="pip install -e '.[serve]'")
+    detector_files.dynamic(tmp_path / "quarter.onnx")
+    picture = tmp_path / "picture.png"
+    cv2.imwrite(str(picture), np.full((90, 120, 3), 100, np.uint8))
+    given = (picture, "--detector", tmp_path / "quarter.onnx", "--requests", 40, "--clients", 1, 30)
+    rows = run("serve.py", *given, "--json", tmp_path / "rows.json")
+    assert [row["clients"] for row in rows] == [1, 30]
+    assert rows[0]["turned_away"] == 0 < rows[1]["turned_away"]  # one is worked on, 16 wait
+    assert all(row["95_percent_ms"] >= row["median_ms"] > 0 for row in rows)

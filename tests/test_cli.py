@@ -38,7 +38,9 @@ def test_a_misspelt_command_is_answered_with_the_right_one():
 def test_every_command_has_help(name):
     done = run("mspn_jax", name, "--help")
     assert done.returncode == 0, done.stderr
-    has_config = name not in ("predict", "download", "convert", "import", "split", "export")
+    has_config = name not in (
+        "predict", "download", "convert", "serve", "import", "split", "export",
+    )  # fmt: skip
     assert ("--config.batch_size=256  (of all devices together)" in done.stdout) == has_config
     assert ("--coordinator" in done.stdout) == (name in ("train", "eval"))
 

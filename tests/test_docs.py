@@ -33,7 +33,7 @@ HERE = pathlib.Path(__file__).parents[1]
 PAGES = [HERE / "README.md", *sorted((HERE / "docs").glob("*.md"))]
 IMPORTED = "data/mine/config.py"  # mspn import writes it
 PROGRAMS = sorted(path.stem for path in HERE.glob("*.py"))  # with absl's flags
-OTHER_COMMANDS = {".", "curl", "mkdir", "cd", "unzip", "rm", "export", "git"}
+OTHER_COMMANDS = {".", "curl", "mkdir", "cd", "unzip", "rm", "export", "git", "docker"}
 BLOCK = re.compile(
     r"^(?:<!-- tests run this with: (?P<extra>.*?) -->\n)?```sh\n(?P<text>.*?)^```",
     re.DOTALL | re.MULTILINE,

@@ -31,7 +31,7 @@ ROOMS = {
 }  # fmt: skip
 FOLDERS = {
     "annotation_tools", "commands", "data", "detector", "evaluation", "export", "reports",
-    "storage", "synthetic", "weights",
+    "serving", "storage", "synthetic", "weights",
 }  # fmt: skip
 
 INTERNAL_ERRORS = {"AbortError"}  # caught where they are raised

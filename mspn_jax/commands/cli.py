@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": Command("predict", "find keypoints in pictures, folders, videos, a camera"),
     "download": Command("download", "fetch published models and detectors, or list them"),
     "convert": Command("convert", "PyTorch checkpoints to ours, and ours to PyTorch"),
+    "serve": Command("serve", "a page and an HTTP endpoint that find people in pictures"),
     "import": Command("import_data", "bring in what CVAT, Label Studio and other tools export"),
     "split": Command("split", "split annotations into training and validation"),
     "export": Command("export", "StableHLO or ONNX files to deploy"),

@@ -1,0 +1,124 @@
+"""A page and an HTTP endpoint that find people: mspn serve [--host 127.0.0.1] [--port 8000]
+
+    curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/people
+
+The page at http://127.0.0.1:8000/ takes pictures, also from a camera. Needs the extra `serve`.
+There is no password and no encryption: for others than this machine, put a proxy before it.
+"""
+
+import asyncio
+import logging
+import os
+import pathlib
+import time
+
+import jax.numpy as jnp
+from absl import flags
+
+from mspn_jax import finder
+from mspn_jax.commands import program, stopping
+from mspn_jax.errors import UsageError
+from mspn_jax.finder import PeopleFinder
+
+_MODEL = flags.DEFINE_string(
+    "model",
+    finder.MODEL,
+    "a published name, a workdir (its best), one step's folder, or convert's output",
+)
+_DETECTOR = flags.DEFINE_string("detector", finder.DETECTOR, "a published name, or an .onnx")
+_MIN_BOX_SCORE = flags.DEFINE_float("min_box_score", 0.3, "leave out boxes with a lower score")
+_MIN_SCORE = flags.DEFINE_float(
+    "min_score", finder.MIN_SCORE, "leave out people with a lower confidence, from 0 to 1"
+)
+_STAGES = flags.DEFINE_integer("stages", None, "stop after so many; by default the last")
+_FLIP_TEST = flags.DEFINE_bool("flip_test", True, "average with the mirrored; twice the work")
+_BF16 = flags.DEFINE_bool("bf16", False, "compute in bfloat16")
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "of an interface; 0.0.0.0 for all of them")
+_PORT = flags.DEFINE_integer("port", 8000, "0 takes a free one", lower_bound=0, upper_bound=65535)
+_ALLOW_HOST = flags.DEFINE_multi_string(
+    "allow_host",
+    [],
+    "a name under which it is known, such as a proxy's; others are refused",
+)
+_MAX_MEGABYTES = flags.DEFINE_float(
+    "max_megabytes", 20, "of a request", lower_bound=0.001, upper_bound=2000
+)
+_MAX_MEGAPIXELS = flags.DEFINE_float(
+    "max_megapixels",
+    50,
+    "of a picture; at most Pillow's own limit",
+    lower_bound=0.001,
+    upper_bound=178,
+)
+_MAX_WAITING = flags.DEFINE_integer(
+    "max_waiting", 16, "requests that wait for the one that is worked on", lower_bound=0
+)
+_TIMEOUT_SECONDS = flags.DEFINE_float(
+    "timeout_seconds", 30, "for a request, from its header to its answer", lower_bound=0.1
+)
+_WARM_UP = flags.DEFINE_integer(
+    "warm_up", 8, "compile at the start what so many people in a picture need", lower_bound=0
+)
+
+log = logging.getLogger("mspn_jax")
+
+
+def main() -> None:
+    try:
+        from mspn_jax.serving.server import LOOPBACK, Server
+        from mspn_jax.serving.service import Limits, Service
+    except ModuleNotFoundError as error:
+        if error.name not in ("aiohttp", "PIL"):
+            raise
+        raise UsageError("mspn serve needs aiohttp: pip install 'mspn-jax[serve]'") from None
+    limits = Limits(
+        max_bytes=round(_MAX_MEGABYTES.value * 1e6),
+        max_pixels=round(_MAX_MEGAPIXELS.value * 1e6),
+        max_waiting=_MAX_WAITING.value,
+        seconds=_TIMEOUT_SECONDS.value,
+    )
+    people_finder = PeopleFinder.load(
+        _MODEL.value,
+        finder.load_detector(_DETECTOR.value, min_score=_MIN_BOX_SCORE.value),
+        min_score=_MIN_SCORE.value,
+        flip_test=_FLIP_TEST.value,
+        num_stages=_STAGES.value,
+        dtype=jnp.bfloat16 if _BF16.value else jnp.float32,
+    )
+    service = Service(
+        people_finder,
+        model=public_name(_MODEL.value),
+        detector=public_name(_DETECTOR.value),
+        limits=limits,
+    )
+    start = time.monotonic()
+    service.warm_up(_WARM_UP.value)
+    log.info("compiled for up to %d people in %.0f s", _WARM_UP.value, time.monotonic() - start)
+
+    async def serve(stop: stopping.StopRequest) -> bool:
+        host = _HOST.value
+        try:
+            async with Server(service, host, _PORT.value, hosts=_ALLOW_HOST.value) as server:
+                log.info("serving %s at %s", service.about["model"], server.address)
+                if host not in LOOPBACK:
+                    log.warning("no password: everybody who reaches %s can use it", host)
+                return await server.until(lambda: stop.number)
+        except OSError as error:
+            where = f"--host {host} --port {_PORT.value}"
+            raise UsageError(f"{where}: {os.strerror(error.errno or 0)}; choose others") from None
+
+    with stopping.stop_requests(lambda: not service.num_held) as stop:
+        is_finished = asyncio.run(serve(stop))
+        if not is_finished:
+            raise stopping.Stopped(stop.number)
+        stop.leave(stop.number, "the requests in hand are answered")
+
+
+def public_name(name: str) -> str:
+    """What strangers are told of a name that may be a path or an address."""
+    return pathlib.PurePosixPath(name).name
+
+
+def command() -> None:
+    """What `mspn serve` runs."""
+    program.run(main)

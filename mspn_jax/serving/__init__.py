@@ -1,0 +1,1 @@
+"""People in pictures over HTTP. Needs the extra `serve`."""

@@ -228,3 +228,10 @@ def test_an_empty_workdir_is_refused():
         1,
         "error: --workdir: is empty; name a folder or file\n",
     )
+
+
+def test_a_file_as_workdir_is_refused(tmp_path):
+    (tmp_path / "run").write_text("notes")
+    done = run("mspn_jax", "train", "--config", "quickstart", "--workdir", tmp_path / "run")
+    assert done.returncode == 1
+    assert done.stderr == f"error: --workdir={tmp_path}/run: is a file; a folder is needed\n"

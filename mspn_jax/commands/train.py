@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,8 @@ log = logging.getLogger("mspn_jax")
 
 def main() -> None:
     config, workdir = _CONFIG.value, paths.path(_WORKDIR.value)
+    if isinstance(workdir, pathlib.Path) and workdir.is_file():
+        raise UsageError(f"--workdir={workdir}: is a file; a folder is needed")
     description = configured.describe(config, source=f"trained on {config.data.train_split}")
     configured.check_batch(config.batch_size, config.accumulate, jax.device_count())
 

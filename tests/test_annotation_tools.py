@@ -13,10 +13,10 @@ import tool_exports as tools
 from tool_exports import NAMES, Shot
 
 from commands import HERE, run
-from mspn_jax.annotation_tools import folder, sources, splitting
+from mspn_jax.annotation_tools import folder, settings, sources, splitting
 from mspn_jax.annotation_tools.grouping import Point, group
 from mspn_jax.annotation_tools.labelled import LabelledPicture, LeftOut
-from mspn_jax.commands import configured
+from mspn_jax.commands import configured, ranges
 from mspn_jax.configs import quickstart
 from mspn_jax.data.annotations import Annotations, read_annotations
 from mspn_jax.errors import DataError, Error
@@ -345,6 +345,22 @@ def test_keypoints_within_two_boxes_go_to_the_one_that_lacks_them():
     assert large.keypoints == {"nose": (90.0, 90.0, 2), "tail": (30.0, 40.0, 2)}
     assert small.keypoints == {"nose": (30.0, 30.0, 2), "tail": (40.0, 40.0, 2)}
     assert not left_out.counts
+
+
+@pytest.mark.parametrize("count", [0, 1, 200, 100_000])
+def test_the_schedule_fits_the_number_of_instances(count, tmp_path):
+    for aspect, crop_hw in ((0.4, (256, 192)), (1.0, (256, 256)), (2.5, (192, 256))):
+        text = settings.config_text(QUADRUPED, np.full(count, aspect), "a tool")
+        names: dict = {"__file__": str(tmp_path / "config.py")}
+        exec(text, names)
+        config = names["get_config"]()
+        ranges.check(config)
+        assert config.data.root == str(tmp_path) and config.skeleton == ""
+        assert config.crop_hw == (crop_hw if count else (256, 256))
+        steps = config.num_epochs * max(np.ceil(0.8 * count / config.batch_size), 1)
+        assert f"{int(steps):,} steps" in text
+        assert config.optimizer.warmup_steps <= 0.05 * steps
+        assert max(config.optimizer.drop_epochs) < config.num_epochs
 
 
 # ----------------------------------------------------------------------------------------- faults

@@ -27,6 +27,9 @@ def get_config():
     config.data.train_split, config.data.val_split = "train", "val"  # mspn split writes them
     config.crop_hw = {crop_hw}  # height, width: of the most usual boxes
     # config.init.checkpoint = "mspn50"  # start from the published network; crops of any size
+    # Without an accelerator, a small network instead:
+    # config.model.blocks_per_unit, config.model.stem_channels = (2, 2, 1, 1), 16
+    # config.model.unit_channels = 64
     config.batch_size = {batch_size}
     config.num_epochs = {num_epochs}  # {steps:,} steps
     config.num_hard_keypoints = {keypoints}  # all of them
@@ -61,7 +64,7 @@ def config_text(skeleton: Skeleton, aspects: Float[np.ndarray, "N"], tool: str) 
         batch_size=batch_size,
         num_epochs=num_epochs,
         steps=steps,
-        warmup_steps=max(steps // 20, 1),
+        warmup_steps=min(max(steps // 20, 1), 500),
         drop_epochs=(round(0.75 * num_epochs, 1), round(0.92 * num_epochs, 1)),
         every_epochs=max(num_epochs // 10, 1),
     )

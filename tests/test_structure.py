@@ -27,6 +27,7 @@ ROOMS = {
     "people in pictures": {
         "mspn_jax.drawing", "mspn_jax.finder",
         "mspn_jax.live_page", "mspn_jax.people", "mspn_jax.people_files", "mspn_jax.predictor",
+        "mspn_jax.tracking",
     },
 }  # fmt: skip
 FOLDERS = {

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ class Walker(NamedTuple):
     def body(self, time_s: float, picture_hw: tuple[int, int]) -> Body:
         turns = [t for t in self.turns_s if t < time_s]
         times = [0.0, *turns, time_s]
-        ways = [(-1) ** i * (b - a) for i, (a, b) in enumerate(zip(times, times[1:]))]
+        ways = [(-1) ** i * (b - a) for i, (a, b) in enumerate(itertools.pairwise(times))]
         direction = np.sign(self.speed) * (-1) ** len(turns)
         height, width = picture_hw
         stature = self.stature * height

@@ -2,19 +2,23 @@
 
     python benchmarks/tracking.py [--videos 20] [--detector FILE.onnx]
 
-Identity switches: the detector and the network are simulated from the truth, since nobody has a
-network trained on drawn people. Boxes are 3% off, one in twelve is missing, one frame in six has a
-false one, and hidden people are missing more often. Joints have an OKS of about 0.86; hidden ones
-have less, or are those of the person in front. People are assigned to the truth by OKS above 0.5, as
-in MOTA. A switch is a person whose id differs from the last one. A clear sight is one where OKS to
-all others is below 0.3, and at least 60% of the person is visible.
+Identity switches: the detector and the network are simulated from the truth, as no network here
+is trained on these people. Boxes are 3% off, one in twelve is missing, one frame in six has a false
+one, and hidden people are missing more often. Joints have an OKS of about 0.86; hidden ones have
+less, or are those of the person in front. People are assigned to the truth by OKS above 0.5, as in
+MOTA. A switch is a person whose id differs from the last one. A clear sight is one where OKS to all
+others is below 0.3, and at least 60% of the person is visible and inside the picture.
 
 Frames a second: from a drawn video's file to people, with a real detector and a network with
 new weights, if --detector is given.
 """
 
+import argparse
+import functools
+import logging
 import pathlib
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,14 +27,20 @@ from scipy.optimize import linear_sum_assignment
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks.report import Report, new_parser
-from mspn_jax.data.pictures import Frame, Source
+from benchmarks.timing import in_turn, ratio, spread
+from benchmarks.workload import new_network
+from mspn_jax import Predictor
+from mspn_jax.data.pictures import Frame, Source, find_sources, frames
+from mspn_jax.detector import Detector
 from mspn_jax.evaluation.similarity import keypoint_similarities
 from mspn_jax.finder import PeopleFinder
+from mspn_jax.following import Follower
 from mspn_jax.people import People
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import walkers
 from mspn_jax.synthetic.walkers import DrawnFrame
 from mspn_jax.tracking import KEEP_S, intersections_over_union
+from mspn_jax.weights.description import Description
 
 SECONDS = 8
 PICTURE_HW = (480, 640)
@@ -39,6 +49,7 @@ BOX_ERROR = 0.03  # standard deviation, as a share of the side; and a pixel
 JOINT_ERROR = 0.4  # standard deviation of x and y, in OKS's own
 SAME_OKS = 0.5
 DETECT_EVERY = (1, 2, 10)
+SMOOTHING = {"tracking": False, "tracking and smoothing": True}
 CLEAR_OKS, CLEAR_SHARE = 0.3, 0.6  # a person whom OKS can tell from the others, and not hidden
 
 
@@ -192,10 +203,76 @@ def follow(drawn: list[DrawnFrame], detect_every: int, seed: int, count: Count) 
         count.add(truth, people)
 
 
-if __name__ == "__main__":
+def time_frames(report: Report, args: argparse.Namespace) -> None:
+    """Frames a second of a drawn video, in turn: without tracking, with it, every 10th detected."""
+    network = new_network(1, "float32", quick=True)
+    names = ("num_stages", "num_keypoints", "blocks_per_unit", "stem_channels", "unit_channels")
+    model = {name: getattr(network.model, name) for name in names}
+    description = Description("random", model, COCO, network.crop_hw)
+    predictor = Predictor(description, network.variables, flip_test=False)
+    finder = PeopleFinder(predictor, Detector.load(args.detector), min_score=0.0)
+    ways = {
+        "detector, network": {},
+        "and tracking": {"track": True},
+        "and smoothing": {"track": True, "smooth": True},
+        "and detection on every 10th frame": {"track": True, "detect_every": 10},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "crossing.mp4"
+        walking = walkers.crossing(np.random.default_rng(0))
+        drawn = walkers.draw_video(walking, 100, picture_hw=PICTURE_HW)
+        walkers.write_video(path, drawn)
+        sources = find_sources([str(path)])
+        numbers = {}
+
+        def run(name: str) -> None:
+            found = finder.stream(frames(sources, print), **ways[name])
+            numbers[name] = sum(len(people) for people in found)
+
+        runs = {name: functools.partial(run, name) for name in ways}
+        seconds = in_turn(runs, args.repeats)
+    first = seconds["detector, network"]
+    for name, times in seconds.items():
+        report.row(
+            way=name,
+            people_a_frame=numbers[name] / 100,
+            frames_per_s=spread([100 / t for t in times]),
+            over_the_first=ratio(first, times),
+        )
+
+
+def time_tracker(report: Report, drawn: list[DrawnFrame], repeats: int) -> None:
+    """The tracker's own time."""
+    simulated = Simulated(0)
+    finder = PeopleFinder(simulated, simulated.detect)
+    found = list(finder.stream(play(drawn, simulated), together=1))
+
+    def run(smooth: bool) -> None:
+        follower = Follower(COCO, smooth=smooth)
+        for people in found:
+            follower.name(people)
+
+    ways = {name: functools.partial(run, smooth) for name, smooth in SMOOTHING.items()}
+    for name, times in in_turn(ways, repeats).items():
+        milliseconds = spread([1000 * t / len(found) for t in times])
+        number = sum(map(len, found)) / len(found)
+        report.row(way=name, milliseconds_a_frame=milliseconds, people_a_frame=number)
+
+
+def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--videos", type=int, default=20, help="of each scene")
-    parser.add_argument("--detector", help="an .onnx file or a name")
+    parser.add_argument("--detector", help="a name or an .onnx file, for the frames a second")
     args = parser.parse_args()
+    logging.getLogger("mspn_jax").setLevel(logging.ERROR)  # boxes outside the picture
     report = Report(args.json)
-    count_switches(report, args.videos, SECONDS * walkers.PER_SECOND)
+    num_frames = 20 if args.quick else SECONDS * walkers.PER_SECOND
+    count_switches(report, args.videos, num_frames)
+    people = walkers.returning(np.random.default_rng(0))
+    time_tracker(report, list(walkers.draw_video(people, num_frames)), args.repeats)
+    if args.detector:
+        time_frames(report, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -46,7 +46,7 @@ class Smoother:
             is_found = people.keypoint_scores[row] > FOUND_SCORE
             last = self._filters.get(person)
             if last is None or not 0 < time_s - last.time_s <= FORGET_S:
-                last = _Filter(time_s, xy, np.zeros_like(xy), np.zeros_like(is_found))
+                last = _Filter(time_s, xy, np.zeros_like(xy), is_found)
             else:
                 last = _step(last, time_s, xy, is_found, people.boxes_xywh[row, 2:].max())
             self._filters[person] = last

@@ -11,14 +11,14 @@ from mspn_jax.people import People
 from mspn_jax.skeletons import Skeleton
 
 KEEP_S = 1.0  # an unseen person's id, in seconds
-MIN_SIMILARITY = 0.2  # of the mean of OKS and IoU, for the same id
+MIN_SIMILARITY = 0.15  # of the mean of OKS and IoU, for the same id
 FOUND_SCORE = 0.65  # keypoints with a lower score do not count
 VELOCITY_S = 0.4  # the velocity is an average over about this time
-DUPLICATE_OKS = 0.7  # between detections, of two tracks whose keypoints are the same person's
+DUPLICATE_OKS = 0.9  # between detections, of two tracks whose keypoints are the same person's
 MARGIN = 0.1  # of a box around keypoints, as a share of its longer side: about that of COCO's boxes
 NEW_S = 0.2  # a person seen for less may be unseen for this long
-DOUBT_S = 1.0  # after this time unseen the similarity counts half
-OKS_SHARE = 0.5  # of the similarity; the rest is IoU
+DOUBT_S = 0.5  # after this time unseen the similarity counts half
+OKS_SHARE = 0.7  # of the similarity; the rest is IoU
 SPREAD_S = 0.2  # an unseen person may be twice as far from the prediction after this time
 
 
@@ -201,7 +201,8 @@ def _velocity(last: Track, now: Track) -> Float[np.ndarray, "2"]:
     if seconds <= 0 or not both.any():
         return last.velocity_xy
     moved_xy = np.median((now.keypoints_image_xy - last.keypoints_image_xy)[both], 0)
-    weight = 1 - np.exp(-seconds / VELOCITY_S)
+    # At first the mean since the first sight.
+    weight = max(1 - np.exp(-seconds / VELOCITY_S), seconds / (now.last_s - last.first_s))
     return last.velocity_xy + weight * (moved_xy / seconds - last.velocity_xy)
 
 

@@ -11,7 +11,8 @@ from mspn_jax.people import People
 from mspn_jax.skeletons import Skeleton
 
 KEEP_S = 1.0  # an unseen person's id, in seconds
-MIN_SIMILARITY = 0.15  # of the mean of OKS and IoU, for the same id
+MIN_SIMILARITY = 0.15  # for the same id
+MIN_OKS = 0.3  # between detections, of the keypoints to their track
 FOUND_SCORE = 0.65  # keypoints with a lower score do not count
 VELOCITY_S = 0.4  # the velocity is an average over about this time
 DUPLICATE_OKS = 0.9  # between detections, of two tracks whose keypoints are the same person's
@@ -93,14 +94,19 @@ class Tracker:
             another person, nearer to its own track, is left out.
           time_s: rises from frame to frame.
         """
-        similarities = self._similarities(people, time_s)
         if people.ids is None:
+            similarities = self._similarities(people, time_s, OKS_SHARE)
             columns: list[int | None] = assign(similarities)
         else:
+            # The boxes are made from the tracks: IoU says nothing, but OKS whether somebody else
+            # walked into one.
+            similarities = self._similarities(people, time_s, 1.0)
             known = [track.id for track in self.tracks]
             columns = [known.index(each) for each in people.ids.tolist()]
         own = [0 if column is None else similarities[i, column] for i, column in enumerate(columns)]
         kept = self._are_distinct(people, np.array(own) + 1e-6 * people.confidences)
+        if people.ids is not None:
+            kept &= np.array(own) >= MIN_OKS
         people, columns = people[kept], [columns[row] for row in np.flatnonzero(kept)]
         tracks = [None if column is None else self.tracks[column] for column in columns]
         ids = [self._see(people[row], track, time_s) for row, track in enumerate(tracks)]
@@ -141,7 +147,9 @@ class Tracker:
             self.tracks[self.tracks.index(track)] = sight
         return sight.id
 
-    def _similarities(self, people: People, time_s: float) -> Float[np.ndarray, "N M"]:
+    def _similarities(
+        self, people: People, time_s: float, oks_share: float
+    ) -> Float[np.ndarray, "N M"]:
         """Of each person to each track."""
         if not len(people) or not self.tracks:
             return np.zeros((len(people), len(self.tracks)))
@@ -155,7 +163,7 @@ class Tracker:
         oks = self._oks(people, xy + shifts_xy[:, None], is_found, areas)
         boxes[:, :2] += shifts_xy
         iou = intersections_over_union(people.boxes_xywh.astype(float), boxes)
-        similarity = OKS_SHARE * oks + (1 - OKS_SHARE) * iou
+        similarity = oks_share * oks + (1 - oks_share) * iou
         return similarity / (1 + unseen_s / DOUBT_S)
 
     def _oks(

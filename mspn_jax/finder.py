@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Real, UInt8
+from jaxtyping import Float, UInt8
 
-from mspn_jax import geometry
-from mspn_jax.data.person_boxes import PersonBoxes, read_person_boxes, table
 from mspn_jax.data.pictures import Frame, Source, find_sources, frames
 from mspn_jax.detector import Detector
 from mspn_jax.errors import DataError
+from mspn_jax.frame_boxes import Boxes, are_usable, given_boxes, usable
 from mspn_jax.people import People, person_scores
 from mspn_jax.predictor import Predictor
 
@@ -33,15 +32,6 @@ TOGETHER = 4  # pictures whose people share batches; 1 for a camera, which must 
 Detect = Callable[  # such as a Detector
     [UInt8[np.ndarray, "H W 3"]], tuple[Float[np.ndarray, "N 4"], Float[np.ndarray, "N"]]
 ]
-BoxesOf = Callable[[Frame], Float[np.ndarray, "_ 5"]]  # x, y, width, height, score
-Boxes = (
-    Real[np.ndarray, "_ _"]
-    | Sequence[Sequence[float]]
-    | Mapping[str, Any]
-    | PersonBoxes
-    | str
-    | os.PathLike
-)
 
 
 class PeopleFinder:
@@ -202,55 +192,6 @@ def load_detector(name: str | os.PathLike, **options: Any) -> Detect:
     return Detector.load(name, **options)
 
 
-def given_boxes(boxes: Boxes) -> BoxesOf:
-    """A function that looks up a frame's boxes in what `find_people` takes as `boxes`."""
-    what = "boxes"
-    if isinstance(boxes, str | os.PathLike):
-        what = os.fspath(boxes)
-        boxes = read_person_boxes(boxes)
-    elif isinstance(boxes, Mapping):
-        of_picture = {name: table(_rows(rows), f"boxes of {name}") for name, rows in boxes.items()}
-        boxes = PersonBoxes(of_picture)
-    elif not isinstance(boxes, PersonBoxes):
-        boxes = PersonBoxes({}, table(_rows(boxes), what))
-
-    def find(frame: Frame) -> Float[np.ndarray, "N 5"]:
-        found = boxes.of(frame.source.name)
-        if found is None:
-            log.warning("%s: %s has no boxes for it", frame.source.name, what)
-            return np.zeros((0, 5))
-        return found
-
-    return find
-
-
-def _rows(boxes: Any) -> list[Any]:
-    return np.asarray(boxes, np.float64).tolist() if len(boxes) else []
-
-
-def usable(frame: Frame, boxes: Float[np.ndarray, "N 5"]) -> Float[np.ndarray, "M 5"]:
-    """The boxes that have an area and overlap the picture; the others are named in the log."""
-    inside = are_usable(frame, boxes)
-    height, width = frame.image.shape[:2]
-    for box in boxes[~inside]:
-        log.warning(
-            "%s: left out box %s: it has no area in the picture of %d x %d",
-            frame.source.name,
-            ",".join(f"{x:g}" for x in box[:4]),
-            width,
-            height,
-        )
-    return boxes[inside]
-
-
-def are_usable(frame: Frame, boxes: Float[np.ndarray, "N 5"]) -> Bool[np.ndarray, "N"]:
-    """Whether each box has an area and overlaps the picture."""
-    height, width = frame.image.shape[:2]
-    top_left, bottom_right = boxes[:, :2], boxes[:, :2] + boxes[:, 2:4]
-    inside = ((top_left < (width, height)) & (bottom_right > 0)).all(1)
-    return inside & geometry.usable_boxes(boxes[:, :4])
-
-
 def find_people(
     source: Any,
     *,
@@ -306,12 +247,21 @@ def find_people(
     elif isinstance(detector, str | os.PathLike):
         detector = _detector(os.fspath(detector))
     finder = PeopleFinder(model, detector, min_score=min_score)
+    options = dict(track=track, detect_every=detect_every, smooth=smooth)
+    return _in_any(finder, source, boxes, max_frames, options)
+
+
+def _in_any(
+    finder: PeopleFinder,
+    source: Any,
+    boxes: Boxes | None,
+    max_frames: int | None,
+    options: Mapping[str, Any],
+) -> People | Iterator[People]:
     image = _as_image(source)
     if image is not None:
         return finder(image, boxes)
-    stream = functools.partial(
-        finder.stream, boxes=boxes, track=track, detect_every=detect_every, smooth=smooth
-    )
+    stream = functools.partial(finder.stream, boxes=boxes, **options)
     if isinstance(source, str | os.PathLike | int):
         return _in_sources(stream, [source], max_frames)
     if isinstance(source, list | tuple) and all(

@@ -1,24 +1,27 @@
 """From a picture, a video or a camera to people: detector, network and result in one call."""
 
 import collections
+import dataclasses
 import functools
 import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Real, UInt8
+from jaxtyping import Float, UInt8
 
-from mspn_jax import geometry
-from mspn_jax.data.person_boxes import PersonBoxes, read_person_boxes, table
 from mspn_jax.data.pictures import Frame, Source, find_sources, frames
 from mspn_jax.detector import Detector
 from mspn_jax.errors import DataError
+from mspn_jax.frame_boxes import Boxes, are_usable, given_boxes, usable
 from mspn_jax.people import People, person_scores
 from mspn_jax.predictor import Predictor
+
+if TYPE_CHECKING:
+    from mspn_jax.following import Follower
 
 log = logging.getLogger("mspn_jax")
 
@@ -29,15 +32,6 @@ TOGETHER = 4  # pictures whose people share batches; 1 for a camera, which must 
 Detect = Callable[  # such as a Detector
     [UInt8[np.ndarray, "H W 3"]], tuple[Float[np.ndarray, "N 4"], Float[np.ndarray, "N"]]
 ]
-BoxesOf = Callable[[Frame], Float[np.ndarray, "_ 5"]]  # x, y, width, height, score
-Boxes = (
-    Real[np.ndarray, "_ _"]
-    | Sequence[Sequence[float]]
-    | Mapping[str, Any]
-    | PersonBoxes
-    | str
-    | os.PathLike
-)
 
 
 class PeopleFinder:
@@ -101,22 +95,47 @@ class PeopleFinder:
         return next(self.stream([Frame(Source("", ""), image_rgb)], boxes))
 
     def stream(
-        self, frames: Iterable[Frame], boxes: Boxes | None = None, *, together: int = TOGETHER
+        self,
+        frames: Iterable[Frame],
+        boxes: Boxes | None = None,
+        *,
+        together: int = TOGETHER,
+        track: bool = False,
+        detect_every: int = 1,
+        smooth: bool = False,
     ) -> Iterator[People]:
         """The people of each frame, in order. The next frames are read while the device computes.
 
         Args:
           boxes: as in `find_people`; by default the detector finds them.
           together: the number of successive pictures whose people share batches; 1 for a camera.
+          track, detect_every, smooth: as in `find_people`. With `detect_every` above 1 a frame is
+            done before the next is read.
+
+        Raises:
+          ValueError: `detect_every` is below 1, or above 1 without a detector.
         """
+        if detect_every < 1:
+            raise ValueError(f"detect_every is {detect_every}, and must be at least 1")
+        if detect_every > 1 and (boxes is not None or self.detector is None):
+            raise ValueError("detect_every needs a detector, but says how often it is used")
+        if not track and not smooth and detect_every == 1:
+            return self._pipelined(frames, boxes, together)
+        from mspn_jax.following import Follower  # loads scipy.optimize, which takes 0.4 s
+
+        follower = Follower(self.predictor.skeleton, smooth=smooth)
+        if detect_every > 1:
+            return self._following(frames, detect_every, follower)
+        return map(follower.name, self._pipelined(frames, boxes, together))
+
+    def _pipelined(
+        self, frames: Iterable[Frame], boxes: Boxes | None, together: int
+    ) -> Iterator[People]:
         boxes_of = self._detected if boxes is None else given_boxes(boxes)
         min_score = self.min_score if boxes is None and self.detector else 0.0
         in_flight: collections.deque[tuple[Frame, Float[np.ndarray, "_ 5"]]] = collections.deque()
 
-        # Frames in flight: boxes of frame n + 1 (n + 2, ...) are found before the keypoints of
-        # frame n are there. A tracker that only names people can work on the results below.
-        # Boxes that depend on the last frame's keypoints cannot be found here: they need a loop
-        # that calls `self.predictor(frame.image, boxes)` frame by frame.
+        # The boxes of the next frames are found before the keypoints of this one are there.
         def pairs() -> Iterator[tuple[UInt8[np.ndarray, "_ _ 3"], Float[np.ndarray, "_ 4"]]]:
             for frame in frames:
                 found = usable(frame, boxes_of(frame))
@@ -127,6 +146,21 @@ class PeopleFinder:
             frame, found = in_flight.popleft()
             people = self._people(frame, found, keypoints_image_xy, keypoint_scores)
             yield people[people.confidences >= min_score]
+
+    def _following(
+        self, frames: Iterable[Frame], detect_every: int, follower: "Follower"
+    ) -> Iterator[People]:
+        """Takes boxes from the last frame's keypoints between two detections."""
+        for frame in frames:
+            if frame.index is None or frame.index % detect_every == 0:
+                boxes, ids = usable(frame, self._detected(frame)), None
+            else:
+                boxes, ids = follower.expected(frame)
+                inside = are_usable(frame, boxes)  # a person who leaves the picture is not
+                boxes, ids = boxes[inside], ids[inside]
+            people = self._people(frame, boxes, *self.predictor(frame.image, boxes[:, :4]))
+            people = dataclasses.replace(people, ids=ids)
+            yield follower.name(people[people.confidences >= self.min_score])
 
     def _detected(self, frame: Frame) -> Float[np.ndarray, "N 5"]:
         if self.detector is None:
@@ -158,49 +192,6 @@ def load_detector(name: str | os.PathLike, **options: Any) -> Detect:
     return Detector.load(name, **options)
 
 
-def given_boxes(boxes: Boxes) -> BoxesOf:
-    """A function that looks up a frame's boxes in what `find_people` takes as `boxes`."""
-    what = "boxes"
-    if isinstance(boxes, str | os.PathLike):
-        what = os.fspath(boxes)
-        boxes = read_person_boxes(boxes)
-    elif isinstance(boxes, Mapping):
-        of_picture = {name: table(_rows(rows), f"boxes of {name}") for name, rows in boxes.items()}
-        boxes = PersonBoxes(of_picture)
-    elif not isinstance(boxes, PersonBoxes):
-        boxes = PersonBoxes({}, table(_rows(boxes), what))
-
-    def find(frame: Frame) -> Float[np.ndarray, "N 5"]:
-        found = boxes.of(frame.source.name)
-        if found is None:
-            log.warning("%s: %s has no boxes for it", frame.source.name, what)
-            return np.zeros((0, 5))
-        return found
-
-    return find
-
-
-def _rows(boxes: Any) -> list[Any]:
-    return np.asarray(boxes, np.float64).tolist() if len(boxes) else []
-
-
-def usable(frame: Frame, boxes: Float[np.ndarray, "N 5"]) -> Float[np.ndarray, "M 5"]:
-    """The boxes that have an area and overlap the picture; the others are named in the log."""
-    height, width = frame.image.shape[:2]
-    top_left, bottom_right = boxes[:, :2], boxes[:, :2] + boxes[:, 2:4]
-    inside = ((top_left < (width, height)) & (bottom_right > 0)).all(1)
-    inside &= geometry.usable_boxes(boxes[:, :4])
-    for box in boxes[~inside]:
-        log.warning(
-            "%s: left out box %s: it has no area in the picture of %d x %d",
-            frame.source.name,
-            ",".join(f"{x:g}" for x in box[:4]),
-            width,
-            height,
-        )
-    return boxes[inside]
-
-
 def find_people(
     source: Any,
     *,
@@ -212,6 +203,9 @@ def find_people(
     flip_test: bool = True,
     num_stages: int | None = None,
     dtype: Any = jnp.float32,
+    track: bool = False,
+    detect_every: int = 1,
+    smooth: bool = False,
 ) -> People | Iterator[People]:
     """Finds the people of a picture, of pictures, of a video or of a camera.
 
@@ -222,9 +216,9 @@ def find_people(
     The last model and the last detector stay in memory: a second call does not load them again.
 
     Args:
-      source: one picture: the path of a file, an http(s) address, an (H, W, 3) uint8 RGB array, or
-        a PIL image. Several: a folder, a glob, a video, the index of a camera, the address of a
-        video or stream (http, https, rtsp), a list of any of these, or an iterable of arrays.
+      source: one picture: the path of a file, an http(s) address, an (H, W, 3) uint8 RGB array, a
+        PIL image. Several: a folder, a glob, a video, a camera's index, the address of a video or
+        stream (http, https, rtsp), a list of any of these, or an iterable of arrays.
       model: a published name, or what `Predictor.load` takes, or a Predictor.
       detector: a published name, or what `Detector.load` takes, or a function image_rgb ->
         (boxes_xywh, scores). None: each picture is one person's box.
@@ -234,6 +228,9 @@ def find_people(
       min_score: detected people with a lower `People.confidences` (0 to 1) are left out.
       max_frames: of each video or camera; None: all.
       flip_test, num_stages, dtype: as in `Predictor.load`.
+      track: give the people of a video `ids`. An iterable of arrays is a video, 25 frames a second.
+      detect_every: detect people on every n-th frame; between, boxes follow the keypoints.
+      smooth: smooth keypoints over time. It implies `track`, as does `detect_every` above 1.
 
     Returns:
       `People` for one picture; otherwise an iterator of `People`, one for each picture or frame. In
@@ -241,6 +238,7 @@ def find_people(
 
     Raises:
       DataError: there is no such source, or the one picture cannot be read.
+      ValueError: `detect_every` is below 1, or above 1 without a detector.
     """
     if not isinstance(model, Predictor):
         model = _predictor(os.fspath(model), flip_test, num_stages, dtype)
@@ -249,20 +247,32 @@ def find_people(
     elif isinstance(detector, str | os.PathLike):
         detector = _detector(os.fspath(detector))
     finder = PeopleFinder(model, detector, min_score=min_score)
+    options = dict(track=track, detect_every=detect_every, smooth=smooth)
+    return _in_any(finder, source, boxes, max_frames, options)
+
+
+def _in_any(
+    finder: PeopleFinder,
+    source: Any,
+    boxes: Boxes | None,
+    max_frames: int | None,
+    options: Mapping[str, Any],
+) -> People | Iterator[People]:
     image = _as_image(source)
     if image is not None:
         return finder(image, boxes)
+    stream = functools.partial(finder.stream, boxes=boxes, **options)
     if isinstance(source, str | os.PathLike | int):
-        return _in_sources(finder, [source], boxes, max_frames)
+        return _in_sources(stream, [source], max_frames)
     if isinstance(source, list | tuple) and all(
         isinstance(each, str | os.PathLike | int) for each in source
     ):
-        return _in_sources(finder, source, boxes, max_frames)
-    return finder.stream(itertools.islice(_frames_of_images(source), max_frames), boxes)
+        return _in_sources(stream, source, max_frames)
+    return stream(itertools.islice(_frames_of_images(source), max_frames))
 
 
 def _in_sources(
-    finder: PeopleFinder, given: Sequence[Any], boxes: Boxes | None, max_frames: int | None
+    stream: Callable[..., Iterator[People]], given: Sequence[Any], max_frames: int | None
 ) -> People | Iterator[People]:
     texts = [os.fspath(each) if not isinstance(each, int) else str(each) for each in given]
     sources = find_sources(texts)
@@ -278,7 +288,7 @@ def _in_sources(
         log.warning("passed over: %s: %s", source.place, why)
 
     read = frames(sources, pass_over, max_frames)
-    found = finder.stream(read, boxes, together=together_for(sources))
+    found = stream(read, together=together_for(sources))
     return next(found) if is_one_picture else found
 
 

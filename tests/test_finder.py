@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import itertools
 import os
 import pathlib
 import threading
@@ -15,11 +16,12 @@ from test_predictor import DESCRIPTION, VARIABLES, some_picture
 import mspn_jax
 from commands import HERE
 from mspn_jax import finder
-from mspn_jax.data.pictures import find_sources, frames
+from mspn_jax.data.pictures import Frame, Source, find_sources, frames
 from mspn_jax.errors import DataError
 from mspn_jax.finder import PeopleFinder, find_people
 from mspn_jax.people import People
 from mspn_jax.predictor import Predictor
+from mspn_jax.skeletons import COCO
 from mspn_jax.weights import checkpoints
 
 BOXES = [[10.0, 10.0, 30.0, 40.0], [50.0, 5.0, 30.0, 60.0]]
@@ -171,3 +173,108 @@ def test_a_real_detector_finds_people_in_real_pictures(predictor, coco_sample):
     assert sum(map(len, found)) >= 8
     for people in found:
         assert (people.box_scores >= 0.3).all() and people.draw().shape == people.image_rgb.shape
+
+
+class Walking(Predictor):
+    """A detector and a network that see two people walk. A frame's first pixel is its number."""
+
+    skeleton = COCO
+
+    def __init__(self):
+        self.detected = []
+
+    def _corners(self, image):
+        return np.array([[10.0 + 2 * image[0, 0, 0], 20], [200.0 - 2 * image[0, 0, 0], 20]])
+
+    def detect(self, image):
+        self.detected.append(int(image[0, 0, 0]))
+        return np.column_stack([self._corners(image), [[40, 100]] * 2])[::-1], np.full(2, 0.9)
+
+    def __call__(self, image, boxes_xywh):
+        shape = np.random.default_rng(0).uniform((5, 5), (35, 95), (17, 2))
+        corners = self._corners(image)
+        nearest = np.abs(boxes_xywh[:, None, 0] - corners[:, 0]).argmin(1)
+        scores = np.full((len(boxes_xywh), 17), 1.2, np.float32)
+        return (corners[nearest][:, None] + shape).astype(np.float32), scores
+
+    def stream(self, pictures, together=1):
+        return (self(*pair) for pair in pictures)
+
+
+class Fading(Walking):
+    """The second person can hardly be seen in frames 2 and 3."""
+
+    def __call__(self, image, boxes_xywh):
+        xy, scores = super().__call__(image, boxes_xywh)
+        if image[0, 0, 0] in (2, 3):
+            scores[1:] = 0.6
+        return xy, scores
+
+
+def walk(numbers, name="walk.mp4", indices=True):
+    for i, number in enumerate(numbers):
+        image = np.full((150, 260, 3), number, np.uint8)
+        yield Frame(Source("", name), image, i if indices else None, 0.04 * i if indices else None)
+
+
+def test_tracked_people_have_ids_video_by_video():
+    walking = Walking()
+    finder = PeopleFinder(walking, walking.detect)
+    assert [people.ids for people in finder.stream(walk(range(3)))] == [None] * 3
+    both = itertools.chain(walk(range(5)), walk(range(5), "other.mp4"), walk([0], "1.jpg", False))
+    *videos, picture = finder.stream(both, track=True)
+    assert [people.ids.tolist() for people in videos] == [[1, 2]] * 10 and picture.ids is None
+    assert [entry["id"] for entry in videos[0].to_json()] == [1, 2]
+
+
+@pytest.mark.parametrize("detect_every", [1, 3, 100])
+def test_between_detections_boxes_follow_the_keypoints(detect_every):
+    walking = Walking()
+    finder = PeopleFinder(walking, walking.detect)
+    frames = itertools.chain(walk(range(8)), walk(range(20, 22), "other.mp4"))
+    found = list(finder.stream(frames, track=True, detect_every=detect_every))
+    assert walking.detected == [*range(0, 8, detect_every), *range(20, 22, detect_every)]
+    for people in found:
+        assert people.ids.tolist() == [1, 2]
+        assert (np.diff(people.boxes_xywh[:, 0]) < 0).all()  # as the detector's order
+    if detect_every == 100:  # 1.2 pixels ahead of the keypoints, less than their margin of 9
+        left = found[7].keypoints_image_xy[..., 0].min(1) - found[7].boxes_xywh[:, 0]
+        assert ((left > 6) & (left < 12)).all()
+
+
+def test_people_who_fade_between_detections_are_left_out():
+    walking = Walking()
+    finder = PeopleFinder(Fading(), walking.detect, min_score=0.3)
+    found = list(finder.stream(walk(range(8)), detect_every=4))
+    assert [len(people) for people in found] == [2, 2, 1, 1, 2, 2, 2, 2]
+    assert [people.ids.tolist() for people in found[4:]] == [[1, 2]] * 4
+
+
+def test_smoothing_calms_keypoints_and_gives_ids():
+    walking = Walking()
+    finder = PeopleFinder(walking, walking.detect)
+    rough = [people.keypoints_image_xy for people in finder.stream(walk([5, 6, 5, 6, 5, 6]))]
+    calm = list(finder.stream(walk([5, 6, 5, 6, 5, 6]), smooth=True))
+    assert calm[0].ids.tolist() == [1, 2]
+    moves = [
+        np.abs(np.diff([xy[0, 0, 0] for xy in each])).mean()
+        for each in (rough, [people.keypoints_image_xy for people in calm])
+    ]
+    assert 0 < moves[1] < 0.8 * moves[0]
+
+
+def test_arrays_are_a_video_of_25_frames_a_second():
+    walking = Walking()
+    images = [frame.image for frame in walk(range(3))]
+    found = list(find_people(images, model=walking, detector=walking.detect, track=True))
+    assert [people.ids.tolist() for people in found] == [[1, 2]] * 3
+
+
+def test_detection_now_and_then_needs_a_detector():
+    finder = PeopleFinder(Walking(), None)
+    with pytest.raises(ValueError, match="detect_every is 0"):
+        finder.stream([], detect_every=0)
+    with pytest.raises(ValueError, match="detect_every needs a detector"):
+        finder.stream([], detect_every=2)
+    with pytest.raises(ValueError, match="detect_every needs a detector"):
+        PeopleFinder(Walking(), Walking().detect).stream([], [[0, 0, 1, 1]], detect_every=2)

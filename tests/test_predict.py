@@ -117,6 +117,24 @@ def test_a_video_becomes_a_video(root, tmp_path):
     assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 7 and video.get(cv2.CAP_PROP_FPS) == 10
 
 
+def test_people_of_a_video_have_ids(root, tmp_path):
+    done = predict(
+        root / "walk.avi",
+        "--model",
+        root / "checkpoint",
+        "--box=5,5,30,40",
+        "--box=34,2,28,44",
+        "--smooth",
+        "--output",
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    entries = json.loads((tmp_path / "keypoints.json").read_text())
+    assert {entry["id"] for entry in entries if entry["frame"] == 0} == {1, 2}
+    with open(tmp_path / "keypoints.csv", newline="") as file:
+        assert [int(row["id"]) for row in csv.DictReader(file)] == [e["id"] for e in entries]
+
+
 def test_pictures_are_words_and_results_get_a_new_folder(root, tmp_path):
     first, second = sorted((root / "val2017").glob("0*.jpg"))[:2]
     arguments = (
@@ -143,6 +161,7 @@ def test_pictures_are_words_and_results_get_a_new_folder(root, tmp_path):
     "arguments, message",
     [
         (["--box=1,2,3,4", "--detector=m.onnx"], "--box and --detector: only one can say"),
+        (["--box=1,2,3,4", "--detect_every=2"], "--detect_every: needs a detector, and --box says"),
         (["--boxes={root}/other.json"], "has boxes of 1 pictures (x.jpg), but of none that was"),
         (["--output={root}/val2017"], "could be written over; give another --output"),
         (["--output={root}/walk.avi", "--whole_picture"], "walk.avi: File exists"),

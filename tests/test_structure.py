@@ -25,8 +25,9 @@ ROOMS = {
     "the steps": {"mspn_jax.inference", "mspn_jax.training"},
     "compiling": {"mspn_jax.compiled", "mspn_jax.cost", "mspn_jax.hardware"},
     "people in pictures": {
-        "mspn_jax.drawing", "mspn_jax.finder",
+        "mspn_jax.drawing", "mspn_jax.finder", "mspn_jax.following", "mspn_jax.frame_boxes",
         "mspn_jax.live_page", "mspn_jax.people", "mspn_jax.people_files", "mspn_jax.predictor",
+        "mspn_jax.smoothing", "mspn_jax.tracking",
     },
 }  # fmt: skip
 FOLDERS = {

@@ -58,6 +58,15 @@ _FLIP_TEST = flags.DEFINE_bool("flip_test", True, "average with the mirrored; tw
 _BF16 = flags.DEFINE_bool("bf16", False, "compute in bfloat16")
 _DRAW = flags.DEFINE_bool("draw", True, "write the pictures and videos, not only the numbers")
 _SHOW = flags.DEFINE_bool("show", False, "show the pictures in a browser as they come")
+_TRACK = flags.DEFINE_bool("track", False, "give the people of each video ids")
+_DETECT_EVERY = flags.DEFINE_integer(
+    "detect_every",
+    1,
+    "detect people on every n-th frame of a video; between, boxes follow the keypoints. Above 1 it"
+    " implies --track",
+    lower_bound=1,
+)
+_SMOOTH = flags.DEFINE_bool("smooth", False, "smooth keypoints over time; implies --track")
 _MAX_FRAMES = flags.DEFINE_integer("max_frames", None, "of each video or camera", lower_bound=1)
 
 log = logging.getLogger("mspn_jax")
@@ -104,7 +113,15 @@ def main(words: list[str]) -> None:
                     return
                 yield frame
 
-        for people in people_finder.stream(read(), boxes, together=finder.together_for(sources)):
+        stream = people_finder.stream(
+            read(),
+            boxes,
+            together=finder.together_for(sources),
+            track=_TRACK.value,
+            detect_every=_DETECT_EVERY.value,
+            smooth=_SMOOTH.value,
+        )
+        for people in stream:
             annotated = people.draw() if _DRAW.value or page else None
             written.add(people, annotated if _DRAW.value else None)
             if page and annotated is not None:
@@ -145,6 +162,8 @@ def given_boxes(sources: list[Source]) -> PersonBoxes | None:
     given = [flag for flag, value in ways.items() if value]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)}: only one can say where people are")
+    if _DETECT_EVERY.value > 1 and given and given != ["--detector"]:
+        raise UsageError(f"--detect_every: needs a detector, and {given[0]} says where people are")
     if _BOX.value:
         return PersonBoxes({}, parse_boxes(_BOX.value, "--box")).above(_MIN_BOX_SCORE.value)
     if not _BOXES.value:

@@ -37,11 +37,12 @@ from mspn_jax.detector import Detector
 from mspn_jax.evaluation.similarity import keypoint_similarities
 from mspn_jax.finder import PeopleFinder
 from mspn_jax.following import Follower
+from mspn_jax.geometry import intersections_over_union
 from mspn_jax.people import People
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import walkers
 from mspn_jax.synthetic.walkers import DrawnFrame
-from mspn_jax.tracking import KEEP_S, intersections_over_union
+from mspn_jax.tracking import KEEP_S
 from mspn_jax.weights.description import Description
 
 SECONDS = 8

@@ -46,18 +46,16 @@ def usable_boxes(boxes_xywh: Real[np.ndarray, "N 4"]) -> Bool[np.ndarray, "N"]:
     return np.isfinite(boxes_xywh).all(-1) & (boxes_xywh[:, 2:] > 0).all(-1)
 
 
-def box_overlaps(
-    boxes_xyxy: Real[np.ndarray, "N 4"], others_xyxy: Real[np.ndarray, "M 4"]
+def intersections_over_union(
+    boxes_xywh: Real[np.ndarray, "N 4"], others_xywh: Real[np.ndarray, "M 4"]
 ) -> Float64[np.ndarray, "N M"]:
-    """Intersection over union (IoU) of each box with each of the others."""
-    boxes, others = np.asarray(boxes_xyxy, float)[:, None], np.asarray(others_xyxy, float)[None]
-    low, high = (
-        np.maximum(boxes[..., :2], others[..., :2]),
-        np.minimum(boxes[..., 2:], others[..., 2:]),
-    )
-    both = np.maximum(high - low, 0).prod(-1)
-    areas = [(each[..., 2:] - each[..., :2]).prod(-1) for each in (boxes, others)]
-    return both / np.maximum(areas[0] + areas[1] - both, np.spacing(1))
+    """IoU of each box with each of the others; 0 for boxes without area."""
+    boxes, others = np.asarray(boxes_xywh, float)[:, None], np.asarray(others_xywh, float)
+    ends, other_ends = (each[..., :2] + each[..., 2:] for each in (boxes, others))
+    top_left = np.maximum(boxes[..., :2], others[..., :2])
+    common = np.maximum(0, np.minimum(ends, other_ends) - top_left).prod(-1)
+    total = boxes[..., 2:].prod(-1) + others[..., 2:].prod(-1) - common
+    return common / np.maximum(total, np.finfo(float).tiny)
 
 
 def padded_region(

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from mspn_jax.evaluation.similarity import keypoint_similarities
+from mspn_jax.geometry import intersections_over_union
 from mspn_jax.people import People
 from mspn_jax.skeletons import Skeleton
 
@@ -162,7 +163,7 @@ class Tracker:
         areas = boxes[:, 2] * boxes[:, 3] * (1 + unseen_s / SPREAD_S) ** 2
         oks = self._oks(people, xy + shifts_xy[:, None], is_found, areas)
         boxes[:, :2] += shifts_xy
-        iou = intersections_over_union(people.boxes_xywh.astype(float), boxes)
+        iou = intersections_over_union(people.boxes_xywh, boxes)
         similarity = oks_share * oks + (1 - oks_share) * iou
         return similarity / (1 + unseen_s / DOUBT_S)
 
@@ -212,14 +213,3 @@ def _velocity(last: Track, now: Track) -> Float[np.ndarray, "2"]:
     # At first the mean since the first sight.
     weight = max(1 - np.exp(-seconds / VELOCITY_S), seconds / (now.last_s - last.first_s))
     return last.velocity_xy + weight * (moved_xy / seconds - last.velocity_xy)
-
-
-def intersections_over_union(
-    boxes_xywh: Float[np.ndarray, "N 4"], others_xywh: Float[np.ndarray, "M 4"]
-) -> Float[np.ndarray, "N M"]:
-    """IoU of each box with each of the others."""
-    top_left = np.maximum(boxes_xywh[:, None, :2], others_xywh[:, :2])
-    ends, other_ends = (b[:, :2] + b[:, 2:] for b in (boxes_xywh, others_xywh))
-    common = np.maximum(0, np.minimum(ends[:, None], other_ends) - top_left).prod(-1)
-    areas, other_areas = (b[:, 2:].prod(-1) for b in (boxes_xywh, others_xywh))
-    return common / (areas[:, None] + other_areas - common)

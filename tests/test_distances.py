@@ -11,7 +11,6 @@ from mspn_jax.data.annotations import Annotations
 from mspn_jax.errors import DataError, UsageError
 from mspn_jax.evaluation import distances
 from mspn_jax.evaluation.distances import NOBODY, UNDEFINED, distance_metrics
-from mspn_jax.geometry import box_overlaps
 from mspn_jax.skeletons import Skeleton
 
 NAMES = (
@@ -156,14 +155,6 @@ def test_a_result_goes_to_the_person_whose_box_it_overlaps_most():
     assert match([100, 100, 10, 10]) == [NOBODY] * 3
     elsewhere = [{"image_id": image_id + 1, "bbox": [0, 0, 10, 10]}]
     assert distances.match_by_box(elsewhere, people).tolist() == [NOBODY] * 3
-
-
-def test_overlaps_of_boxes():
-    boxes = np.array([[0, 0, 10, 10], [0, 0, 0, 0]])
-    others = np.array([[5, 0, 15, 10], [0, 0, 10, 10], [20, 20, 30, 30], [2, 2, 4, 7]])
-    np.testing.assert_allclose(
-        box_overlaps(boxes, others), [[50 / 150, 1, 0, 10 / 100], [0, 0, 0, 0]]
-    )
 
 
 @pytest.mark.parametrize("name", ["PCK", "PCK@", "PCK@0", "PCK@-1", "PCK@0.2.1", "pck@0.2", "AP"])

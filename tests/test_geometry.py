@@ -94,3 +94,13 @@ def test_aspect_is_fixed_by_enlarging(size):
     fixed = geometry.fix_aspect(np.float32(size), CROP_HW)
     assert fixed[0] / fixed[1] == pytest.approx(0.75)
     assert (fixed >= np.float32(size)).all() and (fixed == np.float32(size)).any()
+
+
+def test_intersections_over_union():
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 0, 0]])
+    others = np.array(
+        [[5, 0, 10, 10], [0, 0, 10, 10], [20, 20, 10, 10], [2, 2, 2, 5], [0, 0, 0, 0]]
+    )
+    np.testing.assert_allclose(
+        geometry.intersections_over_union(boxes, others), [[1 / 3, 1, 0, 0.1, 0], [0] * 5]
+    )

@@ -14,7 +14,6 @@ from mspn_jax.tracking import (
     NEW_S,
     Tracker,
     assign,
-    intersections_over_union,
 )
 
 STEP = 0.04  # seconds between frames
@@ -144,11 +143,6 @@ def test_assignment_is_the_best_sum_and_refuses_what_is_not_alike():
     assert assign(similarities) == [1, 0, None]
     assert assign(np.zeros((0, 3))) == [] and assign(np.zeros((2, 0))) == [None, None]
 
-
-def test_iou():
-    boxes = np.array([[0.0, 0, 10, 10], [20, 0, 10, 10]])
-    others = np.array([[5.0, 0, 10, 10], [20, 0, 10, 5]])
-    np.testing.assert_allclose(intersections_over_union(boxes, others), [[1 / 3, 0], [0, 0.5]])
 
 
 @pytest.mark.parametrize("scene", ["crossing", "returning"])

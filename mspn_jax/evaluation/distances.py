@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from mspn_jax.data.annotations import Annotations, rows_by_picture
 from mspn_jax.data.schema import some
 from mspn_jax.errors import DataError, UsageError
-from mspn_jax.geometry import box_overlaps, boxes_xywh_to_xyxy, clip_boxes
+from mspn_jax.geometry import clip_boxes, intersections_over_union
 from mspn_jax.skeletons import Skeleton
 
 AUC_PX = 30.0  # the largest distance of AUC
@@ -66,14 +66,15 @@ def match_by_box(results: list[dict[str, Any]], people: Annotations) -> Int[np.n
     boxes are clipped to their picture, as those that crops are cut from.
     """
     matched = np.full(len(people.ids), NOBODY)
-    boxes_xyxy = clip_boxes(people.boxes_xywh, people.image_hw[people.image_rows])
+    boxes = clip_boxes(people.boxes_xywh, people.image_hw[people.image_rows])
+    boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], -1)
     found_in = rows_by_picture(np.array([r["image_id"] for r in results], np.int64))
     for image_id, rows in rows_by_picture(people.image_ids[people.image_rows]).items():
         found = found_in.get(image_id, np.zeros(0, int))
         if not len(found):
             continue
-        found_xyxy = boxes_xywh_to_xyxy(np.array([results[i]["bbox"] for i in found]))
-        overlaps = box_overlaps(boxes_xyxy[rows], found_xyxy)
+        found_xywh = np.array([results[i]["bbox"] for i in found])
+        overlaps = intersections_over_union(boxes_xywh[rows], found_xywh)
         for _ in range(min(overlaps.shape)):
             # argmax takes the first of equals: people with the same box keep their order.
             person, result = np.unravel_index(overlaps.argmax(), overlaps.shape)

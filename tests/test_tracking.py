@@ -144,7 +144,6 @@ def test_assignment_is_the_best_sum_and_refuses_what_is_not_alike():
     assert assign(np.zeros((0, 3))) == [] and assign(np.zeros((2, 0))) == [None, None]
 
 
-
 @pytest.mark.parametrize("scene", ["crossing", "returning"])
 def test_drawn_people_keep_their_ids(scene):
     """With every joint known, ids change only of people who were away for longer than KEEP_S."""

@@ -17,24 +17,22 @@ _TEXT = '''"""{name}: {count} instances with {keypoints} keypoints, from {tool}.
 
 from pathlib import Path
 
-from mspn_jax.configs import default
+from mspn_jax.configs import finetune
 
 
 def get_config():
-    config = default.get_config("{name}", num_stages=1)  # the network of mspn50
-    config.skeleton = ""  # names, limbs and pairs are those of the annotations
+    config = finetune.get_config()  # the network of mspn50, and a schedule that fits any run
+    config.variant = "{name}"
     config.data.root = str(Path(__file__).resolve().parent)
-    config.data.train_split, config.data.val_split = "train", "val"  # mspn split writes them
+    config.init.checkpoint = "mspn50"  # the published network, fetched once; "": new weights
     config.crop_hw = {crop_hw}  # height, width: of the most usual boxes
-    # config.init.checkpoint = "mspn50"  # start from the published network; crops of any size
-    # Without an accelerator, a small network instead:
+    # Without an accelerator, a small network instead, with new weights:
+    # config.init.checkpoint = ""
     # config.model.blocks_per_unit, config.model.stem_channels = (2, 2, 1, 1), 16
     # config.model.unit_channels = 64
     config.batch_size = {batch_size}
     config.num_epochs = {num_epochs}  # {steps:,} steps
     config.num_hard_keypoints = {keypoints}  # all of them
-    config.optimizer.warmup_steps = {warmup_steps}
-    config.optimizer.drop_epochs = {drop_epochs}
     config.eval.every_epochs = {every_epochs}
     return config
 '''
@@ -64,7 +62,5 @@ def config_text(skeleton: Skeleton, aspects: Float[np.ndarray, "N"], tool: str) 
         batch_size=batch_size,
         num_epochs=num_epochs,
         steps=steps,
-        warmup_steps=min(max(steps // 20, 1), 500),
-        drop_epochs=(round(0.75 * num_epochs, 1), round(0.92 * num_epochs, 1)),
         every_epochs=max(num_epochs // 10, 1),
     )

@@ -58,6 +58,7 @@ def test_an_id_is_kept_for_a_time(unseen_s, same):
     tracker = Tracker(COCO)
     seen = [people((10, 20))] * 60
     unseen = [people()] * round(unseen_s / STEP)
+    assert KEEP_S == 1  # as docs/predict.md says
     *_, ids = ids_of(tracker, [*seen, *unseen, people((10, 20))])
     assert (ids == [1]) == same
 
@@ -91,6 +92,26 @@ def test_boxes_tell_people_apart_whose_joints_are_not_found():
 
 def test_a_far_person_is_another():
     assert ids_of(Tracker(COCO), [people((10, 20)), people((60, 20))]) == [[1], [2]]
+
+
+def test_who_was_unseen_may_be_further_away():
+    frames = [*[people((10, 20))] * 60, *[people()] * 9, people((32, 20))]
+    assert ids_of(Tracker(COCO), frames)[-1] == [1]
+
+
+def test_velocity_follows_a_turn_but_not_the_noise():
+    tracker = Tracker(COCO)
+    there = [people((10 + 4 * i, 20)) for i in range(50)]
+    back = [people((206 - 4 * i, 20)) for i in range(20)]
+    ids_of(tracker, [*there, *back])
+    assert tracker.tracks[0].velocity_xy[0] == pytest.approx(-100, abs=40)
+    tracker = Tracker(COCO)
+    ids_of(tracker, [people((10 + 2 * (i % 2), 20)) for i in range(101)])
+    assert abs(tracker.tracks[0].velocity_xy[0]) < 15  # 50 from frame to frame
+
+
+def test_people_close_to_one_another_are_two():
+    assert ids_of(Tracker(COCO), [people((10, 20), (16, 20))] * 2) == [[1, 2]] * 2
 
 
 def test_a_person_with_anothers_joints_is_left_out():

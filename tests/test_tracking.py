@@ -111,7 +111,8 @@ def test_velocity_follows_a_turn_but_not_the_noise():
 
 
 def test_people_close_to_one_another_are_two():
-    assert ids_of(Tracker(COCO), [people((10, 20), (16, 20))] * 2) == [[1, 2]] * 2
+    close = people((10, 20), (16, 20), box_scores=np.array([0.9, 0.8]))
+    assert ids_of(Tracker(COCO), [close] * 2) == [[1, 2]] * 2
 
 
 def test_a_person_with_anothers_joints_is_left_out():

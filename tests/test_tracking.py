@@ -110,6 +110,13 @@ def test_velocity_follows_a_turn_but_not_the_noise():
     assert abs(tracker.tracks[0].velocity_xy[0]) < 15  # 50 from frame to frame
 
 
+def test_times_that_do_not_rise_are_survived():
+    tracker = Tracker(COCO)
+    times = [0.0, 0.04, 0.04, 0.0, -5.0, 0.04, 0.08]
+    assert [tracker.update(people((10, 20)), t).ids.tolist() for t in times] == [[1]] * 7
+    assert np.isfinite(tracker.expected(-1.0)[0]).all()
+
+
 def test_people_close_to_one_another_are_two():
     close = people((10, 20), (16, 20), box_scores=np.array([0.9, 0.8]))
     assert ids_of(Tracker(COCO), [close] * 2) == [[1, 2]] * 2

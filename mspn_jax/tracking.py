@@ -16,7 +16,7 @@ MIN_SIMILARITY = 0.15  # for the same id
 MIN_OKS = 0.3  # between detections, of the keypoints to their track
 FOUND_SCORE = 0.65  # keypoints with a lower score do not count
 VELOCITY_S = 0.4  # the velocity is an average over about this time
-DUPLICATE_OKS = 0.9  # between detections, of two tracks whose keypoints are the same person's
+DUPLICATE_OKS = 0.9  # above it two people are one, found twice
 MARGIN = 0.1  # of a box around keypoints, as a share of its longer side: about that of COCO's boxes
 NEW_S = 0.2  # a person seen for less may be unseen for this long
 DOUBT_S = 0.5  # after this time unseen the similarity counts half
@@ -24,7 +24,7 @@ OKS_SHARE = 0.7  # of the similarity; the rest is IoU
 SPREAD_S = 0.2  # an unseen person may be twice as far from the prediction after this time
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Track:
     """A person, as last seen.
 
@@ -71,8 +71,9 @@ class Tracker:
             people = tracker.update(people, people.time_s)
 
     People are assigned to the tracks so that the sum of their similarities is greatest. The
-    similarity is the mean of OKS and of the boxes' IoU, with the track moved on at constant
-    velocity. Who is like no track gets a new id; ids count from 1 and are not used again.
+    similarity is OKS and, with less weight, the boxes' IoU, after the track has moved on at
+    constant velocity. Who is like no track gets a new id; ids count from 1 and are not used again. Of two
+    people with the same joints the lesser is left out.
     """
 
     def __init__(self, skeleton: Skeleton, *, keep_s: float = KEEP_S):
@@ -84,17 +85,18 @@ class Tracker:
         self._oks_sigmas = skeleton.oks_sigmas
         self._keep_s = keep_s
         self._next_id = 1
-        self._time_s = 0.0
+        self._time_s = -np.inf
         self.tracks: list[Track] = []
 
     def update(self, people: People, time_s: float) -> People:
         """Takes the people of the next frame, and returns them with ids.
 
         Args:
-          people: with the ids of `expected` if the boxes are those; whose keypoints are those of
-            another person, nearer to its own track, is left out.
-          time_s: rises from frame to frame.
+          people: without ids; or, if their boxes are those of `expected`, with its ids. Then those
+            whose keypoints are not like their track's are left out.
+          time_s: rises from frame to frame; a damaged video's that falls counts as the last one.
         """
+        time_s = max(time_s, self._time_s)
         if people.ids is None:
             similarities = self._similarities(people, time_s, OKS_SHARE)
             columns: list[int | None] = assign(similarities)
@@ -124,6 +126,7 @@ class Tracker:
           boxes: x, y, width, height in image pixels, and the score of the last detection.
           ids: of the people.
         """
+        time_s = max(time_s, self._time_s)
         tracks = [track for track in self.tracks if track.last_s == self._time_s]
         boxes = [[*track.expected_box_xywh(time_s), track.box_score] for track in tracks]
         return np.array(boxes).reshape(-1, 5), np.array([track.id for track in tracks], int)

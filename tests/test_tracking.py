@@ -57,6 +57,7 @@ def test_an_id_is_kept_for_a_time(unseen_s, same):
     tracker = Tracker(COCO)
     seen = [people((10, 20))] * 60
     unseen = [people()] * round(unseen_s / STEP)
+    assert KEEP_S == 1  # as docs/predict.md says
     *_, ids = ids_of(tracker, [*seen, *unseen, people((10, 20))])
     assert (ids == [1]) == same
 
@@ -90,6 +91,34 @@ def test_boxes_tell_people_apart_whose_joints_are_not_found():
 
 def test_a_far_person_is_another():
     assert ids_of(Tracker(COCO), [people((10, 20)), people((60, 20))]) == [[1], [2]]
+
+
+def test_who_was_unseen_may_be_further_away():
+    frames = [*[people((10, 20))] * 60, *[people()] * 9, people((32, 20))]
+    assert ids_of(Tracker(COCO), frames)[-1] == [1]
+
+
+def test_velocity_follows_a_turn_but_not_the_noise():
+    tracker = Tracker(COCO)
+    there = [people((10 + 4 * i, 20)) for i in range(50)]
+    back = [people((206 - 4 * i, 20)) for i in range(20)]
+    ids_of(tracker, [*there, *back])
+    assert tracker.tracks[0].velocity_xy[0] == pytest.approx(-100, abs=40)
+    tracker = Tracker(COCO)
+    ids_of(tracker, [people((10 + 2 * (i % 2), 20)) for i in range(101)])
+    assert abs(tracker.tracks[0].velocity_xy[0]) < 15  # 50 from frame to frame
+
+
+def test_times_that_do_not_rise_are_survived():
+    tracker = Tracker(COCO)
+    times = [0.0, 0.04, 0.04, 0.0, -5.0, 0.04, 0.08]
+    assert [tracker.update(people((10, 20)), t).ids.tolist() for t in times] == [[1]] * 7
+    assert np.isfinite(tracker.expected(-1.0)[0]).all()
+
+
+def test_people_close_to_one_another_are_two():
+    close = people((10, 20), (16, 20), box_scores=np.array([0.9, 0.8]))
+    assert ids_of(Tracker(COCO), [close] * 2) == [[1, 2]] * 2
 
 
 def test_a_person_with_anothers_joints_is_left_out():

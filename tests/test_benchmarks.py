@@ -176,12 +176,6 @@ def test_checkpoint(tmp_path):
     assert row["state_MB"] > 0 and row["share_of_500_steps"] > 0
 
 
-def test_predict(tmp_path):
-    rows = run("predict.py", "--people", 1, 3, "--json", tmp_path / "rows.json")
-    assert [row["people"] for row in rows] == [1, 3]
-    assert all(row["one_by_one_over_together"]["median"] > 0 for row in rows)
-
-
 @pytest.mark.slow
 def test_serve(tmp_path):
     pytest.importorskip("aiohttp", reason="pip install -e '.[serve]'")
@@ -193,3 +187,9 @@ def test_serve(tmp_path):
     assert [row["clients"] for row in rows] == [1, 30]
     assert rows[0]["turned_away"] == 0 < rows[1]["turned_away"]  # one is worked on, 16 wait
     assert all(row["95_percent_ms"] >= row["median_ms"] > 0 for row in rows)
+
+
+def test_predict(tmp_path):
+    rows = run("predict.py", "--people", 1, 3, "--json", tmp_path / "rows.json")
+    assert [row["people"] for row in rows] == [1, 3]
+    assert all(row["one_by_one_over_together"]["median"] > 0 for row in rows)

@@ -176,12 +176,6 @@ def test_checkpoint(tmp_path):
     assert row["state_MB"] > 0 and row["share_of_500_steps"] > 0
 
 
-def test_predict(tmp_path):
-    rows = run("predict.py", "--people", 1, 3, "--json", tmp_path / "rows.json")
-    assert [row["people"] for row in rows] == [1, 3]
-    assert all(row["one_by_one_over_together"]["median"] > 0 for row in rows)
-
-
 @pytest.mark.slow
 def test_serve(tmp_path):
     pytest.importorskip("aiohttp", reason="pip install -e '.[serve]'")
@@ -201,3 +195,10 @@ def test_tracking(tmp_path):
     scenes = [row for row in rows if "scene" in row]
     assert len(scenes) == 9 and all(row["people"] > 20 and row["missed"] < 0.7 for row in scenes)
     assert all(row["milliseconds_a_frame"]["median"] > 0 for row in rows[9:])
+
+
+@pytest.mark.slow
+def test_predict(tmp_path):
+    rows = run("predict.py", "--people", 1, 3, "--json", tmp_path / "rows.json")
+    assert [row["people"] for row in rows] == [1, 3]
+    assert all(row["one_by_one_over_together"]["median"] > 0 for row in rows)

@@ -71,8 +71,8 @@ class Tracker:
 
     People are assigned to the tracks so that the sum of their similarities is greatest. The
     similarity is OKS and, with less weight, the boxes' IoU, after the track has moved on at
-    constant velocity. Who is like no track gets a new id; ids count from 1 and are not used again. Of two
-    people with the same joints the lesser is left out.
+    constant velocity. Who is like no track gets a new id; ids count from 1 and are not used again.
+    Of two people with the same joints the lesser is left out.
     """
 
     def __init__(self, skeleton: Skeleton, *, keep_s: float = KEEP_S):

@@ -113,9 +113,10 @@ class Tracker:
         tracks = [None if column is None else self.tracks[column] for column in columns]
         ids = [self._see(people[row], track, time_s) for row, track in enumerate(tracks)]
         self._time_s = time_s
-        self.tracks = [
-            track for track in self.tracks if time_s - track.last_s <= track.keep_s(self._keep_s)
-        ]
+        if people.ids is None:  # between detections nobody has a chance to be found again
+            self.tracks = [
+                each for each in self.tracks if time_s - each.last_s <= each.keep_s(self._keep_s)
+            ]
         return dataclasses.replace(people, ids=np.array(ids, int))
 
     def expected(self, time_s: float) -> tuple[Float[np.ndarray, "N 5"], Int[np.ndarray, "N"]]:

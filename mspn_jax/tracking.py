@@ -72,8 +72,8 @@ class Tracker:
 
     People are assigned to the tracks so that the sum of their similarities is greatest. The
     similarity is OKS and, with less weight, the boxes' IoU, after the track has moved on at
-    constant velocity. Who is like no track gets a new id; ids count from 1 and are not used again. Of two
-    people with the same joints the lesser is left out.
+    constant velocity. Who is like no track gets a new id; ids count from 1 and are not used again.
+    Of two people with the same joints the lesser is left out.
     """
 
     def __init__(self, skeleton: Skeleton, *, keep_s: float = KEEP_S):
@@ -114,9 +114,10 @@ class Tracker:
         tracks = [None if column is None else self.tracks[column] for column in columns]
         ids = [self._see(people[row], track, time_s) for row, track in enumerate(tracks)]
         self._time_s = time_s
-        self.tracks = [
-            track for track in self.tracks if time_s - track.last_s <= track.keep_s(self._keep_s)
-        ]
+        if people.ids is None:  # between detections nobody has a chance to be found again
+            self.tracks = [
+                each for each in self.tracks if time_s - each.last_s <= each.keep_s(self._keep_s)
+            ]
         return dataclasses.replace(people, ids=np.array(ids, int))
 
     def expected(self, time_s: float) -> tuple[Float[np.ndarray, "N 5"], Int[np.ndarray, "N"]]:

@@ -154,6 +154,15 @@ def test_people_of_known_boxes_keep_their_ids():
     assert ids.tolist() == [1]
 
 
+def test_who_was_left_out_between_detections_is_found_again():
+    tracker = Tracker(COCO)
+    tracker.update(people((10, 20), (300, 20)), 0.0)
+    for i in range(1, 10):  # longer than NEW_S
+        tracker.update(people((10, 20), ids=np.array([1])), STEP * i)
+    found = tracker.update(people((300, 20), (10, 20)), 10 * STEP)
+    assert found.ids.tolist() == [2, 1]
+
+
 def test_who_walked_into_anothers_box_is_left_out():
     tracker = Tracker(COCO)
     tracker.update(people((10, 20), (300, 20)), 0.0)

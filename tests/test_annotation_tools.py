@@ -718,7 +718,8 @@ def test_commands_refuse_in_one_line(tmp_path):
 
 
 TINY = (
-    "--config.init.checkpoint=", "--config.num_steps=3", "--config.batch_size=4", "--config.model.blocks_per_unit=(1,1,1,1)",
+    "--config.init.checkpoint=", "--config.num_steps=3", "--config.batch_size=4",
+    "--config.model.blocks_per_unit=(1,1,1,1)",
     "--config.model.stem_channels=8", "--config.model.unit_channels=16", "--config.crop_hw=(64,96)",
 )  # fmt: skip
 THREE = re.search(

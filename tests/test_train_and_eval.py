@@ -1,6 +1,7 @@
 """train.py and eval.py on drawn people: train, stop, resume, evaluate, refuse."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -134,8 +135,10 @@ def test_a_run_ends_when_ap_does_not_rise_and_reports_on_its_best(config, tmp_pa
     report = json.loads((workdir / "report" / "metrics.json").read_text())
     assert report["about"]["checkpoint"].endswith("step 3") and 0 <= report["PCK@0.2"] <= 1
     assert report["AP"] == pytest.approx(metrics["AP"], abs=1e-6)
+    shutil.rmtree(workdir / "report")  # as if it had been stopped while it wrote this
     again = run("train.py", *arguments, *more)
     assert again.returncode == 0, again.stderr
+    assert (workdir / "report" / "report.html").is_file()
     assert f"ended at step {last}" in again.stderr and f"step {last + 1}/" not in again.stderr
 
 

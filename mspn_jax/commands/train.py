@@ -7,7 +7,6 @@ interruption the same command resumes; results are bit-identical.
 import contextlib
 import dataclasses
 import logging
-import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,8 @@ from ml_collections import ConfigDict, config_flags
 
 from mspn_jax import training
 from mspn_jax.commands import configured, program, stopping
+from mspn_jax.commands.final_report import REPORT, Evaluation, report_on_best
+from mspn_jax.commands.steps import Steps
 from mspn_jax.data import augment, evaluation_set, pipeline
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.records import Records, open_records
@@ -27,13 +28,10 @@ from mspn_jax.errors import UsageError
 from mspn_jax.evaluation import distances
 from mspn_jax.evaluation.scoring import evaluate
 from mspn_jax.folding import fold
-from mspn_jax.reports import evaluation
-from mspn_jax.reports.advice import advice
 from mspn_jax.reports.training_log import TrainingReport
-from mspn_jax.storage import files, mirror, paths
+from mspn_jax.storage import files, paths
 from mspn_jax.training import Metrics, TrainState
 from mspn_jax.variables import count_parameters, initial_variables
-from mspn_jax.weights.checkpoints import load
 from mspn_jax.weights.description import Description
 from mspn_jax.weights.run import Checkpoints
 from mspn_jax.weights.start import initial_from
@@ -78,8 +76,11 @@ def main() -> None:
         evaluated = checkpoints.metrics(first_step) if first_step else None
         if first_step >= steps.last and evaluated is not None:
             log.info("%s has done its %d steps; num_epochs says how many", workdir, steps.last)
-            return
-        if evaluated is not None and has_stalled(config, checkpoints, steps, first_step):
+        if evaluated is not None and steps.is_over(first_step, checkpoints.best_step()):
+            if config.eval.report and not (workdir / REPORT).exists():  # it was stopped before
+                stop = stack.enter_context(stopping.stop_requests(lambda: True))
+                estimate = new_evaluation(config, description, validation, stop)
+                report_on_best(config, workdir, description, validation, estimate)
             return
         if jax.process_index() == 0:  # A run that is refused has changed no file.
             files.write_json(workdir / "config.json", configured.as_dict(config), indent=2)
@@ -95,16 +96,18 @@ def main() -> None:
         stop = stack.enter_context(stopping.stop_requests(is_saved))
         estimate = new_evaluation(config, description, validation, stop)
         run = Run(check_alone, checkpoints, report, estimate)
+        last = steps.last
         if evaluated is not None:
             report.evaluation(first_step, evaluated)
         elif first_step and steps.is_evaluated(first_step):  # it was stopped after saving
             run.evaluate(first_step, state)
+            last = first_step if steps.is_over(first_step, checkpoints.best_step()) else last
 
         batches = stack.enter_context(
             contextlib.closing(new_batches(config, records, description, first_step))
         )
         in_flight: Any = ({}, 0)  # metrics and stop signal of the previous step
-        for done in range(first_step + 1, steps.last + 1):
+        for done in range(first_step + 1, last + 1):
             with report.waiting_for_data():
                 crops = next(batches)
             batch = shard({**vars(crops), "signal": stopping.signals(stop)})
@@ -121,13 +124,13 @@ def main() -> None:
                 run.evaluate(done, state)
                 if jax.process_index() == 0:
                     report.picture(done, "samples", overlay_heatmaps(*examples(state, crops)))
-                if has_stalled(config, checkpoints, steps, done):
-                    break
             if stopped_by:
                 message = f"saved at step {done}; the same command goes on from there"
                 stop.leave(int(stopped_by), message)
+            if steps.is_evaluated(done) and steps.is_over(done, checkpoints.best_step()):
+                break
         if config.eval.report:
-            run.report_on_best(workdir, validation, description, config)
+            report_on_best(config, workdir, description, validation, estimate)
     log.info(
         "done. Next: mspn eval --config %s --checkpoint %s",
         config_flags.get_config_filename(flags.FLAGS["config"]),
@@ -154,33 +157,6 @@ def open_data(config: ConfigDict, description: Description) -> tuple[Records, Ev
         raise UsageError(f"{data.val_split}: has no annotations, so its AP cannot be computed")
     distances.check(config.eval.metrics, validation.annotations)
     return records, validation
-
-
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """The steps of a run, and what follows each.
-
-    Attributes:
-      last: the number of steps of the whole run.
-    """
-
-    per_epoch: int
-    last: int
-    evaluate_every: int
-    save_every: int
-
-    @classmethod
-    def of(cls, config: ConfigDict, num_people: int) -> "Steps":
-        per_epoch = math.ceil(num_people / config.batch_size)
-        last = config.num_steps or config.num_epochs * per_epoch
-        evaluate_every = config.eval.every_epochs * per_epoch or last
-        return cls(per_epoch, last, evaluate_every, config.checkpoint.every_steps)
-
-    def is_evaluated(self, step: int) -> bool:
-        return step % self.evaluate_every == 0 or step == self.last
-
-    def is_saved(self, step: int) -> bool:
-        return step % self.save_every == 0 or self.is_evaluated(step)
 
 
 def start(
@@ -211,24 +187,6 @@ def start(
         return state
     configured.check_same_keypoints(Description.read(checkpoints.folder), description)
     return checkpoints.restore(state)
-
-
-def has_stalled(
-    config: ConfigDict, checkpoints: Checkpoints, steps: Steps, evaluated_step: int
-) -> bool:
-    """Whether AP has not risen for `config.stop_after` evaluations; says so."""
-    best = checkpoints.best_step()
-    if not config.stop_after or best is None:
-        return False
-    if evaluated_step - best < config.stop_after * steps.evaluate_every:
-        return False
-    log.info(
-        "ended at step %d: AP has not risen since step %d, for %d evaluations (config.stop_after)",
-        evaluated_step,
-        best,
-        config.stop_after,
-    )
-    return True
 
 
 def log_start(config: ConfigDict, state: TrainState, records: Records, steps: Steps) -> None:
@@ -287,7 +245,7 @@ def new_evaluation(
     description: Description,
     validation: EvaluationSet,
     stop: stopping.StopRequest,
-) -> Callable[[Any], tuple[list[dict[str, Any]], dict[str, float]]]:
+) -> Evaluation:
     """A function variables -> results, metrics: COCO's ten and those of `config.eval.metrics`."""
     estimate = configured.new_estimate(config, description)
 
@@ -327,7 +285,7 @@ class Run:
     check_alone: Callable[[], None]
     checkpoints: Checkpoints
     report: TrainingReport
-    evaluate_variables: Callable[[Any], tuple[list[dict[str, Any]], dict[str, float]]]
+    evaluate_variables: Evaluation
 
     def save(self, step: int, state: TrainState) -> None:
         with self.report.pause():
@@ -342,34 +300,6 @@ class Run:
             self.check_alone()
             self.checkpoints.record(step, metrics)
         self.report.evaluation(step, metrics)
-
-    def report_on_best(
-        self, workdir: paths.Path, dataset: EvaluationSet, description: Description, config: Any
-    ) -> None:
-        """Writes the report of the best checkpoint, and says what it suggests."""
-        with self.report.pause():
-            _, variables, step = load(workdir)
-            results, _ = self.evaluate_variables(variables)
-            if jax.process_index() > 0:
-                return
-            about: dict[str, str | int] = {
-                "model": description.variant,
-                "checkpoint": f"{workdir}, step {step.name}",
-                "split": config.data.val_split,
-            }
-            with mirror.Mirror(workdir / "report") as folder:
-                metrics = evaluation.write(
-                    folder.local,
-                    dataset,
-                    results,
-                    description.new_skeleton(),
-                    about,
-                    more_metrics=config.eval.metrics,
-                )
-        log.info("written: %s", workdir / "report" / "report.html")
-        last = self.checkpoints.latest_step() or 0
-        for line in advice(metrics, best_step=int(step.name), last_step=last):
-            log.info("%s", line)
 
 
 def check_skipped(step: int, metrics: Metrics, limit: int) -> None:

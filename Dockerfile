@@ -6,7 +6,7 @@
 #   docker run --rm -p 127.0.0.1:8000:8000 -v mspn:/home/mspn/models mspn
 #   docker run --rm -p 127.0.0.1:8000:8000 -v mspn:/home/mspn/models --gpus all mspn-cuda
 #
-# CUDA's libraries come with JAX from PyPI: the machine needs only NVIDIA's driver and container
+# CUDA's libraries come with JAX's wheels: the machine needs only NVIDIA's driver and container
 # toolkit. The detector runs on the CPU in both.
 
 ARG PYTHON=3.12

@@ -315,7 +315,7 @@ class Stage(nn.Module):
 
 def is_encoder(path: tuple[str, ...]) -> bool:
     """Whether a parameter, by its path in `params`, is of the stem or of a stage's encoder."""
-    return path[0] == "stem" or (path[0].startswith("stage") and path[1].startswith("layer"))
+    return path[0] == "stem" or any(name.startswith("layer") for name in path[1:])
 
 
 def normalise(crops: UInt8[jax.Array, "B H W 3"]) -> Float[jax.Array, "B H W 3"]:

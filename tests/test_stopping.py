@@ -172,7 +172,9 @@ def test_a_command_leaves_whatever_it_does(program, seconds, deep, tmp_path):
     assert_nothing_half_written(tmp_path)
     if process.returncode and program not in ("train.py", "mspn_jax"):  # and goes on as it began
         again = run(program, *arguments)
-        assert again.returncode == 0, again.stderr
+        # The signal can come after the last work: a new folder is whole then.
+        is_done = "output: exists; give another --output" in again.stderr
+        assert again.returncode == 0 or is_done, again.stderr
 
 
 # ------------------------------------------------------------------------------------ in pieces

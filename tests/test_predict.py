@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import cv2
+import detector_files
 import numpy as np
 import pytest
 from test_pictures import write_video
@@ -157,9 +158,37 @@ def test_pictures_are_words_and_results_get_a_new_folder(root, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_detector_looks_for_a_class_and_takes_the_best(root, tmp_path):
+    dog, person = 16, 0
+    found = detector_files.raw(
+        (8, 3, 2, 28, 20, 20, 20, 1.0, {dog: 0.8}),
+        (8, 9, 4, 76, 36, 20, 24, 1.0, {dog: 0.9}),
+        (16, 3, 1, 50, 30, 30, 40, 1.0, {person: 0.99}),
+    )
+    detector_files.save(tmp_path / "m.onnx", {"output": found})
+
+    def boxes(*flags):
+        given = (root / "walk.avi", "--model", root / "checkpoint", "--min_score=0", "--nodraw")
+        output = tmp_path / f"found{len(list(tmp_path.iterdir()))}"
+        given += ("--max_frames=1", "--detector", tmp_path / "m.onnx", "--output", output)
+        done = predict(*given, *flags)
+        assert done.returncode == 0, done.stderr
+        entries = json.loads((output / "keypoints.json").read_text())
+        return [entry["bbox"] for entry in entries]
+
+    (alone,) = boxes()
+    best, other = boxes("--detector_class=dog")
+    assert alone not in (best, other)
+    assert boxes("--detector_class=16", "--max_people=1") == [best]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["--box=1,2,3,4", "--max_people=1"], "--max_people: is of a detector"),
+        (["--whole_picture", "--detector_class=dog"], "--detector_class: is of a detector"),
+        (["--detector_class=dgo"], "class_name 'dgo': not one of COCO's 80 classes; did you mean"),
         (["--box=1,2,3,4", "--detector=m.onnx"], "--box and --detector: only one can say"),
         (["--box=1,2,3,4", "--detect_every=2"], "--detect_every: needs a detector, and --box says"),
         (["--boxes={root}/other.json"], "has boxes of 1 pictures (x.jpg), but of none that was"),

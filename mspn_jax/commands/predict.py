@@ -41,6 +41,14 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "a folder, or gs://...; by default runs/predict, then runs/predict2, ..."
 )
 _DETECTOR = flags.DEFINE_string("detector", finder.DETECTOR, "a published name, or an .onnx")
+_DETECTOR_CLASS = flags.DEFINE_string(
+    "detector_class",
+    "person",
+    "what the detector looks for: one of COCO's 80 classes, or its index",
+)
+_MAX_PEOPLE = flags.DEFINE_integer(
+    "max_people", None, "of a picture, those with the best boxes", lower_bound=1
+)
 _BOXES = flags.DEFINE_string(
     "boxes", None, "a json of people's boxes: COCO's detections or annotations, or plain lists"
 )
@@ -80,11 +88,17 @@ def main(words: list[str]) -> None:
     output = paths.path(_OUTPUT.value) if _OUTPUT.value else new_folder("runs/predict")
     check_apart(sources, output)
     boxes = given_boxes(sources)
+    check_of_detector(boxes)
     people_finder = PeopleFinder.load(
         _CHECKPOINT.value or _MODEL.value,
         None
         if boxes or _WHOLE_PICTURE.value
-        else finder.load_detector(_DETECTOR.value, min_score=_MIN_BOX_SCORE.value),
+        else finder.load_detector(
+            _DETECTOR.value,
+            min_score=_MIN_BOX_SCORE.value,
+            class_name=int(name) if (name := _DETECTOR_CLASS.value).isdecimal() else name,
+            top_k=_MAX_PEOPLE.value,
+        ),
         min_score=_MIN_SCORE.value,
         flip_test=_FLIP_TEST.value,
         num_stages=_STAGES.value,
@@ -149,6 +163,15 @@ def check_apart(sources: list[Source], output: paths.Path) -> None:
             raise UsageError(
                 f"{source.file}: is in {output}, and could be written over; give another --output"
             )
+
+
+def check_of_detector(boxes: PersonBoxes | None) -> None:
+    """Raises UsageError if there is no detector, but flags of one are given."""
+    if boxes is None and not _WHOLE_PICTURE.value:
+        return
+    for name in ("detector_class", "max_people"):
+        if flags.FLAGS[name].present:
+            raise UsageError(f"--{name}: is of a detector, and the boxes are given without one")
 
 
 def given_boxes(sources: list[Source]) -> PersonBoxes | None:

@@ -104,6 +104,7 @@ class Detector:
           DataError, UsageError: as `Detector`.
         """
         name = os.fspath(detector)
+        class_index(options.get("class_name", "person"))  # before anything is downloaded
         if name in DETECTORS:
             known = DETECTORS[name]
             path = fetch(known.url, sha256=known.sha256, size=known.num_bytes)

@@ -140,3 +140,35 @@ def new_workdir(request, tmp_path):
     if request.param == "disk":
         return tmp_path / "run"
     return request.getfixturevalue("bucket") / "run"
+
+
+@pytest.fixture(scope="module")
+def served_files(tmp_path_factory) -> pathlib.Path:
+    """A tiny network, and a detector that finds the right lower quarter of every picture."""
+    import detector_files
+    from test_predictor import DESCRIPTION, VARIABLES
+
+    from mspn_jax.weights import checkpoints
+
+    folder = tmp_path_factory.mktemp("served")
+    checkpoints.save_variables(folder / "tiny", DESCRIPTION, VARIABLES)
+    detector_files.dynamic(folder / "quarter.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(served_files):
+    """`mspn serve` in a process of its own, with small limits."""
+    from people_server import MAX_BYTES, Served  # needs aiohttp
+
+    limits = (f"--max_megabytes={MAX_BYTES / 1e6}", "--max_megapixels=2", "--timeout_seconds=20")
+    with Served(served_files, *limits, "--max_waiting=8", "--warm_up=1") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def finder(served_files):
+    from mspn_jax.finder import PeopleFinder, load_detector
+
+    detector = load_detector(served_files / "quarter.onnx")
+    return PeopleFinder.load(served_files / "tiny", detector, min_score=0.0)

@@ -24,7 +24,9 @@ def test_whether_a_longer_run_helps():
 def test_the_most_frequent_error_is_named():
     lines = advice(report(inversion=0.3, jitter=0.2), best_step=1, last_step=1)
     assert "30% of keypoints: left and right are confused" in lines[1]
-    lines = advice(report(inversion=0.04, jitter=0.03), best_step=1, last_step=1)
+    lines = advice(report(jitter=0.05), best_step=1, last_step=1)
+    assert "most frequent error, 5% of keypoints: keypoints are near" in lines[1]
+    lines = advice(report(inversion=0.049, jitter=0.03), best_step=1, last_step=1)
     assert not any("most frequent" in line for line in lines)
 
 

@@ -52,16 +52,13 @@ def read(files: list[pathlib.Path], index: PictureIndex, category: str) -> Datas
       DataError: a value is wrong, an instance has a keypoint twice, or a picture is missing.
     """
     dataset = Dataset("Label Studio", category, (), [])
-    labels: dict[str, None] = {}
     for file in files:
         for number, row in enumerate(load_json(file)):
             task = f"{file}: task {row.get('id', number)}"
             for reference, regions in _tasks(row, task, dataset.left_out):
-                picture = _picture(regions, reference, task, index, category, labels, dataset)
+                picture = _picture(regions, reference, task, index, category, dataset)
                 if picture is not None:
                     dataset.pictures.append(picture)
-    if not category:
-        dataset.category = next(iter(labels)) if len(labels) == 1 else "instance"
     return dataset
 
 
@@ -117,10 +114,9 @@ def _picture(
     task: str,
     index: PictureIndex,
     category: str,
-    labels: dict[str, None],
     dataset: Dataset,
 ) -> LabelledPicture | None:
-    """A task's picture. `labels` gets those of the rectangles."""
+    """A task's picture; None if it is left out."""
     if any(region.get("image_rotation") for region in regions):
         dataset.left_out.add("pictures that were rotated in Label Studio, left out", task)
         return None
@@ -141,7 +137,7 @@ def _picture(
         owner = str(parent) if parent else owners.get(region_id)
         visibility = 1 if region_id in hidden else 2
         _add(region, region_id, owner, visibility, where, category, marks, dataset.left_out)
-    labels |= marks.labels
+    dataset.labels |= marks.labels
     kept = _owned(marks.points, marks.boxes, marks.others, task, dataset.left_out)
     path, name = index.find(reference, task)
     instances = group(kept, marks.boxes, task, dataset.left_out)

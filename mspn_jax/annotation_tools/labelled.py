@@ -88,7 +88,8 @@ class Dataset:
 
     Attributes:
       tool: what messages call it.
-      category: name of what is annotated.
+      category: name of what is annotated; "" until all `labels` are read.
+      labels: of instances, an ordered set.
       keypoint_names: in their order; empty: the tool does not list them.
       limbs: pairs of keypoint names.
     """
@@ -98,6 +99,7 @@ class Dataset:
     keypoint_names: tuple[str, ...]
     pictures: list[LabelledPicture]
     limbs: tuple[tuple[str, str], ...] = ()
+    labels: dict[str, None] = dataclasses.field(default_factory=dict)
     left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
 
 

@@ -31,12 +31,9 @@ def read(files: list[pathlib.Path], index: PictureIndex, category: str) -> Datas
       DataError: a value is wrong, an instance has a keypoint twice, or a picture is missing.
     """
     dataset = Dataset("labelme", category, (), [])
-    labels: dict[str, None] = {}
     for file in files:
         content = parsing.mapping(load_json(file), str(file))
-        dataset.pictures.append(_picture(file, content, index, category, labels, dataset))
-    if not category:
-        dataset.category = next(iter(labels)) if len(labels) == 1 else "instance"
+        dataset.pictures.append(_picture(file, content, index, category, dataset))
     return dataset
 
 
@@ -45,7 +42,6 @@ def _picture(
     content: dict[str, Any],
     index: PictureIndex,
     category: str,
-    labels: dict[str, None],
     dataset: Dataset,
 ) -> LabelledPicture:
     boxes: dict[str, Box] = {}
@@ -73,7 +69,7 @@ def _picture(
                 )
             else:
                 boxes[name] = _extent(corners, kind)
-                labels[label] = None
+                dataset.labels[label] = None
         else:
             dataset.left_out.add(f"shapes of type {kind[:40]}, left out", where)
     mine = [point for point in points if point.owner not in others]

@@ -98,9 +98,12 @@ def read(
         if other.keypoint_names != dataset.keypoint_names:
             raise DataError(f"{source}: its keypoints are not those of {sources[0]}")
         dataset.pictures += other.pictures
+        dataset.labels |= other.labels
         dataset.left_out.update(other.left_out)
     if not dataset.pictures:
         raise DataError(f"{sources[0]}: there are no annotated pictures in it")
+    if not dataset.category:
+        dataset.category = next(iter(dataset.labels)) if len(dataset.labels) == 1 else "instance"
     used = names_in_use(dataset.pictures)
     if not dataset.keypoint_names:
         dataset.keypoint_names = keypoint_names or _in_order(used)

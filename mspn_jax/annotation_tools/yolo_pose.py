@@ -40,8 +40,7 @@ def read(file: pathlib.Path, category: str, names: tuple[str, ...]) -> Dataset:
             f"{file}: kpt_shape has {count} keypoints, and {len(dataset.keypoint_names)} names are"
             " given"
         )
-    if not category:
-        dataset.category = next(iter(classes.values())) if len(classes) == 1 else "instance"
+    dataset.labels = dict.fromkeys(classes.values())
     for subset in _SUBSETS:
         for picture, folder in _pictures(content.get(subset), content, file):
             rows = _label_file(picture)
@@ -61,7 +60,8 @@ def read(file: pathlib.Path, category: str, names: tuple[str, ...]) -> Dataset:
 
 
 def _instance(row: str, dims: int, dataset: Dataset, where: str) -> tuple[int, Instance]:
-    """A row: class, center x, y, width, height, and x, y (, visibility) of each keypoint, shares.
+    """Reads a row: the class, the box (center x, y, width, height), then each keypoint (x, y, and
+    a visibility if `dims` is 3). Positions and sizes are shares of the picture's sides.
 
     Returns:
       The class, and an instance whose positions are shares of the picture's sides.

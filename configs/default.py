@@ -15,7 +15,7 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     """The config of a published model, by its name and number of stages."""
     config = ConfigDict()
     config.variant = variant
-    config.skeleton = "coco"  # or a file; empty: the data's own
+    config.skeleton = "coco"  # or "mpii", or a file; empty: the data's own
     config.crop_hw = (256, 192)
     config.padding = 1.25  # of the crop region, over the box's size
     config.seed = 0
@@ -57,11 +57,11 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 5e-3  # at batch 256; scaled linearly with the batch
     config.optimizer.encoder_rate = 1.0  # factor on the rate of the stem and the encoders
-    config.optimizer.schedule = "drops"  # or "cosine", which fits a run of any length
+    config.optimizer.schedule = "drops"  # or "linear" or "cosine", which fit a run of any length
     config.optimizer.warmup_steps = 500  # of "drops"
     config.optimizer.drop_epochs = (170.0, 200.0)
     config.optimizer.drop_factor = 0.1
-    config.optimizer.warmup_share = 0.05  # of the run, of "cosine"
+    config.optimizer.warmup_share = 0.05  # of the run, of "linear" and "cosine"
 
     config.eval = ConfigDict()
     config.eval.every_epochs = 10  # 0: only at the end
@@ -71,7 +71,7 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
         0.0  # 0: none, as for the published metrics; older ones used 0.9
     )
 
-    config.eval.metrics = ()  # besides COCO's: "PCK@0.2", "PCKh@0.5", "AUC", "EPE", "RMSE"
+    config.eval.metrics = ()  # besides COCO's: "PCK@0.2", "PCKh@0.5/knee", "AUC", "EPE", "RMSE"
     config.eval.report = False  # of the best checkpoint, into the workdir, at the end of a run
 
     config.checkpoint = ConfigDict()

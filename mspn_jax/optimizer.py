@@ -1,6 +1,6 @@
-"""Adam, and learning rates with a linear warm-up: step drops, or a cosine.
+"""Adam, and learning rates with a linear warm-up: step drops, a line, or a cosine.
 
-Source: mmpose 1.3.2 for Adam and the step drops.
+Source: mmpose 1.3.2 for Adam and the step drops; the original authors' code for the line.
 """
 
 from collections.abc import Callable
@@ -39,6 +39,21 @@ def learning_rate_schedule(
         return peak * warmup * drop_factor**drops
 
     return schedule
+
+
+def linear_schedule(
+    learning_rate: float, batch_size: int, num_steps: int, warmup_share: float
+) -> optax.Schedule:
+    """A schedule that fits a run of any length: step -> learning rate.
+
+    The rate rises linearly from 0.001 of its peak over `warmup_share` of the run, and falls
+    linearly to 0 at its end. The peak is `learning_rate * batch_size / 256`.
+    """
+    peak = learning_rate * batch_size / REFERENCE_BATCH_SIZE
+    warmup_steps = round(warmup_share * num_steps)
+    rise = optax.linear_schedule(peak * WARMUP_START, peak, max(warmup_steps, 1))
+    fall = optax.linear_schedule(peak, 0.0, max(num_steps - warmup_steps, 1))
+    return optax.join_schedules([rise, fall], [warmup_steps])
 
 
 def cosine_schedule(

@@ -1,6 +1,7 @@
 """What a person, or an animal, is: the names, order, symmetry and limbs of the keypoints.
 
-`COCO` is built in. Any other skeleton is a json file with the same names as the class's own:
+`COCO` and `MPII` are built in. Any other skeleton is a json file with the same names as the class's
+own:
 
     {"name": "quadruped",
      "keypoint_names": ["nose", "left_paw", "right_paw"],
@@ -14,6 +15,7 @@ is no half-body augmentation, and every sigma is `DEFAULT_SIGMA`.
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import re
@@ -228,4 +230,31 @@ COCO = Skeleton(
     upper_body=_COCO_UPPER_BODY,
 )  # fmt: skip
 
-SKELETONS = {skeleton.name: skeleton for skeleton in (COCO,)}
+# MPII goes up the right side and down the left one, of the legs and then of the arms. The sigmas
+# are those of mmpose 1.3.2; MPII's own metric has none.
+_MPII_LEG = {"ankle": 0.089, "knee": 0.083, "hip": 0.107}
+_MPII_TRUNK = dict.fromkeys(("pelvis", "thorax", "upper_neck", "head_top"), 0.026)
+_MPII_ARM = {"wrist": 0.062, "elbow": 0.072, "shoulder": 0.179}
+_MPII_LEGS, _MPII_ARMS = (
+    (*(f"right_{joint}" for joint in limb), *(f"left_{joint}" for joint in reversed(limb)))
+    for limb in (_MPII_LEG, _MPII_ARM)
+)
+MPII = Skeleton(
+    name="mpii",
+    keypoint_names=(*_MPII_LEGS, *_MPII_TRUNK, *_MPII_ARMS),
+    limbs=(
+        *itertools.pairwise((0, 1, 2, 6, 3, 4, 5)),
+        *itertools.pairwise((6, 7, 8, 9)),
+        *itertools.pairwise((10, 11, 12, 8, 13, 14, 15)),
+    ),
+    oks_sigmas=(
+        *_MPII_LEG.values(),
+        *reversed(_MPII_LEG.values()),
+        *_MPII_TRUNK.values(),
+        *_MPII_ARM.values(),
+        *reversed(_MPII_ARM.values()),
+    ),
+    upper_body=("thorax", "upper_neck", "head_top", *_MPII_ARMS),
+)
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (COCO, MPII)}

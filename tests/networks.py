@@ -23,7 +23,7 @@ def tiny_variables(architecture: Architecture = TINY, seed: int = 0) -> conversi
 
 
 def tiny_state_dict(kind: Kind, architecture: Architecture = TINY) -> dict[str, np.ndarray]:
-    """Of any kind, with counts, and with biases for the authors' convolutions."""
+    """Of any kind, with counts. The authors' convolutions have biases, and their stem takes BGR."""
     variables = tiny_variables(architecture)
     bricks = list(architecture.bricks())
     state_dict = conversion.to_torch(variables)
@@ -38,6 +38,9 @@ def tiny_state_dict(kind: Kind, architecture: Architecture = TINY) -> dict[str, 
         if kind == "authors":
             mean = state_dict[f"{new_names.norm}.running_mean"]
             state_dict[f"{new_names.conv}.bias"] = np.linspace(-1, 1, mean.size, dtype=np.float32)
+            if brick.path == ("stem",):
+                kernel = f"{new_names.conv}.weight"
+                state_dict[kernel] = np.ascontiguousarray(state_dict[kernel][:, ::-1])
     return state_dict
 
 

@@ -39,12 +39,13 @@ SEED = golden_json("meta.json")["seed"]
     "num_stages", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))]
 )
 def test_the_authors_network_gives_their_heatmaps(num_stages):
-    """The authors' convolutions have biases."""
+    """The authors' convolutions have biases, and the first one takes BGR."""
     state_dict = recipe.make_state_dict(golden_entries(num_stages, "megvii"), SEED)
     assert "top.conv.conv.bias" in state_dict
     golden = golden_npz("forward_megvii.npz")
     images = recipe.random_images("forward.input", (2, 3, 256, 192), SEED).transpose(0, 2, 3, 1)
-    heatmaps = jax.jit(MSPN(num_stages).apply)(conversion.from_torch(state_dict), images)
+    images_rgb = images[..., ::-1]
+    heatmaps = jax.jit(MSPN(num_stages).apply)(conversion.from_torch(state_dict), images_rgb)
     ours = np.asarray(heatmaps).transpose(0, 1, 2, 5, 3, 4).reshape(-1, 2, 17, 64, 48)
     for head, (mine, reference) in enumerate(
         zip(ours, golden[f"{num_stages}stage_heatmaps_strided4"], strict=True)

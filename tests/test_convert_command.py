@@ -1,5 +1,6 @@
 """convert.py: both directions, and its errors."""
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -12,7 +13,7 @@ import pytest
 from networks import TINY, assert_same, resnet_state_dict, tiny_state_dict, tiny_variables
 from torch_files import write_pth
 
-from mspn_jax.skeletons import COCO
+from mspn_jax.skeletons import COCO, MPII
 from mspn_jax.synthetic.animals import QUADRUPED
 from mspn_jax.weights import checkpoints
 from mspn_jax.weights.torch import state_dicts
@@ -100,6 +101,35 @@ def test_new_heads_for_a_skeleton_from_a_file(converted, tmp_path):
     assert description.variant == "2xmspn_quadruped_256x192"
     assert variables["params"]["stage1_head3_out"]["kernel"].shape == (3, 3, 4, 11)
     assert_same(variables["params"]["stem"], tiny_variables()["params"]["stem"])
+
+
+@pytest.mark.parametrize(
+    ("num_keypoints", "flags", "variant"),
+    [
+        (16, [], "2xmspn_mpii_256x256"),
+        (16, ["--crop_hw", "384,288"], "2xmspn_mpii_384x288"),
+        (17, [], "2xmspn_coco_256x192"),
+        (17, ["--crop_hw", "384,288"], "2xmspn_coco_384x288"),
+    ],
+)
+def test_the_authors_files_by_their_keypoints(num_keypoints, flags, variant, tmp_path):
+    architecture = dataclasses.replace(TINY, num_keypoints=num_keypoints)
+    state_dict = tiny_state_dict("authors", architecture)
+    source = write_pth(tmp_path / "iter-28800.pth", state_dict)
+    result = run("--source", source, "--output", tmp_path / "out", *flags)
+    assert result.returncode == 0, result.stderr
+    height, width = variant.rpartition("_")[2].split("x")
+    asked = "" if flags else " (--crop_hw)"
+    assert f"for crops of {height} x {width} pixels{asked}\n" in result.stdout
+    description, variables, _ = checkpoints.load(tmp_path / "out")
+    assert description.variant == variant
+    assert description.crop_hw == (int(height), int(width)) and description.padding == 1.25
+    assert description.skeleton == {16: MPII, 17: COCO}[num_keypoints]
+    expected = tiny_variables(architecture)["params"]
+    assert_same(variables["params"], expected)
+    # The authors' pictures are BGR.
+    of_file = state_dict["top.conv.conv.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(expected["stem"]["kernel"], of_file[:, :, ::-1])
 
 
 def test_torch_writes_and_reads_the_same(converted, tmp_path):

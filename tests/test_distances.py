@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -11,15 +12,13 @@ from mspn_jax.data.annotations import Annotations
 from mspn_jax.errors import DataError, UsageError
 from mspn_jax.evaluation import distances
 from mspn_jax.evaluation.distances import NOBODY, UNDEFINED, distance_metrics
-from mspn_jax.skeletons import Skeleton
+from mspn_jax.skeletons import MPII
 
-NAMES = (
-    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis",
-    "thorax", "upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder",
-    "left_shoulder", "left_elbow", "left_wrist",
+NAMES = MPII.keypoint_names
+ALL = (
+    "PCK@0.05", "PCK@0.2", "PCKh@0.5", "PCKh@0.3", "PCK@0.1/pelvis", "PCK@0.1/knee",
+    "PCKh@0.4/wrist", "AUC", "EPE", "RMSE",
 )  # fmt: skip
-MPII = Skeleton("mpii", NAMES, (), (0.05,) * 16, ())
-ALL = ("PCK@0.05", "PCK@0.2", "PCKh@0.5", "PCKh@0.3", "AUC", "EPE", "RMSE")
 
 
 def split(people_per_picture=(1, 3, 0, 2), seed=0) -> Annotations:
@@ -70,6 +69,7 @@ def oracle(name: str, annotations: Annotations, results: list[dict]) -> float:
     """The metric by plain loops; every person has a result, which says whose it is."""
     found = {r["row"]: np.reshape(r["keypoints"], (16, 3))[:, :2] for r in results}
     near, far, labelled = [0] * 16, [], [0] * 16
+    name, _, joint = name.partition("/")
     at = float(name.partition("@")[2] or 0)
     for row in range(len(annotations.ids)):
         for k in range(16):
@@ -89,6 +89,9 @@ def oracle(name: str, annotations: Annotations, results: list[dict]) -> float:
         return sum(far) / len(far)
     if name == "RMSE":
         return math.sqrt(sum(d * d for d in far) / len(far))
+    if joint:  # MPII's table: the mean of left and right
+        sides = [k for k in range(16) if re.fullmatch(f"((left|right)_)?{joint}", NAMES[k])]
+        return sum(near[k] / labelled[k] for k in sides) / len(sides)
     if name.startswith("PCKh"):  # MPII: every keypoint's PCKh, weighted with its count
         counted = [k for k in range(16) if k not in (6, 7)]
         total = sum(labelled[k] for k in counted)
@@ -103,7 +106,7 @@ def test_a_metric_equals_a_loop_over_people_and_keypoints(name, seed):
     annotations = split(seed=seed)
     results = results_of(annotations, seed + 10)
     expected = oracle(name, annotations, results)
-    assert name == "EPE" or name == "RMSE" or 0.01 < expected < 0.999
+    assert name in ("EPE", "RMSE") or "/" in name or 0.01 < expected < 0.999
     (value,) = distance_metrics([name], results, annotations, MPII).values()
     assert value == pytest.approx(expected, abs=1e-9)
 
@@ -157,15 +160,22 @@ def test_a_result_goes_to_the_person_whose_box_it_overlaps_most():
     assert distances.match_by_box(elsewhere, people).tolist() == [NOBODY] * 3
 
 
-@pytest.mark.parametrize("name", ["PCK", "PCK@", "PCK@0", "PCK@-1", "PCK@0.2.1", "pck@0.2", "AP"])
+@pytest.mark.parametrize(
+    "name", ["PCK", "PCK@", "PCK@0", "PCK@-1", "PCK@0.2.1", "pck@0.2", "AP", "AUC/knee", "PCK@0.2/"]
+)
 def test_an_unknown_metric_is_refused(name):
     with pytest.raises(UsageError, match="no metric"):
-        distances.check([name], split())
+        distances.check([name], split(), MPII)
 
 
 def test_pckh_without_head_sizes_is_refused():
     annotations = split()
     annotations.head_sizes[2] = 0
-    distances.check(["PCK@0.2"], annotations)
+    distances.check(["PCK@0.2"], annotations, MPII)
     with pytest.raises(DataError, match="annotation 102: no head_size"):
-        distances.check(["PCKh@0.5"], annotations)
+        distances.check(["PCKh@0.5"], annotations, MPII)
+
+
+def test_a_joint_that_the_skeleton_lacks_is_refused():
+    with pytest.raises(UsageError, match="5/tail': skeleton 'mpii' has no tail, on neither"):
+        distances.check(["PCKh@0.5/tail"], split(), MPII)

@@ -130,3 +130,27 @@ def test_round_trip_stays_within_a_quarter_cell_of_the_cell_center():
     # A target is symmetric about its cell, so decoding returns the cell's middle.
     np.testing.assert_allclose(decoded, 4 * np.floor(xy / 4) + 2, atol=1e-4)
     np.testing.assert_allclose(scores, 1.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("heatmap_hw", [(64, 64), (96, 72), (64, 48)])
+def test_decoding_by_hand_at_other_sizes(heatmap_hw):
+    height, width = heatmap_hw
+    rng = np.random.default_rng(0)
+    maps = np.stack(
+        [cv2.GaussianBlur(rng.normal(0, 200, heatmap_hw), (9, 9), 0) for _ in range(64)]
+    )
+    maps = maps.astype(np.float32)
+    maps[0, -1, -1] = maps[1, 0, 5] = 900  # on the border nothing is added
+    keypoints, scores = heatmaps.decode(jnp.asarray(maps)[..., None])
+    for k, heatmap in enumerate(maps.astype(np.float64)):
+        blurred = cv2.GaussianBlur(np.pad(heatmap, 2), (5, 5), 0)[2:-2, 2:-2]
+        y, x = divmod(int(blurred.argmax()), width)
+        xy = np.array([x, y], float)
+        if 1 < x < width - 1 and 1 < y < height - 1:
+            across = blurred[y, x + 1] - blurred[y, x - 1]
+            down = blurred[y + 1, x] - blurred[y - 1, x]
+            xy += 0.25 * np.sign([across, down]) + 0.5
+        np.testing.assert_allclose(keypoints[k, 0], 4 * xy, atol=1e-4)
+        assert scores[k, 0] == pytest.approx(heatmap.max() / 255 + 0.5, abs=1e-5)
+    inside = np.array([width - 2, height - 2])[None] * 4
+    assert (np.asarray(keypoints[2:, 0]) < inside).all(1).mean() > 0.5

@@ -35,6 +35,18 @@ def test_parameter_counts_are_the_published_ones(num_stages):
 
 
 @pytest.mark.parametrize("num_stages", PARAMETERS)
+def test_mpiis_networks_lack_one_keypoint_of_each_head(num_stages):
+    """A keypoint is a 3x3 kernel of 256 channels and two of a norm, in four heads a stage."""
+    model = MSPN(num_stages, num_keypoints=16)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 256, 256, 3)))
+    expected = PARAMETERS[num_stages] - num_stages * 4 * (9 * 256 + 2)
+    assert count_parameters(shapes["params"]) == expected
+    assert num_stages != 4 or expected == 120_139_968
+    heatmaps = jax.eval_shape(model.apply, shapes, jnp.zeros((1, 256, 256, 3)))
+    assert heatmaps.shape == (num_stages, 4, 1, 64, 64, 16)
+
+
+@pytest.mark.parametrize("num_stages", PARAMETERS)
 def test_heatmaps_equal_the_references(num_stages):
     golden = golden_npz(f"forward_{num_stages}stage.npz")
     images = reference_images()

@@ -8,7 +8,12 @@ import optax
 import pytest
 
 from conftest import golden_json
-from mspn_jax.optimizer import adam, cosine_schedule, learning_rate_schedule
+from mspn_jax.optimizer import (
+    adam,
+    cosine_schedule,
+    learning_rate_schedule,
+    linear_schedule,
+)
 
 
 @pytest.mark.parametrize("steps_per_epoch", [585, 586])
@@ -54,14 +59,17 @@ def test_adam_is_torchs():
 
 
 @pytest.mark.parametrize("num_steps, warmup", [(200, 10), (7, 0), (1, 0), (10_000, 500)])
-def test_the_cosine_fits_a_run(num_steps, warmup):
-    schedule = cosine_schedule(4e-3, batch_size=64, num_steps=num_steps, warmup_share=0.05)
+@pytest.mark.parametrize("kind", [cosine_schedule, linear_schedule])
+def test_the_cosine_and_the_line_fit_a_run(kind, num_steps, warmup):
+    schedule = kind(4e-3, batch_size=64, num_steps=num_steps, warmup_share=0.05)
     for step in {0, 1, warmup // 2, warmup, num_steps // 2, num_steps - 1, num_steps}:
         if step < warmup:
             expected = 1e-3 * (0.001 + 0.999 * step / warmup)
         else:
             progress = (step - warmup) / (num_steps - warmup)
-            expected = 1e-3 * (1 + math.cos(math.pi * progress)) / 2
+            expected = 1e-3 * (1 - progress)
+            if kind is cosine_schedule:
+                expected = 1e-3 * (1 + math.cos(math.pi * progress)) / 2
         assert schedule(step) == pytest.approx(expected, rel=1e-4, abs=1e-10), step
 
 

@@ -39,6 +39,8 @@ def read(
             raise DataError(
                 f"{file}: its keypoints are not those of {files[0]}: import them one at a time"
             )
+        if each.clip_boxes != first.clip_boxes:
+            raise DataError(f"{file}: its clip_boxes is not that of {files[0]}: make them one")
     for each in datasets[1:]:
         first.pictures += each.pictures
         first.left_out.update(each.left_out)
@@ -69,11 +71,15 @@ def _read(
         keypoint_names,
         pictures,
         tuple((keypoint_names[a], keypoint_names[b]) for a, b in skeleton.limbs),
+        clip_boxes=read.clip_boxes,
     )
     kinds = [read.keypoints_image_xy, read.visibility, read.boxes_xywh, read.areas, read.is_crowd]
-    for row, (xy, visibility, box, area, is_crowd) in enumerate(zip(*(k.tolist() for k in kinds))):
+    kinds.append(read.head_sizes)
+    for row, (xy, visibility, box, area, is_crowd, head) in enumerate(
+        zip(*(kind.tolist() for kind in kinds))
+    ):
         labelled = {n: (x, y, int(v)) for n, (x, y), v in zip(keypoint_names, xy, visibility) if v}
-        instance = Instance(labelled, tuple(box), area, is_crowd)
+        instance = Instance(labelled, tuple(box), area, is_crowd, head or None)
         pictures[read.image_rows[row]].instances.append(instance)
     for finding in findings:
         if finding.level == WARNING and "area is missing" not in finding.what:

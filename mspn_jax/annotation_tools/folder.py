@@ -183,7 +183,9 @@ def _content(dataset: Dataset, skeleton: Skeleton, box_margin: float) -> tuple[d
         image |= {"width": width, "height": height}
         images.append(image | ({"subset": picture.subset} if picture.subset else {}))
         for instance in picture.instances:
-            box, is_grown = _box(instance, (width, height), box_margin)
+            box, is_grown = instance.box_xywh, False
+            if dataset.clip_boxes:
+                box, is_grown = _box(instance, (width, height), box_margin)
             num_grown += is_grown
             if box is None:
                 what = "instances without a box and with fewer than two keypoints, left out"
@@ -198,7 +200,9 @@ def _content(dataset: Dataset, skeleton: Skeleton, box_margin: float) -> tuple[d
         "keypoints": list(skeleton.keypoint_names),
         "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs],  # COCO counts from 1
     }
-    info = {"description": f"{dataset.tool}, imported by mspn import"}
+    info: dict[str, Any] = {"description": f"{dataset.tool}, imported by mspn import"}
+    if not dataset.clip_boxes:
+        info["clip_boxes"] = False
     return {
         "info": info,
         "images": images,
@@ -210,7 +214,8 @@ def _content(dataset: Dataset, skeleton: Skeleton, box_margin: float) -> tuple[d
 def _annotation(instance: Instance, box: Box, is_grown: bool, skeleton: Skeleton) -> dict[str, Any]:
     triples = [instance.keypoints.get(name, (0.0, 0.0, 0)) for name in skeleton.keypoint_names]
     area = None if is_grown else instance.area
-    return {
+    head = {"head_size": instance.head_size} if instance.head_size else {}
+    return head | {
         "bbox": list(box),
         "area": area if area else max(box[2], 0.0) * max(box[3], 0.0),
         "iscrowd": int(instance.is_crowd),

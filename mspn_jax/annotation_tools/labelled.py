@@ -17,12 +17,14 @@ class Instance:
       keypoints: name -> x, y, visibility. A name that is not there is not labelled.
       box_xywh: as the tool has it, or None.
       area: of the silhouette in square pixels; None: not measured.
+      head_size: what PCKh is measured in, in pixels; None: not measured.
     """
 
     keypoints: dict[str, Keypoint]
     box_xywh: Box | None = None
     area: float | None = None
     is_crowd: bool = False
+    head_size: float | None = None
 
 
 @dataclasses.dataclass
@@ -92,6 +94,7 @@ class Dataset:
       labels: of instances, an ordered set.
       keypoint_names: in their order; empty: the tool does not list them.
       limbs: pairs of keypoint names.
+      clip_boxes: whether crops are cut around what of a box is inside its picture.
     """
 
     tool: str
@@ -101,6 +104,7 @@ class Dataset:
     limbs: tuple[tuple[str, str], ...] = ()
     labels: dict[str, None] = dataclasses.field(default_factory=dict)
     left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
+    clip_boxes: bool = True
 
 
 def names_in_use(pictures: Iterable[LabelledPicture]) -> tuple[str, ...]:

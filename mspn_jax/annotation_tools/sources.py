@@ -14,6 +14,7 @@ from mspn_jax.annotation_tools import (
     deeplabcut,
     label_studio,
     labelme,
+    mpii,
     parsing,
     yolo_pose,
 )
@@ -28,11 +29,12 @@ OF_JSON = {
     "coco": coco_export.is_format,
     "label_studio": label_studio.is_format,
     "labelme": labelme.is_format,
+    "mpii": mpii.is_format,
 }
 FORMATS = (*OF_JSON, "yolo_pose", "deeplabcut")
 _WRITTEN_BY = (
     "COCO's json with keypoints (CVAT, Roboflow), Label Studio's JSON or JSON-MIN, labelme's json"
-    " files, a YOLO-pose yaml, or DeepLabCut's CollectedData csv"
+    " files, MPII's json as HRNet keeps it, a YOLO-pose yaml, or DeepLabCut's CollectedData csv"
 )
 
 
@@ -97,6 +99,8 @@ def read(
     for source, other in zip(sources[1:], datasets[1:]):
         if other.keypoint_names != dataset.keypoint_names:
             raise DataError(f"{source}: its keypoints are not those of {sources[0]}")
+        if other.clip_boxes != dataset.clip_boxes:
+            raise DataError(f"{source}: its clip_boxes is not that of {sources[0]}: make them one")
         dataset.pictures += other.pictures
         dataset.labels |= other.labels
         dataset.left_out.update(other.left_out)
@@ -136,6 +140,8 @@ def _read(
         return coco_export.read(files, index, category, names)
     if kind == "deeplabcut":
         return deeplabcut.read(files, index)
+    if kind == "mpii":
+        return mpii.read(files, index)
     reader = label_studio if kind == "label_studio" else labelme
     return reader.read(files, index, category)
 
@@ -201,10 +207,10 @@ def _kind(path: pathlib.Path) -> str:
 
 
 def _picture_folders(source: pathlib.Path, files: list[pathlib.Path]) -> list[pathlib.Path]:
-    """The source's folder; for a json of annotations/ the folder above, too."""
+    """The source's folder; for a json of annotations/ or MPII's annot/ the folder above."""
     if source.is_dir():
         return [source]
-    is_below = source.parent.name == "annotations"
+    is_below = source.parent.name in ("annotations", "annot")
     return [source.parent.parent if is_below else source.parent]
 
 

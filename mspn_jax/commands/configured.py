@@ -90,8 +90,9 @@ def new_training(
 def new_schedule(config: Any, steps_per_epoch: int, num_steps: int) -> optax.Schedule:
     """The config's schedule: step -> learning rate."""
     rates = config.optimizer
-    if rates.schedule == "cosine":
-        return optimizer.cosine_schedule(
+    of_any_run = {"cosine": optimizer.cosine_schedule, "linear": optimizer.linear_schedule}
+    if rates.schedule in of_any_run:
+        return of_any_run[rates.schedule](
             rates.learning_rate, config.batch_size, num_steps, rates.warmup_share
         )
     return optimizer.learning_rate_schedule(

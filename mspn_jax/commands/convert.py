@@ -18,7 +18,7 @@ from absl import flags
 import mspn_jax
 from mspn_jax.commands import configured, program, ranges
 from mspn_jax.errors import ConversionError, UsageError
-from mspn_jax.skeletons import SKELETONS, Skeleton
+from mspn_jax.skeletons import Skeleton
 from mspn_jax.storage import paths
 from mspn_jax.storage.mirror import Mirror, fetched
 from mspn_jax.storage.new_folder import new_folder
@@ -42,10 +42,15 @@ _STAGES = flags.DEFINE_integer(
     "stages", None, "stages of the MSPN that a ResNet-50 starts; by default 1", lower_bound=1
 )
 _SKELETON = flags.DEFINE_string(
-    "skeleton", None, "a skeleton file; by default COCO's, if there are 17 keypoints"
+    "skeleton",
+    None,
+    "coco, mpii or a skeleton file; by default COCO's for 17 keypoints, MPII's for 16",
 )
 _CROP_HW = flags.DEFINE_list(
-    "crop_hw", ["256", "192"], "the network's input in pixels, which files do not tell"
+    "crop_hw",
+    None,
+    "the network's input in pixels, which files do not tell; by default 256,256 for MPII's"
+    " keypoints, and else 256,192",
 )
 flags.mark_flags_as_required(["source", "output"])
 
@@ -125,6 +130,8 @@ def from_file(source: pathlib.Path) -> tuple[Description, Variables, Origin]:
         raise ConversionError(f"{source}: {error}") from None
     said = f"{source.name} ({kind} names, sha256 {sha256}){new and '; '}{new}"
     description = described(variables, crop_hw_of_flag(), said)
+    height, width = description.crop_hw
+    print(f"for crops of {height} x {width} pixels{'' if _CROP_HW.value else ' (--crop_hw)'}")
     return description, variables, Origin(source.name, kind, sha256, counts)
 
 
@@ -161,7 +168,8 @@ def with_new_heads(variables: Variables) -> tuple[Variables, str]:
 
 
 def initial(architecture: Architecture) -> Variables:
-    return initial_variables(architecture.new_model(), NEW_WEIGHTS_SEED, crop_hw_of_flag())
+    crop_hw = published.usual_crop_hw(None)  # weights do not depend on it
+    return initial_variables(architecture.new_model(), NEW_WEIGHTS_SEED, crop_hw)
 
 
 def dtypes_of(state_dict: StateDict) -> str:
@@ -172,12 +180,15 @@ def dtypes_of(state_dict: StateDict) -> str:
 # --- what model.json says -----------------------------------------------------------------------
 
 
-def described(variables: Variables, crop_hw: tuple[int, int], source: str) -> Description:
+def described(variables: Variables, crop_hw: tuple[int, int] | None, source: str) -> Description:
     skeleton = skeleton_for(architecture_of_variables(variables).num_keypoints)
+    crop_hw = crop_hw or published.usual_crop_hw(skeleton)
     return published.describe(variables, skeleton, crop_hw, source)
 
 
-def crop_hw_of_flag() -> tuple[int, int]:
+def crop_hw_of_flag() -> tuple[int, int] | None:
+    if _CROP_HW.value is None:
+        return None
     try:
         height, width = (int(side) for side in _CROP_HW.value)
     except ValueError:
@@ -191,13 +202,13 @@ def crop_hw_of_flag() -> tuple[int, int]:
 def skeleton_for(num_keypoints: int) -> Skeleton | None:
     """The skeleton of the flags, or the built-in one of this size; None, and a line, without."""
     if _SKELETON.value is None:
-        fitting = [s for s in SKELETONS.values() if s.num_keypoints == num_keypoints]
-        if not fitting:
+        usual = published.usual_skeleton(num_keypoints)
+        if usual is None:
             print(
                 f"no skeleton of {num_keypoints} keypoints is known: train.py can start from this,"
                 " but eval.py cannot load it; --skeleton FILE tells which keypoints they are"
             )
-        return fitting[0] if fitting else None
+        return usual
     skeleton = configured.skeleton_named(_SKELETON.value)
     if skeleton.num_keypoints != num_keypoints:
         raise UsageError(

@@ -85,7 +85,7 @@ def main() -> None:
             f"--report: {config.data.val_split} has no annotations, so there is nothing to report"
             " on; without it the results are written"
         )
-    distances.check(config.eval.metrics, dataset.annotations)
+    distances.check(config.eval.metrics, dataset.annotations, skeleton)
     log.info(
         "%s from %s: %d %s boxes in %d pictures of %s, %s flip test",
         description.variant,

@@ -12,7 +12,7 @@ from mspn_jax.evaluation import distances
 from mspn_jax.model import COARSEST_STRIDE, NUM_UNITS
 
 DTYPES = ("float32", "bfloat16")
-SCHEDULES = ("drops", "cosine")
+SCHEDULES = ("drops", "linear", "cosine")
 
 
 class Rule(NamedTuple):

@@ -155,7 +155,7 @@ def open_data(config: ConfigDict, description: Description) -> tuple[Records, Ev
     )
     if not validation.has_annotations:
         raise UsageError(f"{data.val_split}: has no annotations, so its AP cannot be computed")
-    distances.check(config.eval.metrics, validation.annotations)
+    distances.check(config.eval.metrics, validation.annotations, skeleton)
     return records, validation
 
 

@@ -25,6 +25,7 @@ from mspn_jax.data.fields import (
     IMAGE,
     IS_CROWD,
     PIXELS,
+    clips_boxes,
     keypoints_field,
 )
 from mspn_jax.data.schema import ERROR, SUSPECT, WARNING, Findings, read_columns
@@ -40,6 +41,7 @@ class Picture:
 
     Attributes:
       boxes_xywh: image pixels, as annotated.
+      boxes_xyxy: image pixels, as crops are cut around them: see `Annotations`.
       keypoints_image_xy: image pixels.
       visibility: COCO's 0 not labelled, 1 hidden, 2 visible.
     """
@@ -49,6 +51,7 @@ class Picture:
     image_hw: tuple[int, int]
     annotation_ids: Int[np.ndarray, "N"]
     boxes_xywh: Float[np.ndarray, "N 4"]
+    boxes_xyxy: Float[np.ndarray, "N 4"]
     keypoints_image_xy: Float[np.ndarray, "N K 2"]
     visibility: Float[np.ndarray, "N K"]
 
@@ -69,6 +72,7 @@ class Annotations:
       is_crowd: COCO's `iscrowd`.
       is_person: has labelled keypoints and a box with an area in its picture, and is no crowd.
         Others are neither trained on nor counted in a score.
+      clip_boxes: whether crops are cut around what of a box is inside its picture.
     """
 
     file: pathlib.Path
@@ -85,6 +89,14 @@ class Annotations:
     head_sizes: Float[np.ndarray, "N"]
     is_crowd: Bool[np.ndarray, "N"]
     is_person: Bool[np.ndarray, "N"]
+    clip_boxes: bool = True
+
+    @property
+    def boxes_xyxy(self) -> Float[np.ndarray, "N 4"]:
+        """The boxes that crops are cut around, in image pixels."""
+        if self.clip_boxes:
+            return geometry.clip_boxes(self.boxes_xywh, self.image_hw[self.image_rows])
+        return geometry.boxes_xywh_to_xyxy(self.boxes_xywh)
 
     @property
     def num_labelled(self) -> Int[np.ndarray, "N"]:
@@ -110,7 +122,9 @@ class Annotations:
         people = people[np.argsort(self.image_rows[people], kind="stable")]
         counts = np.bincount(self.image_rows[people], minlength=len(self.image_ids))
         ends = np.cumsum(counts)
-        ids, boxes_xywh = self.ids[people], self.boxes_xywh[people]
+        ids, boxes_xywh, boxes_xyxy = (
+            column[people] for column in (self.ids, self.boxes_xywh, self.boxes_xyxy)
+        )
         keypoints_image_xy = self.keypoints_image_xy[people].astype(np.float32)
         visibility = self.visibility[people].astype(np.float32)
         pictures = []
@@ -126,6 +140,7 @@ class Annotations:
                     image_hw=(height, width),
                     annotation_ids=ids[rows],
                     boxes_xywh=boxes_xywh[rows],
+                    boxes_xyxy=boxes_xyxy[rows],
                     keypoints_image_xy=keypoints_image_xy[rows],
                     visibility=visibility[rows],
                 )
@@ -212,6 +227,7 @@ def examine(
         image_hw=np.stack([images["height"], images["width"]], 1),
         ids=ids["id"][kept],
         image_rows=image_rows[kept],
+        clip_boxes=clips_boxes(content, findings),
         **columns,
     )
     annotations = _find_people(annotations, [rows[i] for i in kept], findings)
@@ -329,5 +345,6 @@ def _find_people(
         people.visibility,
         people.image_hw[people.image_rows][:, ::-1],
         findings,
+        may_reach_beyond=not people.clip_boxes,
     )
     return annotations

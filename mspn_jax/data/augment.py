@@ -159,7 +159,7 @@ def apply(
     """Moves people's regions and keypoints.
 
     Args:
-      boxes_xyxy: image pixels, clipped to the picture.
+      boxes_xyxy: image pixels.
       padding: size of the region over the box's.
       image_width: pixels.
 

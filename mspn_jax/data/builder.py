@@ -16,7 +16,6 @@ from absl import logging as absl_logging
 from jaxtyping import Float
 from tqdm import tqdm
 
-from mspn_jax import geometry
 from mspn_jax.crops import decode_picture
 from mspn_jax.data.annotations import Picture
 from mspn_jax.data.coco import LAYOUT, file_size
@@ -96,7 +95,7 @@ class CocoPersonKeypoints(tfds.core.GeneratorBasedBuilder):
             "image_ids": np.array([p.image_id for p in pictures], np.int64),
             "image_hw": np.array(image_hw, np.int64).reshape(-1, 2),
             "num_people": np.array([len(p.annotation_ids) for p in pictures], np.int64),
-            "boxes_xyxy": column(lambda p: geometry.clip_boxes(p.boxes_xywh, p.image_hw), 4),
+            "boxes_xyxy": column(lambda p: p.boxes_xyxy, 4),
             "keypoints_image_xy": column(lambda p: p.keypoints_image_xy, count, 2),
             "visibility": column(lambda p: p.visibility, count),
         }

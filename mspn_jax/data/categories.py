@@ -12,7 +12,7 @@ from mspn_jax.data.coco import PERSON
 from mspn_jax.data.fields import CATEGORY
 from mspn_jax.data.schema import ERROR, NOTE, WARNING, Findings, read_columns, some
 from mspn_jax.errors import DataError, SkeletonError
-from mspn_jax.skeletons import COCO, DEFAULT_SIGMA, Skeleton
+from mspn_jax.skeletons import DEFAULT_SIGMA, SKELETONS, Skeleton
 
 
 def find(rows: list[Any], skeleton: Skeleton, findings: Findings) -> int | None:
@@ -78,22 +78,23 @@ def new_skeleton(
     Args:
       name: of the category; characters that a skeleton's name cannot have become _.
       limbs: pairs of indices from 0.
-      sigmas: one a keypoint, or one for all. By default COCO's, if all names are COCO's, and
-        otherwise `DEFAULT_SIGMA`. The upper body is COCO's then, too, and otherwise empty.
+      sigmas: one a keypoint, or one for all. By default those of the built-in skeleton that has
+        all the names, and otherwise `DEFAULT_SIGMA`. The upper body is that skeleton's, too, and
+        otherwise empty.
 
     Raises:
       SkeletonError: the names, limbs or sigmas do not fit each other.
     """
-    sigma = dict(zip(COCO.keypoint_names, COCO.oks_sigmas))
-    are_cocos = set(keypoint_names) <= sigma.keys()
+    known = [s for s in SKELETONS.values() if set(keypoint_names) <= set(s.keypoint_names)]
+    sigma = dict(zip(known[0].keypoint_names, known[0].oks_sigmas)) if known else {}
     if not sigmas:
-        sigmas = [sigma[n] if are_cocos else DEFAULT_SIGMA for n in keypoint_names]
+        sigmas = [sigma.get(name, DEFAULT_SIGMA) for name in keypoint_names]
     return Skeleton(
         name=re.sub(r"[^\w-]", "_", name),
         keypoint_names=tuple(keypoint_names),
         limbs=tuple((a, b) for a, b in limbs),
         oks_sigmas=tuple(sigmas) * (len(keypoint_names) if len(sigmas) == 1 else 1),
-        upper_body=tuple(n for n in keypoint_names if n in COCO.upper_body) if are_cocos else (),
+        upper_body=tuple(n for n in keypoint_names if known and n in known[0].upper_body),
     )
 
 

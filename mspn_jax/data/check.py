@@ -100,7 +100,7 @@ def _doubts(
     """(level, of, what, ids) of what looks wrong about labelled people."""
     xy, is_labelled = people.keypoints_image_xy, people.visibility > 0
     image_hw = people.image_hw[people.image_rows]
-    boxes_xyxy = geometry.clip_boxes(people.boxes_xywh, image_hw)
+    boxes_xyxy = people.boxes_xyxy
     center_xy, size_wh = geometry.crop_regions(boxes_xyxy, padding, crop_hw)
     box_areas = people.boxes_xywh[:, 2:].prod(1)
 

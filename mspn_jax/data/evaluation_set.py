@@ -142,8 +142,8 @@ def open_split(
     Args:
       first_people, records_dir: as in `open_records`.
       detections: a detector's results in COCO's format; without it, the annotated boxes of
-        everyone with labelled keypoints. Annotated boxes are clipped to their picture, detected
-        ones are not.
+        everyone with labelled keypoints. Annotated boxes are clipped to their picture, unless
+        the json says otherwise (`fields.clips_boxes`); detected ones are not.
 
     Raises:
       DataError: there are no boxes, or pictures cannot be read: COCO's metrics count every
@@ -179,11 +179,10 @@ def open_split(
 
 def _annotated(people: Annotations, records: Records) -> Boxes:
     image_ids = people.image_ids[people.image_rows]
-    image_hw = people.image_hw[people.image_rows]
     return _sorted(
         record_indices=lookup(records.image_ids, image_ids),
         image_ids=image_ids,
-        boxes_xyxy=geometry.clip_boxes(people.boxes_xywh, image_hw),
+        boxes_xyxy=people.boxes_xyxy,
         scores=np.ones(len(image_ids)),
     )
 

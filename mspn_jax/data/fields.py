@@ -1,9 +1,21 @@
 """What COCO's objects must hold: the fields of images, categories, annotations and detections."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from mspn_jax.data.coco import PERSON
-from mspn_jax.data.schema import Field, flag, lists_of_texts, number, numbers, texts, whole
+from mspn_jax.data.schema import (
+    Field,
+    Findings,
+    flag,
+    lists_of_texts,
+    number,
+    numbers,
+    read_columns,
+    texts,
+    whole,
+)
 from mspn_jax.skeletons import Skeleton
 
 PIXELS = 100_000  # the longest side of a picture; COCO ignores people larger than its square
@@ -51,6 +63,7 @@ HEAD_SIZE = Field(
     low=0,
     high=PIXELS,
 )
+CLIP_BOXES = Field("clip_boxes", "true or false, in 'info'", flag, default=1, low=0, high=1)
 CATEGORY = (
     Field("id", "a whole number", whole),
     Field("keypoints", "a list of names", lists_of_texts, default=[]),
@@ -72,6 +85,17 @@ ANY_CATEGORY_ID = dataclasses.replace(CATEGORY_ID, default=PERSON)
 SCORE = Field("score", "a finite number", number, default=1, low=-LARGEST_SCORE, high=LARGEST_SCORE)
 IMAGE_ID = Field("image_id", "a whole number, or else a file_name", whole)
 FILE_NAME = Field("file_name", "the name of a picture's file", texts())
+
+
+def clips_boxes(content: Mapping[str, Any], findings: Findings) -> bool:
+    """Whether a json's annotated boxes are clipped to their pictures, as COCO's are.
+
+    A json whose `info` has `"clip_boxes": false` keeps them: MPII's are squares around a person,
+    which say how large the person is.
+    """
+    info = content.get("info")
+    columns, _ = read_columns([info if type(info) is dict else {}], [CLIP_BOXES], "", findings)
+    return bool(columns["clip_boxes"][0])
 
 
 def keypoints_field(skeleton: Skeleton) -> Field:

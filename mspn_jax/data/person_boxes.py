@@ -22,6 +22,7 @@ from mspn_jax.data.fields import (
     IS_CROWD,
     PIXELS,
     SCORE,
+    clips_boxes,
 )
 from mspn_jax.data.schema import ERROR, Findings, numbers, read_columns, shown
 from mspn_jax.errors import DataError
@@ -102,7 +103,8 @@ def table(rows: list[Any], what: str) -> Float[np.ndarray, "N 5"]:
 def read_person_boxes(path: str | os.PathLike) -> PersonBoxes:
     """Reads a file of boxes in any of the `FORMATS`.
 
-    Boxes of annotations are clipped to their picture, as they are for evaluation; others are not.
+    Boxes of annotations are clipped to their picture where they are for evaluation; others are
+    not.
     Only people (category 1) count, or the only category that occurs, and no crowds.
 
     Raises:
@@ -130,6 +132,7 @@ def _annotated(
     findings = Findings()
     images, _ = read_columns(content["images"], IMAGE, "image", findings)
     columns, _ = read_columns(rows, (*IDS[1:], IS_CROWD), "annotation", findings)
+    is_clipped = clips_boxes(content, findings)
     findings.raise_error(path)
     category_id = _category(columns["category_id"], path)
     chosen = np.flatnonzero((columns["category_id"] == category_id) & (columns["iscrowd"] == 0))
@@ -142,7 +145,11 @@ def _annotated(
     findings.add(ERROR, "annotation", what, [indices[i] for i in np.flatnonzero(of_image < 0)])
     findings.raise_error(path)
     image_hw = np.stack([images["height"], images["width"]], 1)[of_image]
-    boxes_xyxy = geometry.clip_boxes(boxes["bbox"], image_hw)
+    boxes_xyxy = (
+        geometry.clip_boxes(boxes["bbox"], image_hw)
+        if is_clipped
+        else geometry.boxes_xywh_to_xyxy(boxes["bbox"])
+    )
     sizes_wh = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
     boxes_of = np.column_stack([boxes_xyxy[:, :2], sizes_wh, np.ones(len(chosen))])
     return {

@@ -59,7 +59,7 @@ class People:
     """N people, a row each.
 
     Attributes:
-      boxes_xyxy: image pixels, clipped to the picture.
+      boxes_xyxy: image pixels, as `Annotations.boxes_xyxy`.
       keypoints_image_xy: image pixels.
       visibility: COCO's 0 not labelled, 1 hidden, 2 visible.
     """

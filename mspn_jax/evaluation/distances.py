@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from mspn_jax.data.annotations import Annotations, rows_by_picture
 from mspn_jax.data.schema import some
 from mspn_jax.errors import DataError, UsageError
-from mspn_jax.geometry import clip_boxes, intersections_over_union
+from mspn_jax.geometry import intersections_over_union
 from mspn_jax.skeletons import Skeleton
 
 AUC_PX = 30.0  # the largest distance of AUC
@@ -63,10 +63,10 @@ def match_by_box(results: list[dict[str, Any]], people: Annotations) -> Int[np.n
     """The result of each person, an index, or NOBODY. Each result belongs to one person at most.
 
     The pair of one picture with the highest overlap of boxes (IoU) is matched first. Annotated
-    boxes are clipped to their picture, as those that crops are cut from.
+    boxes are those that crops are cut around.
     """
     matched = np.full(len(people.ids), NOBODY)
-    boxes = clip_boxes(people.boxes_xywh, people.image_hw[people.image_rows])
+    boxes = people.boxes_xyxy
     boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], -1)
     found_in = rows_by_picture(np.array([r["image_id"] for r in results], np.int64))
     for image_id, rows in rows_by_picture(people.image_ids[people.image_rows]).items():
@@ -94,16 +94,26 @@ def _mean_over_keypoints(
     return float(means.mean()) if len(means) else UNDEFINED
 
 
-def _pck(distances: Distances, skeleton: Skeleton, threshold: float) -> float:
+def _of_joint(skeleton: Skeleton, joint: str) -> Bool[np.ndarray, "K"]:
+    """Which keypoints are a joint, on either side: knee is left_knee and right_knee."""
+    names = (joint, f"left_{joint}", f"right_{joint}")
+    return np.array([name in names for name in skeleton.keypoint_names])
+
+
+def _pck(distances: Distances, skeleton: Skeleton, threshold: float, joint: str) -> float:
     is_near = distances.pixels / distances.box_sides[:, None] < threshold
-    return _mean_over_keypoints(is_near.astype(float), distances.is_labelled)
+    is_counted = distances.is_labelled & (not joint or _of_joint(skeleton, joint))
+    return _mean_over_keypoints(is_near.astype(float), is_counted)
 
 
-def _pckh(distances: Distances, skeleton: Skeleton, threshold: float) -> float:
+def _pckh(distances: Distances, skeleton: Skeleton, threshold: float, joint: str) -> float:
+    is_near = distances.pixels / distances.head_sizes[:, None] <= threshold
+    if joint:
+        is_counted = distances.is_labelled & _of_joint(skeleton, joint)
+        return _mean_over_keypoints(is_near.astype(float), is_counted)
     is_counted = distances.is_labelled & [
         name not in NOT_IN_PCKH for name in skeleton.keypoint_names
     ]
-    is_near = distances.pixels / distances.head_sizes[:, None] <= threshold
     return float(is_near[is_counted].mean()) if is_counted.any() else UNDEFINED
 
 
@@ -135,29 +145,36 @@ _PLAIN: dict[str, Callable[[Distances, Skeleton], float]] = {
     "EPE": _epe,
     "RMSE": _rmse,
 }
-_AT: dict[str, Callable[[Distances, Skeleton, float], float]] = {"PCK": _pck, "PCKh": _pckh}
-FORMS = "PCK@0.2 or another fraction, PCKh@0.5, AUC, EPE, RMSE"
+_AT: dict[str, Callable[[Distances, Skeleton, float, str], float]] = {"PCK": _pck, "PCKh": _pckh}
+_FORM_AT = re.compile(r"(?P<of>PCKh?)@(?P<threshold>\d+|\d*\.\d+)(/(?P<joint>\w+))?")
+FORMS = "PCK@0.2 or another fraction, PCKh@0.5, either of one joint (PCK@0.2/knee), AUC, EPE, RMSE"
 
 
 def find(name: str) -> Callable[[Distances, Skeleton], float] | None:
-    """The function of a metric: "PCK@0.2", "PCKh@0.5", "AUC", "EPE" or "RMSE"; or None."""
-    given = re.fullmatch(r"(PCKh?)@(\d+|\d*\.\d+)", name)
-    if not given or float(given[2]) <= 0:
+    """The function of a metric, such as "PCK@0.2", "PCKh@0.5/knee", "AUC"; None for other names."""
+    given = _FORM_AT.fullmatch(name)
+    if not given or float(given["threshold"]) <= 0:
         return _PLAIN.get(name)
-    function, threshold = _AT[given[1]], float(given[2])
-    return lambda distances, skeleton: function(distances, skeleton, threshold)
+    function, threshold, joint = _AT[given["of"]], float(given["threshold"]), given["joint"] or ""
+    return lambda distances, skeleton: function(distances, skeleton, threshold, joint)
 
 
-def check(names: Sequence[str], annotations: Annotations) -> None:
+def check(names: Sequence[str], annotations: Annotations, skeleton: Skeleton) -> None:
     """Checks before any work that these metrics can be computed.
 
     Raises:
-      UsageError: there is no metric of a name.
+      UsageError: there is no metric of a name, or the skeleton has no such joint.
       DataError: PCKh is asked for, and somebody has no `head_size`.
     """
     for name in names:
         if find(name) is None:
             raise UsageError(f"eval.metrics: no metric {name!r}; there are {FORMS}")
+        given = _FORM_AT.fullmatch(name)
+        if given and given["joint"] and not _of_joint(skeleton, given["joint"]).any():
+            raise UsageError(
+                f"eval.metrics: {name!r}: skeleton {skeleton.name!r} has no {given['joint']}, on"
+                f" neither side; it has {', '.join(skeleton.keypoint_names)}"
+            )
     people = annotations.people()
     lacking = people.ids[people.head_sizes <= 0]
     if len(lacking) and any(name.startswith("PCKh") for name in names):
@@ -179,6 +196,7 @@ def distance_metrics(
       averaged over the people, then over the keypoints.
     PCKh@t: the share of all labelled keypoints, except pelvis and thorax, that are within t times
       `head_size`.
+    PCK@t/joint, PCKh@t/joint: the same share of one joint; for left and right, the mean of the two.
     AUC: the mean of PCK with 20 thresholds, 0, 1.5 ... 28.5 pixels.
     EPE, RMSE: mean distance and its root mean square, in pixels, of people who have a result.
 
@@ -188,7 +206,7 @@ def distance_metrics(
     Raises:
       UsageError, DataError: see `check`.
     """
-    check(names, annotations)
+    check(names, annotations, skeleton)
     distances = measure(results, annotations)
     functions = {name: find(name) for name in names}
     return {name: f(distances, skeleton) for name, f in functions.items() if f}

@@ -66,10 +66,10 @@ def architecture_of_variables(variables: Variables) -> Architecture:
 def from_torch(state_dict: StateDict) -> Variables:
     """Converts a state dict of any kind of MSPN to {"params", "batch_stats"} of `MSPN`, float32.
 
-    Kernels are transposed from (out, in, h, w) to (h, w, in, out). The original authors'
-    convolutions have biases, which only shift what the norm subtracts: they are subtracted from the
-    running mean. Other float32 leaves are views of the state dict's arrays, so that a large model
-    is in memory once.
+    Kernels are transposed from (out, in, h, w) to (h, w, in, out). The original authors' networks
+    take BGR, so that their stem's input channels are reversed. Their convolutions have biases,
+    which only shift what the norm subtracts: they are subtracted from the running mean. Other
+    float32 leaves are views of the state dict's arrays, so that a large model is in memory once.
 
     Raises:
       ConversionError: the state dict is not an MSPN's, or tensors are missing, left over, of a
@@ -134,6 +134,8 @@ def place_tensors(
                 conv_bias = take(f"{names.conv}.bias", shape)
                 if array is not None and conv_bias is not None:
                     array = array - conv_bias
+            if kind == "authors" and path == ("params", "stem", "kernel") and array is not None:
+                array = array[:, ::-1]
             if array is not None:
                 leaves[path] = array.transpose(2, 3, 1, 0) if leaf == "kernel" else array
 

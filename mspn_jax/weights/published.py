@@ -24,7 +24,7 @@ from mspn_jax.weights.torch.names import Architecture, kind_of
 
 log = logging.getLogger(__name__)
 
-CROP_HW = (256, 192)  # of the published models
+CROP_HW = {"coco": (256, 192), "mpii": (256, 256)}  # of published models, by their skeleton
 
 
 def load(checkpoint: str | os.PathLike) -> tuple[Description, Any, paths.Path]:
@@ -37,9 +37,9 @@ def local(checkpoint: str | os.PathLike) -> str | os.PathLike:
 
     Args:
       checkpoint: a path, which is returned as it is; a published name ("mspn50" or
-        "mspn50_coco_256x192"); or the http(s) address of a `.pth` or `.safetensors` of an MSPN for
-        crops of 256 x 192. If an address has eight hexadecimal digits after a "-", as the published
-        ones, the file's sha256 must begin with them.
+        "mspn50_coco_256x192"); or the http(s) address of a `.pth` or `.safetensors` of an MSPN, for
+        the crops of `usual_crop_hw`. If an address has eight hexadecimal digits after a "-", as
+        the published ones, the file's sha256 must begin with them.
 
     Raises:
       CheckpointError: neither a path nor a published name.
@@ -92,14 +92,24 @@ def _convert(file: pathlib.Path, folder: pathlib.Path) -> None:
     except ConversionError as error:
         raise ConversionError(f"{file}: {error}") from None
     num_keypoints = architecture_of_variables(variables).num_keypoints
-    skeleton = next((s for s in SKELETONS.values() if s.num_keypoints == num_keypoints), None)
+    skeleton = usual_skeleton(num_keypoints)
     said = f"{file.name} ({kind} names, sha256 {sha256})"
-    description = describe(variables, skeleton, CROP_HW, said)
+    description = describe(variables, skeleton, usual_crop_hw(skeleton), said)
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
     with new_folder(folder, num_bytes) as partial:
         checkpoints.save_variables(partial, description, variables)
         Origin(file.name, kind, sha256, counts).write(partial)
         description.write(partial)
+
+
+def usual_skeleton(num_keypoints: int) -> Skeleton | None:
+    """The built-in skeleton with so many keypoints, which a file does not name."""
+    return next((s for s in SKELETONS.values() if s.num_keypoints == num_keypoints), None)
+
+
+def usual_crop_hw(skeleton: Skeleton | None) -> tuple[int, int]:
+    """The crops of the published models of a skeleton, or else of COCO's; no file tells them."""
+    return CROP_HW.get(skeleton.name if skeleton else "", CROP_HW["coco"])
 
 
 def describe(

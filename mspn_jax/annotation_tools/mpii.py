@@ -1,0 +1,162 @@
+"""MPII Human Pose as HRNet and mmpose keep it: a json of people, and a .mat with their heads.
+
+Source: HRNet and mmpose 1.3.2 for the conventions, MPII's own evaluation for the size of a head.
+"""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import scipy.io
+from jaxtyping import Float
+
+from mspn_jax.annotation_tools import parsing
+from mspn_jax.annotation_tools.finding import PictureIndex
+from mspn_jax.annotation_tools.labelled import Box, Dataset, Instance, LabelledPicture
+from mspn_jax.data.coco import load_json
+from mspn_jax.errors import DataError
+from mspn_jax.skeletons import MPII
+
+SCALE_PX = 200  # a person's scale is the height in units of so many pixels
+LOWER = 15  # pixels at scale 1 that the box is moved down, to have the feet in it
+FIRST_PIXEL = 1  # MPII counts from 1
+HEAD_BIAS = 0.6  # of the diagonal of a head's box, in MPII's evaluation
+_SAME_PX = 2.0  # between the joints of the two files, at most, in the median
+
+
+def is_format(content: Any) -> bool:
+    """Whether a json's content is MPII's: a list of people with a center and a scale."""
+    return (
+        isinstance(content, list)
+        and len(content) > 0
+        and all(
+            isinstance(row, dict) and {"image", "center", "scale"} <= row.keys() for row in content
+        )
+    )
+
+
+def read(files: list[pathlib.Path], index: PictureIndex) -> Dataset:
+    """Reads the jsons of one folder, each of them a subset.
+
+    A person's box is the square of 200 times their scale. It may reach beyond the picture, and
+    stays as it is. Heads are in the .mat beside a json: gt_valid.mat for valid.json.
+
+    Raises:
+      DataError: a value is wrong, a picture is missing, or a .mat is not that of its json.
+    """
+    limbs = tuple((MPII.keypoint_names[a], MPII.keypoint_names[b]) for a, b in MPII.limbs)
+    dataset = Dataset("MPII", "person", MPII.keypoint_names, [], limbs, clip_boxes=False)
+    subsets = {file: _subset(file) for file in files}
+    for file, subset in subsets.items():
+        rows = load_json(file)
+        if not any("joints" in row for row in rows):
+            what = "people without joints, as in MPII's test split, left out"
+            dataset.left_out.add(what, str(file), len(rows))
+        elif subset == "trainval" and "train" in subsets.values():
+            what = "people of trainval, left out: the other files have them"
+            dataset.left_out.add(what, str(file), len(rows))
+        else:
+            dataset.pictures += _pictures(file, rows, subset, index, dataset)
+    return dataset
+
+
+def _subset(file: pathlib.Path) -> str:
+    """train.json, mpii_train.json -> train"""
+    return file.stem.removeprefix("mpii_")
+
+
+def _pictures(
+    file: pathlib.Path,
+    rows: list[dict[str, Any]],
+    subset: str,
+    index: PictureIndex,
+    dataset: Dataset,
+) -> list[LabelledPicture]:
+    people = [_person(row, f"{file}: person {number}") for number, row in enumerate(rows)]
+    head_sizes = _head_sizes(file, subset, people)
+    if head_sizes is None:
+        what = f"people of {subset} without a head's size, which PCKh needs"
+        dataset.left_out.add(what, f"{file}: no gt_{subset}.mat beside it", len(rows))
+    pictures: dict[str, LabelledPicture] = {}
+    for number, (row, person) in enumerate(zip(rows, people)):
+        where = f"{file}: person {number}"
+        name = parsing.text(row["image"], f"{where}: image")
+        if name not in pictures:
+            path, _ = index.find(name, where)
+            pictures[name] = LabelledPicture(name, path, [], None, subset, f"{file}: {name}")
+        if head_sizes is not None:
+            person.head_size = float(head_sizes[number])
+        pictures[name].instances.append(person)
+    return list(pictures.values())
+
+
+def _person(row: dict[str, Any], where: str) -> Instance:
+    """Keypoints and the box, in pixels from 0."""
+    x, y = (parsing.number(value, f"{where}: center") for value in _list(row, "center", 2, where))
+    scale = parsing.number(row["scale"], f"{where}: scale", 0, 1000)
+    side = SCALE_PX * scale
+    x, y = x - FIRST_PIXEL, y + LOWER * scale - FIRST_PIXEL
+    box: Box = (x - side / 2, y - side / 2, side, side)
+    joints = _list(row, "joints", MPII.num_keypoints, where)
+    visible = _list(row, "joints_vis", MPII.num_keypoints, where)
+    keypoints = {}
+    for name, joint, is_visible in zip(MPII.keypoint_names, joints, visible):
+        if parsing.number(is_visible, f"{where}: joints_vis of {name}", 0, 1):
+            place = f"{where}: joint {name}"
+            at = [parsing.number(v, place) - FIRST_PIXEL for v in _items(joint, 2, place)]
+            keypoints[name] = (at[0], at[1], 2)
+    return Instance(keypoints, box)
+
+
+def _list(row: dict[str, Any], key: str, count: int, where: str) -> list[Any]:
+    return _items(row.get(key), count, f"{where}: {key}")
+
+
+def _items(value: Any, count: int, where: str) -> list[Any]:
+    found = parsing.items(value, where)
+    if len(found) != count:
+        raise DataError(f"{where}: has {len(found)} values; needed are {count}")
+    return found
+
+
+def _head_sizes(
+    file: pathlib.Path, subset: str, people: list[Instance]
+) -> Float[np.ndarray, "N"] | None:
+    """MPII's measure of each person's head, in pixels; None: there is no .mat.
+
+    Raises:
+      DataError: the .mat cannot be read, or holds other people than the json.
+    """
+    names = (f"gt_{subset}.mat", f"mpii_gt_{subset}.mat", f"{subset}.mat")
+    paths = [path for name in names if (path := file.with_name(name)).is_file()]
+    if not paths:
+        return None
+    try:
+        content = scipy.io.loadmat(paths[0])
+        corners = np.asarray(content["headboxes_src"], float)
+        joints = np.asarray(content["pos_gt_src"], float)
+        missing = np.asarray(content["jnt_missing"], float)
+    except KeyError as error:
+        raise DataError(f"{paths[0]}: has no {error}, as MPII's ground truth does") from None
+    except Exception as error:  # scipy raises what its parsers meet
+        raise DataError(f"{paths[0]}: not a whole .mat ({error})") from None
+    count, num_keypoints = len(people), MPII.num_keypoints
+    shapes = (2, 2, count), (num_keypoints, 2, count), (num_keypoints, count)
+    if (corners.shape, joints.shape, missing.shape) != shapes:
+        raise DataError(
+            f"{paths[0]}: is of {corners.shape[-1]} people, and {file.name} of {count}: it must be"
+            " that of this json"
+        )
+    off = [
+        abs(value - FIRST_PIXEL - at)
+        for n, person in enumerate(people)
+        for k, name in enumerate(MPII.keypoint_names)
+        if name in person.keypoints and not missing[k, n]
+        for value, at in zip(joints[k, :, n], person.keypoints[name])
+    ]
+    if off and not np.median(off) <= _SAME_PX:
+        raise DataError(
+            f"{paths[0]}: its joints are not those of {file.name}, person by person: it must be"
+            " that of this json"
+        )
+    return HEAD_BIAS * np.linalg.norm(corners[1] - corners[0], axis=0)

@@ -1,0 +1,55 @@
+"""From MPII's files to PCKh, by the commands of docs/mpii.md."""
+
+import json
+import re
+
+import mpii_files
+import pytest
+
+from commands import HERE, run
+
+TINY = (
+    "--config.crop_hw=(64,64)", "--config.model.blocks_per_unit=(1,1,1,1)",
+    "--config.model.stem_channels=8", "--config.model.unit_channels=16", "--config.batch_size=4",
+)  # fmt: skip
+FEW = ("--config.num_steps=6", "--config.eval.every_epochs=0")
+SHOWN = re.search(
+    r"^## From the download to PCKh\n.*?^```sh\n(.*?)^```",
+    (HERE / "docs" / "mpii.md").read_text(),
+    re.DOTALL | re.MULTILINE,
+)
+
+
+@pytest.mark.slow
+def test_from_mpiis_files_to_pckh_in_the_commands_of_the_page(tmp_path):
+    splits = mpii_files.write(tmp_path / "download")
+    shown = {
+        "4xmspn50_": "mspn50_",
+        "runs/mpii": tmp_path / "run",
+        "downloads/mpii": tmp_path / "download",
+    }
+    shown |= {"data/mpii": tmp_path / "mpii"}
+    said = {}
+    for line in SHOWN[1].replace("\\\n", " ").splitlines():
+        program, name, *words = line.partition("#")[0].split()
+        assert program == "mspn"
+        for word, real in shown.items():
+            words = [each.replace(word, str(real)) for each in words]
+        more = {"train": (*TINY, *FEW), "eval": TINY}.get(name, ())
+        if "--config" in words:
+            more += (f"--config.data.root={tmp_path / 'mpii'}",)
+        done = run("mspn_jax", name, *words, *more)
+        assert done.returncode == 0, done.stderr
+        said[name] = done.stdout + done.stderr
+    assert f"{len(splits['train']) + len(splits['valid'])} instances of person" in said["import"]
+    assert "6 pairs of left and right, 15 limbs" in said["import"]
+    num_pictures = len({person.image for person in splits["valid"]})
+    counts = f"val: {num_pictures} pictures, {len(splits['valid'])} annotations"
+    assert counts in said["split"]
+    assert re.search(
+        r"step 6: AP 0\.\d+, .*PCKh@0\.5 0\.\d+.*PCKh@0\.5/ankle 0\.\d+", said["train"]
+    )
+    (mean,) = re.findall(r"^ PCKh@0\.5 +=( \d\.\d+)$", said["eval"], re.MULTILINE)
+    metrics = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
+    assert metrics["PCKh@0.5"] == pytest.approx(float(mean), abs=6e-4)
+    assert {"PCKh@0.1", "PCKh@0.5/head_top", "PCKh@0.5/ankle"} <= metrics.keys()

@@ -119,8 +119,8 @@ def test_the_authors_files_by_their_keypoints(num_keypoints, flags, variant, tmp
     result = run("--source", source, "--output", tmp_path / "out", *flags)
     assert result.returncode == 0, result.stderr
     height, width = variant.rpartition("_")[2].split("x")
-    asked = "" if flags else " (--crop_hw)"
-    assert f"for crops of {height} x {width} pixels{asked}\n" in result.stdout
+    name = variant.split("_")[1]
+    assert f"to be of skeleton {name}, for crops of {height} x {width} (" in result.stdout
     description, variables, _ = checkpoints.load(tmp_path / "out")
     assert description.variant == variant
     assert description.crop_hw == (int(height), int(width)) and description.padding == 1.25

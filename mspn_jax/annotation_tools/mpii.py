@@ -154,7 +154,7 @@ def _head_sizes(
         if name in person.keypoints and not missing[k, n]
         for value, at in zip(joints[k, :, n], person.keypoints[name])
     ]
-    if off and not np.median(off) <= _SAME_PX:
+    if off and not np.median(off) <= _SAME_PX:  # NaN is not
         raise DataError(
             f"{paths[0]}: its joints are not those of {file.name}, person by person: it must be"
             " that of this json"

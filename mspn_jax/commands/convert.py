@@ -131,7 +131,10 @@ def from_file(source: pathlib.Path) -> tuple[Description, Variables, Origin]:
     said = f"{source.name} ({kind} names, sha256 {sha256}){new and '; '}{new}"
     description = described(variables, crop_hw_of_flag(), said)
     height, width = description.crop_hw
-    print(f"for crops of {height} x {width} pixels{'' if _CROP_HW.value else ' (--crop_hw)'}")
+    keypoints = (
+        f"skeleton {description.skeleton.name}" if description.skeleton else "unknown joints"
+    )
+    print(f"taken to be of {keypoints}, for crops of {height} x {width} (--skeleton, --crop_hw)")
     return description, variables, Origin(source.name, kind, sha256, counts)
 
 

@@ -15,7 +15,7 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     """The config of a published model, by its name and number of stages."""
     config = ConfigDict()
     config.variant = variant
-    config.skeleton = "coco"  # or "mpii", or a file; empty: the data's own
+    config.skeleton = "coco"  # or "mpii", "crowdpose", a file; empty: the data's own
     config.crop_hw = (256, 192)
     config.padding = 1.25  # of the crop region, over the box's size
     config.seed = 0
@@ -71,6 +71,7 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
         0.0  # 0: none, as for the published metrics; older ones used 0.9
     )
 
+    config.eval.box_area_share = 0.0  # of people's boxes, as their areas; 0: the annotated areas
     config.eval.metrics = ()  # besides COCO's: "PCK@0.2", "PCKh@0.5/knee", "AUC", "EPE", "RMSE"
     config.eval.report = False  # of the best checkpoint, into the workdir, at the end of a run
 

@@ -1,7 +1,7 @@
 """What a person, or an animal, is: the names, order, symmetry and limbs of the keypoints.
 
-`COCO` and `MPII` are built in. Any other skeleton is a json file with the same names as the class's
-own:
+`COCO`, `MPII` and `CROWDPOSE` are built in. Any other skeleton is a json file with the same names
+as the class's own:
 
     {"name": "quadruped",
      "keypoint_names": ["nose", "left_paw", "right_paw"],
@@ -257,4 +257,33 @@ MPII = Skeleton(
     upper_body=("thorax", "upper_neck", "head_top", *_MPII_ARMS),
 )
 
-SKELETONS = {skeleton.name: skeleton for skeleton in (COCO, MPII)}
+# The sigmas are those of CrowdPose's own evaluation.
+_CROWDPOSE_SIGMAS = {
+    "shoulder": 0.079,
+    "elbow": 0.072,
+    "wrist": 0.062,
+    "hip": 0.107,
+    "knee": 0.087,
+    "ankle": 0.089,
+}
+CROWDPOSE = Skeleton(
+    name="crowdpose",
+    keypoint_names=(
+        *(f"{side}_{joint}" for joint in _CROWDPOSE_SIGMAS for side in _SIDES),
+        "head",
+        "neck",
+    ),
+    limbs=(
+        *itertools.pairwise((10, 8, 6, 7, 9, 11)),
+        *itertools.pairwise((4, 2, 0, 1, 3, 5)),
+        *((0, 6), (1, 7), (12, 13), (0, 13), (1, 13)),
+    ),
+    oks_sigmas=(*(s for s in _CROWDPOSE_SIGMAS.values() for _ in _SIDES), 0.079, 0.079),
+    upper_body=(
+        *(f"{side}_{joint}" for joint in ("shoulder", "elbow", "wrist") for side in _SIDES),
+        "head",
+        "neck",
+    ),
+)
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (COCO, MPII, CROWDPOSE)}

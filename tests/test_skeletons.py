@@ -113,7 +113,7 @@ def test_a_skeleton_that_contradicts_itself_is_one_clear_line(tmp_path, message)
 
 
 def test_what_is_no_skeleton_file_at_all(tmp_path):
-    with pytest.raises(UsageError, match=r"neither one of coco, mpii, nor a file"):
+    with pytest.raises(UsageError, match=r"neither one of coco, mpii, crowdpose, nor a file"):
         configured.skeleton_named("dog")
     (tmp_path / "dog.json").write_text("[")
     with pytest.raises(SkeletonError, match=r"dog.json: not json"):

@@ -44,7 +44,8 @@ _STAGES = flags.DEFINE_integer(
 _SKELETON = flags.DEFINE_string(
     "skeleton",
     None,
-    "coco, mpii or a skeleton file; by default COCO's for 17 keypoints, MPII's for 16",
+    "coco, mpii, crowdpose or a skeleton file; by default COCO's for 17 keypoints, MPII's for 16,"
+    " CrowdPose's for 14",
 )
 _CROP_HW = flags.DEFINE_list(
     "crop_hw",

@@ -74,6 +74,7 @@ def main() -> None:
         first_people=config.data.first_people,
         records_dir=config.data.records_dir,
         detections=config.data.detections,
+        box_area_share=config.eval.box_area_share,
     )
     training = None
     if _MEAN_POSE.value and dataset.has_annotations:

@@ -87,6 +87,7 @@ RULES = {
     "eval.every_epochs": AT_LEAST_0,
     "eval.batch_size": AT_LEAST_1,
     "eval.oks_nms_threshold": FRACTION,
+    "eval.box_area_share": FRACTION,
     "eval.metrics": Rule(
         f"a tuple of metrics besides COCO's: {distances.FORMS}",
         lambda names: (

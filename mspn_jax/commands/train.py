@@ -151,7 +151,11 @@ def open_data(config: ConfigDict, description: Description) -> tuple[Records, Ev
         split=data.train_split, skeleton=skeleton, only_with_people=True, **where
     )
     validation = evaluation_set.open_split(
-        split=data.val_split, skeleton=skeleton, detections=data.detections, **where
+        split=data.val_split,
+        skeleton=skeleton,
+        detections=data.detections,
+        box_area_share=config.eval.box_area_share,
+        **where,
     )
     if not validation.has_annotations:
         raise UsageError(f"{data.val_split}: has no annotations, so its AP cannot be computed")

@@ -73,6 +73,8 @@ class Annotations:
       is_person: has labelled keypoints and a box with an area in its picture, and is no crowd.
         Others are neither trained on nor counted in a score.
       clip_boxes: whether crops are cut around what of a box is inside its picture.
+      crowd_indices: CrowdPose's measure of how much people overlap, of every image; NaN where none
+        is given, and None where none is given at all.
     """
 
     file: pathlib.Path
@@ -90,6 +92,7 @@ class Annotations:
     is_crowd: Bool[np.ndarray, "N"]
     is_person: Bool[np.ndarray, "N"]
     clip_boxes: bool = True
+    crowd_indices: Float[np.ndarray, "M"] | None = None
 
     @property
     def boxes_xyxy(self) -> Float[np.ndarray, "N 4"]:
@@ -111,6 +114,10 @@ class Annotations:
     def people(self) -> "Annotations":
         """The annotations with `is_person`, and all images."""
         return self.select(self.is_person)
+
+    def with_areas_of_boxes(self, share: float) -> "Annotations":
+        """The same with a share of everyone's box as their area."""
+        return dataclasses.replace(self, areas=share * self.boxes_xywh[:, 2:].prod(1))
 
     def first_people(self, count: int) -> "Annotations":
         """The first people in the order of the file; 0: all annotations."""
@@ -228,6 +235,7 @@ def examine(
         ids=ids["id"][kept],
         image_rows=image_rows[kept],
         clip_boxes=clips_boxes(content, findings),
+        crowd_indices=None if np.isnan(images["crowdIndex"]).all() else images["crowdIndex"],
         **columns,
     )
     annotations = _find_people(annotations, [rows[i] for i in kept], findings)

@@ -136,6 +136,7 @@ def open_split(
     first_people: int = 0,
     records_dir: str | os.PathLike = "",
     detections: str | os.PathLike = "",
+    box_area_share: float = 0.0,
 ) -> EvaluationSet:
     """A split with the boxes to evaluate in it.
 
@@ -144,12 +145,15 @@ def open_split(
       detections: a detector's results in COCO's format; without it, the annotated boxes of
         everyone with labelled keypoints. Annotated boxes are clipped to their picture, unless
         the json says otherwise (`fields.clips_boxes`); detected ones are not.
+      box_area_share: what of people's boxes is their area in scores; 0: the annotated areas.
 
     Raises:
       DataError: there are no boxes, or pictures cannot be read: COCO's metrics count every
         picture.
     """
     annotations = read_annotations(root=root, split=split, skeleton=skeleton)
+    if box_area_share:
+        annotations = annotations.with_areas_of_boxes(box_area_share)
     if detections:
         found = read_detections(detections, annotations.image_ids, annotations.category_id)
     elif not annotations.is_person.any():

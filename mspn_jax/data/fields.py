@@ -37,6 +37,7 @@ IMAGE = (
     Field("file_name", "a path within the split's folder", texts(_is_inside)),
     Field("height", "a whole number of pixels, 1 or more", whole, low=1, high=PIXELS),
     Field("width", "a whole number of pixels, 1 or more", whole, low=1, high=PIXELS),
+    Field("crowdIndex", "a number", number, default=None),  # CrowdPose's; else NaN
 )
 BOX = Field(
     "bbox",

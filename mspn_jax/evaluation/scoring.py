@@ -17,7 +17,7 @@ from mspn_jax.data.coco import PERSON
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.schema import some
 from mspn_jax.errors import DataError
-from mspn_jax.evaluation.distances import distance_metrics
+from mspn_jax.evaluation.distances import UNDEFINED, distance_metrics
 from mspn_jax.evaluation.estimation import estimate_boxes
 from mspn_jax.evaluation.similarity import keypoint_similarities, object_keypoint_similarity
 from mspn_jax.geometry import crop_regions
@@ -27,6 +27,8 @@ from mspn_jax.skeletons import Skeleton
 log = logging.getLogger(__name__)
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+CROWD_METRICS = ("APeasy", "APmedium", "APhard")
+_CROWD_EDGES = (0.2, 0.8)  # of the crowd index, in CrowdPose's evaluation
 _NEXT_TO_NOTHING = 0.001  # an AP below it is explained
 
 
@@ -207,6 +209,28 @@ def summarize(evaluation: COCOeval) -> tuple[dict[str, float], str]:
     return dict(zip(METRICS, map(float, evaluation.stats), strict=True)), table.getvalue()
 
 
+def crowd_metrics(
+    annotations: Annotations, results: list[dict[str, Any]], skeleton: Skeleton
+) -> dict[str, float]:
+    """CrowdPose's AP of pictures with a crowd index below 0.2, from there below 0.8, and above.
+
+    -1 if nobody is in such pictures. Without crowd indices there are no such metrics.
+    """
+    if annotations.crowd_indices is None:
+        return {}
+    levels = np.searchsorted(_CROWD_EDGES, annotations.crowd_indices, side="right")
+    levels[np.isnan(annotations.crowd_indices)] = -1
+    metrics = {}
+    for level, name in enumerate(CROWD_METRICS):
+        part = annotations.select(levels[annotations.image_rows] == level)
+        ids = set(annotations.image_ids[levels == level].tolist())
+        found = [result for result in results if result["image_id"] in ids]
+        metrics[name] = UNDEFINED
+        if part.is_person.any():
+            metrics[name] = coco_metrics(part, found, skeleton)[0]["AP"]
+    return metrics
+
+
 def how_far_off(dataset: EvaluationSet, results: list[dict[str, Any]]) -> str:
     """How far the nearest results are from the people, in words; for an AP near 0."""
     found = collections.defaultdict(list)
@@ -257,8 +281,8 @@ def evaluate(
       others: as in `estimation.estimate_boxes` and `coco_results`.
 
     Returns:
-      The results, COCO's ten metrics and then the others (None if there are no annotations), and a
-      table of them.
+      The results, COCO's ten metrics and then those by crowd index and the others (None if there
+      are no annotations), and a table of them.
     """
     boxes = dataset.boxes
     keypoints_image_xy, keypoint_scores = estimate_boxes(
@@ -289,6 +313,7 @@ def evaluate(
     metrics, table = coco_metrics(dataset.annotations, results, skeleton)
     if metrics["AP"] < _NEXT_TO_NOTHING:
         log.warning("AP %.3f: %s", metrics["AP"], how_far_off(dataset, results))
-    more = distance_metrics(more_metrics, results, dataset.annotations, skeleton)
+    more = crowd_metrics(dataset.annotations, results, skeleton)
+    more |= distance_metrics(more_metrics, results, dataset.annotations, skeleton)
     table += "".join(f" {name:18} = {value:.3f}\n" for name, value in more.items())
     return results, metrics | more, table

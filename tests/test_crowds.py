@@ -147,6 +147,8 @@ def test_ap_by_crowd_index_is_crowdposes_own(seed, tmp_path):
     path = write(tmp_path, "test", [0.0, 0.19, 0.2, 0.5, 0.79, 0.8, 1.09, 0.1, 0.3, 0.9], seed=seed)
     given = dict(root=tmp_path, split="test", skeleton=CROWDPOSE)
     truth = evaluation_set.open_split(**given, box_area_share=0.53).annotations
+    boxes = np.array([a["bbox"] for a in json.loads(path.read_text())["annotations"]])
+    np.testing.assert_allclose(truth.areas, 0.53 * boxes[:, 2] * boxes[:, 3])
     results = results_of(path, seed)
     metrics = scoring.crowd_metrics(truth, results, CROWDPOSE)
     metrics |= {"AP": scoring.coco_metrics(truth, results, CROWDPOSE)[0]["AP"]}

@@ -67,6 +67,7 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     config.eval.every_epochs = 10  # 0: only at the end
     config.eval.batch_size = 64  # of one process
     config.eval.flip_test = True
+    config.eval.decoding = "quarter"  # as for the published metrics; or "dark"
     config.eval.oks_nms_threshold = (
         0.0  # 0: none, as for the published metrics; older ones used 0.9
     )

@@ -5,6 +5,7 @@ int(keypoint / stride), so decoding adds half a cell. Source: mmpose's MegviiHea
 """
 
 import functools
+from collections.abc import Callable
 
 import cv2
 import jax
@@ -17,6 +18,10 @@ KERNEL_SIZES = (15, 11, 9, 7, 5)  # of the target levels, coarse to fine, in cel
 DECODE_KERNEL_SIZE = 5
 NO_KEYPOINT_XY = -1.0  # the position decoded from an empty map, in cells
 NO_KEYPOINT_SCORE = 0.5  # and its score
+LOG_FLOOR = 1e-10  # of a blurred map, before its logarithm
+
+# neighbour(dx, dy): the blurred map beside each maximum, (B, K)
+Neighbour = Callable[[int, int], Float[jax.Array, "_ _"]]
 
 
 def target_levels(num_stages: int, num_units: int, num_levels: int) -> list[range]:
@@ -87,24 +92,35 @@ def encode(
 
 
 def decode(
-    heatmaps: Float[jax.Array, "B H W K"], stride: int = 4, kernel_size: int = DECODE_KERNEL_SIZE
+    heatmaps: Float[jax.Array, "B H W K"],
+    stride: int = 4,
+    kernel_size: int = DECODE_KERNEL_SIZE,
+    decoding: str = "quarter",
+    merged: bool = False,
 ) -> tuple[Float[jax.Array, "B K 2"], Float[jax.Array, "B K"]]:
-    """The keypoint of each map: its blurred maximum, a quarter cell towards the higher neighbour.
+    """The keypoint of each map: the maximum of the blurred map, refined by less than a cell.
 
     Args:
       heatmaps: on the 0..255 scale.
       stride: crop pixels per cell.
       kernel_size: the Gaussian blur before the maximum, in cells.
+      decoding: "quarter", the reference's: a quarter cell towards the higher neighbour of each
+        axis. Or "dark" (Zhang et al., arXiv 1910.06278): to the maximum of the second-order Taylor
+        expansion of the blurred map's logarithm.
+      merged: whether the maps are those of `merge_flipped`. With "dark" x is then half a crop
+        pixel less (see `_dark`); the reference leaves this out.
 
     Returns:
-      keypoints_crop_xy: crop pixels. As in the reference, a maximum on the border, or next to the
-        left or top border, is moved neither by the quarter nor by half a cell.
+      keypoints_crop_xy: crop pixels. With "quarter", as in the reference, a maximum on the border,
+        or next to the left or top border, is moved neither by the quarter nor by half a cell. With
+        "dark" a maximum on the border, or without a clear peak, gives the middle of its cell.
       keypoint_scores: maximum / 255 + 0.5: 0.5 for an empty map, about 1.5 for a perfect one.
 
     A map without a positive maximum, before or after the blur, has its keypoint at
     (-stride, -stride) and a score of at most 0.5. (The reference returns the maximum of an
     upside-down map, or NaN, for some of these.)
     """
+    check_decoding(decoding)
     batch, height, width, num_keypoints = heatmaps.shape
     maximum = heatmaps.max((1, 2))
     blurred = _blur(heatmaps, kernel_size)
@@ -117,17 +133,71 @@ def decode(
         index = jnp.clip(y + dy, 0, height - 1) * width + jnp.clip(x + dx, 0, width - 1)
         return jnp.take_along_axis(flat, index[:, None], axis=1)[:, 0]
 
+    cells_xy = jnp.stack([x, y], axis=-1)
+    offset_xy = _OFFSETS[decoding](neighbour, cells_xy, (height, width))
+    if merged and decoding == "dark":
+        offset_xy -= np.array([0.5 / stride, 0.0], np.float32)
+    found = (maximum > 0) & (best_blurred > 0)
+    keypoints_crop_xy = stride * jnp.where(found[..., None], cells_xy + offset_xy, NO_KEYPOINT_XY)
+    peak = jnp.where(found, maximum, jnp.minimum(maximum, 0.0))
+    return keypoints_crop_xy, peak / PEAK + NO_KEYPOINT_SCORE
+
+
+def check_decoding(decoding: str) -> None:
+    """Raises ValueError if there is no such decoding."""
+    if decoding not in DECODINGS:
+        raise ValueError(f"decoding is {decoding!r}, and must be {' or '.join(DECODINGS)}")
+
+
+def _quarter(
+    neighbour: Neighbour, cells_xy: Int[jax.Array, "B K 2"], heatmap_hw: tuple[int, int]
+) -> Float[jax.Array, "B K 2"]:
+    """From the cell to the keypoint, in cells."""
     slope = jnp.stack(
         [neighbour(1, 0) - neighbour(-1, 0), neighbour(0, 1) - neighbour(0, -1)], axis=-1
     )
-    refined = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
-    cells = jnp.stack([x, y], axis=-1).astype(heatmaps.dtype)
-    cells += jnp.where(refined[..., None], 0.25 * jnp.sign(slope) + 0.5, 0.0)
+    moved = ((cells_xy > 1) & (cells_xy < np.array(heatmap_hw[::-1]) - 1)).all(-1)
+    return jnp.where(moved[..., None], 0.25 * jnp.sign(slope) + 0.5, 0.0)
 
-    found = (maximum > 0) & (best_blurred > 0)
-    keypoints_crop_xy = stride * jnp.where(found[..., None], cells, NO_KEYPOINT_XY)
-    peak = jnp.where(found, maximum, jnp.minimum(maximum, 0.0))
-    return keypoints_crop_xy, peak / PEAK + NO_KEYPOINT_SCORE
+
+def _dark(
+    neighbour: Neighbour, cells_xy: Int[jax.Array, "B K 2"], heatmap_hw: tuple[int, int]
+) -> Float[jax.Array, "B K 2"]:
+    """From the cell to the keypoint, in cells: half a cell and -(Hessian)^-1 gradient.
+
+    The paper's targets have their peak at the keypoint itself, so its decoding adds nothing. Here
+    the peak is at the truncated position, on average half a cell before the keypoint. A network
+    that is unsure between cells gives a mixture of their targets, whose center is half a cell
+    before the mean of the keypoint. So half a cell stays. Merged maps need less on x: a mirrored
+    crop has pixel x at W - 1 - x, so that its peak, mirrored back, is on average a pixel nearer to
+    the keypoint; the mean of both maps, half a pixel.
+
+    The blur is the paper's, a Gaussian like that of the targets: the finest level's, 5 cells. It
+    is wide enough: a target reaches 2 cells, so that its logarithm has no second neighbours; the
+    blurred target reaches 4. The paper also scales the blurred map to the raw maximum. Derivatives
+    of a logarithm do not change by that, so it is left out.
+    """
+
+    def log(dx: int, dy: int) -> Float[jax.Array, "B K"]:
+        return jnp.log(jnp.maximum(neighbour(dx, dy), LOG_FLOOR))
+
+    center, left, right, above, below = log(0, 0), log(-1, 0), log(1, 0), log(0, -1), log(0, 1)
+    slope_x, slope_y = 0.5 * (right - left), 0.5 * (below - above)
+    curve_xx, curve_yy = left - 2 * center + right, above - 2 * center + below
+    curve_xy = 0.25 * (log(1, 1) - log(1, -1) - log(-1, 1) + log(-1, -1))
+    determinant = curve_xx * curve_yy - curve_xy**2
+    divisor = jnp.where(determinant > 0, determinant, 1.0)
+    step_x = (curve_xy * slope_y - curve_yy * slope_x) / divisor
+    step_y = (curve_xy * slope_x - curve_xx * slope_y) / divisor
+    step_xy = jnp.stack([step_x, step_y], axis=-1)
+    # The curves of a maximum are not positive, so it is a peak if the determinant is positive.
+    is_peak = (determinant > 0) & (jnp.abs(step_xy) < 1).all(-1)
+    is_inner = ((cells_xy > 0) & (cells_xy < np.array(heatmap_hw[::-1]) - 1)).all(-1)
+    return jnp.where((is_peak & is_inner)[..., None], step_xy, 0.0) + 0.5
+
+
+_OFFSETS = {"quarter": _quarter, "dark": _dark}
+DECODINGS = tuple(_OFFSETS)
 
 
 def _blur(heatmaps: Float[jax.Array, "B H W K"], kernel_size: int) -> Float[jax.Array, "B H W K"]:

@@ -51,14 +51,18 @@ def estimate(
     crops: UInt8[jax.Array, "B H W 3"],
     flip_permutation: Int[np.ndarray, "K"],
     flip_test: bool = True,
+    decoding: str = "quarter",
 ) -> tuple[Float[jax.Array, "B K 2"], Float[jax.Array, "B K"]]:
-    """Keypoints of the person in the middle of each crop. The arguments are `predict_heatmaps`'s.
+    """Keypoints of the person in the middle of each crop.
+
+    Args:
+      decoding: as in `heatmaps.decode`. The others are `predict_heatmaps`'s.
 
     Returns:
       keypoints_crop_xy and keypoint_scores, as from `heatmaps.decode`.
     """
     maps = predict_heatmaps(model, variables, crops, flip_permutation, flip_test)
-    return heatmaps.decode(maps, STRIDE)
+    return heatmaps.decode(maps, STRIDE, decoding=decoding, merged=flip_test)
 
 
 def estimate_on_devices(
@@ -66,6 +70,7 @@ def estimate_on_devices(
     flip_permutation: Int[np.ndarray, "K"],
     flip_test: bool = True,
     devices: Devices = None,
+    decoding: str = "quarter",
 ) -> Callable[..., Keypoints]:
     """`estimate`, jitted, with variables replicated on the devices and crops sharded over them.
 
@@ -74,7 +79,7 @@ def estimate_on_devices(
     """
 
     def on_one(variables, crops):
-        return estimate(model, variables, crops, flip_permutation, flip_test)
+        return estimate(model, variables, crops, flip_permutation, flip_test, decoding)
 
     devices = jax.local_devices() if devices is None else devices
     return on_each_device(on_one, (REPLICATED, SHARDED), SHARDED, devices)

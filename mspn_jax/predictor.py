@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Float64, Real, UInt8
 
-from mspn_jax import devices, geometry, inference
+from mspn_jax import devices, geometry, heatmaps, inference
 from mspn_jax.crops import check_picture, cut
 from mspn_jax.folding import for_inference
 from mspn_jax.weights import published
@@ -46,8 +46,10 @@ class Predictor:
         *,
         num_stages: int | None = None,
         dtype: Any = jnp.float32,
+        decoding: str = "quarter",
     ):
         """`variables` are those of `checkpoints.load`; the other arguments are those of `load`."""
+        heatmaps.check_decoding(decoding)
         self.description = description
         self.skeleton = description.new_skeleton()
         model, variables = for_inference(description.new_model(dtype=dtype), variables, num_stages)
@@ -55,7 +57,7 @@ class Predictor:
 
         def estimate(variables: Any, crops: UInt8[jax.Array, "B H W 3"]):
             return inference.estimate(
-                model, variables, crops, self.skeleton.flip_permutation, flip_test
+                model, variables, crops, self.skeleton.flip_permutation, flip_test, decoding
             )
 
         self._estimate = devices.jit(estimate)
@@ -68,6 +70,7 @@ class Predictor:
         *,
         num_stages: int | None = None,
         dtype: Any = jnp.float32,
+        decoding: str = "quarter",
     ) -> "Predictor":
         """Loads a checkpoint. Its `model.json` describes the network.
 
@@ -77,13 +80,23 @@ class Predictor:
           flip_test: average with the mirrored crops' heatmaps: slightly better, twice the work.
           num_stages: the number of stages to run; None runs all.
           dtype: the convolutions' dtype, float32 or bfloat16.
+          decoding: "quarter", as for the published metrics, or "dark": see `heatmaps.decode`.
 
         Raises:
           CheckpointError: there is no checkpoint, it is damaged, its skeleton is unknown, or it has
             fewer stages.
+          ValueError: there is no such decoding.
         """
+        heatmaps.check_decoding(decoding)
         description, variables, _ = published.load(checkpoint)
-        return cls(description, variables, flip_test, num_stages=num_stages, dtype=dtype)
+        return cls(
+            description,
+            variables,
+            flip_test,
+            num_stages=num_stages,
+            dtype=dtype,
+            decoding=decoding,
+        )
 
     def __call__(
         self,

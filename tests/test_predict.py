@@ -15,6 +15,7 @@ import pytest
 from test_pictures import write_video
 from test_predictor import DESCRIPTION, VARIABLES
 
+import mspn_jax
 from mspn_jax import drawing
 from mspn_jax.crops import decode_picture
 from mspn_jax.predictor import Predictor
@@ -84,6 +85,24 @@ def test_a_folder_with_annotated_boxes(root, tmp_path):
         assert float(row["right_ankle_x"]) == pytest.approx(entry["keypoints"][-3], rel=1e-5)
     for name in names.values():
         assert decode_picture((tmp_path / "out" / name).read_bytes()).shape == (240, 320, 3)
+
+
+@pytest.mark.slow
+def test_the_decoding_is_the_predictors(root, tmp_path):
+    (picture, *_) = sorted((root / "val2017").glob("0*.jpg"))
+    where = ("--model", root / "checkpoint", "--whole_picture", "--output", tmp_path / "out")
+    done = predict(picture, *where, "--decoding", "dark")
+    assert done.returncode == 0, done.stderr
+    (entry,) = json.loads((tmp_path / "out" / "keypoints.json").read_text())
+    image = decode_picture(picture.read_bytes())
+    found = np.array(entry["keypoints"]).reshape(-1, 3)[:, :2]
+    for decoding, is_it in (("dark", True), ("quarter", False)):
+        people = mspn_jax.find_people(
+            image, model=root / "checkpoint", detector=None, decoding=decoding
+        )
+        assert np.allclose(found, people.keypoints_image_xy[0], atol=0.01) == is_it
+    done = predict(picture, *where, "--decoding", "light")
+    assert done.returncode == 1 and "quarter|dark" in done.stderr
 
 
 @pytest.mark.slow

@@ -42,6 +42,11 @@ def predictor() -> Predictor:
     return Predictor(DESCRIPTION, VARIABLES)
 
 
+@pytest.fixture(scope="module")
+def dark() -> Predictor:
+    return Predictor(DESCRIPTION, VARIABLES, decoding="dark")
+
+
 def some_picture(hw=(90, 120)) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (*hw, 3), np.uint8)
 
@@ -51,13 +56,15 @@ def some_boxes(count: int) -> np.ndarray:
     return np.concatenate([rng.uniform(-5, 60, (count, 2)), rng.uniform(10, 50, (count, 2))], 1)
 
 
-def test_it_finds_what_evaluation_finds(predictor, tmp_path):
+@pytest.mark.parametrize("decoding", ["quarter", "dark"])
+def test_it_finds_what_evaluation_finds(decoding, predictor, dark, tmp_path):
     """Through records, TFDS and grain on the one hand; picture by picture on the other."""
     people.write_dataset(tmp_path, {"val2017": 6})
     dataset = evaluation_set.open_split(root=tmp_path, split="val2017", skeleton=COCO)
+    predictor = {"quarter": predictor, "dark": dark}[decoding]
     model, variables = for_inference(DESCRIPTION.new_model(), VARIABLES)
     expected_xy, expected_scores = estimate_boxes(
-        inference.estimate_on_devices(model, COCO.flip_permutation),
+        inference.estimate_on_devices(model, COCO.flip_permutation, decoding=decoding),
         variables,
         dataset.records,
         dataset.boxes,
@@ -74,6 +81,18 @@ def test_it_finds_what_evaluation_finds(predictor, tmp_path):
         np.testing.assert_allclose(keypoints_image_xy, expected_xy[rows], atol=0.01)
         np.testing.assert_allclose(keypoint_scores, expected_scores[rows], atol=1e-4)
     assert np.ptp(expected_xy, axis=0).min() > 1  # there was something to tell apart
+
+
+def test_decodings_differ_by_less_than_a_cell(predictor, dark):
+    image, boxes = some_picture(), some_boxes(5)
+    (quarter_xy, quarter_scores), (dark_xy, dark_scores) = (
+        each(image, boxes) for each in (predictor, dark)
+    )
+    np.testing.assert_array_equal(dark_scores, quarter_scores)
+    cell = 4 * boxes[:, 2:].max() * DESCRIPTION.padding * 2 / 64  # crops are 64 high
+    assert 0 < np.abs(dark_xy - quarter_xy).max() < 2 * cell
+    with pytest.raises(ValueError, match="decoding is 'light', and must be quarter or dark"):
+        Predictor.load("nowhere", decoding="light")
 
 
 def test_people_do_not_depend_on_who_is_in_their_batch(predictor):

@@ -193,6 +193,28 @@ def test_evaluation_prints_and_writes_the_ten_figures(workdir, config, root, tmp
 
 
 @pytest.mark.slow
+def test_training_and_eval_decode_as_the_config_says(workdir, config, tmp_path):
+    """A run of one step begins where the finished one ended, and evaluates."""
+    dark = ("--config.eval.decoding=dark", "--config.checkpoint.every_steps=1")
+    start = (f"--config.init.checkpoint={workdir}", "--config.num_steps=1")
+    trained = run("train.py", "--config", config, "--workdir", tmp_path / "run", *dark, *start)
+    assert trained.returncode == 0, trained.stderr
+    step = checkpoints.find(tmp_path / "run")[0]
+    during = json.loads((step / "evaluation.json").read_text())
+    found = {}
+    for decoding in ("quarter", "dark"):
+        output = tmp_path / decoding
+        done = evaluated(config, tmp_path / "run", output, f"--config.eval.decoding={decoding}")
+        assert done.returncode == 0, done.stderr
+        found[decoding] = json.loads((output / "keypoints_results.json").read_text())
+    assert json.loads((tmp_path / "dark" / "metrics.json").read_text()) == pytest.approx(
+        during, abs=1e-6
+    )
+    for one, other in zip(found["quarter"], found["dark"], strict=True):
+        assert one["score"] == other["score"] and one["keypoints"] != other["keypoints"]
+
+
+@pytest.mark.slow
 def test_devices_share_an_evaluation(workdir, config, tmp_path):
     outputs = []
     for devices in (1, 3):
@@ -250,6 +272,7 @@ def test_a_split_that_can_only_be_submitted(workdir, config, root, tmp_path):
         ("eval.py", ["--checkpoint=nowhere"], "nowhere: no such checkpoint"),
         ("eval.py", ["--config.model.num_stages=2"], "with num_stages 1, but the config says 2"),
         ("eval.py", ["--config.data.detections=nowhere.json"], "nowhere.json: No such file"),
+        ("eval.py", ["--config.eval.decoding=light"], "must be quarter or dark"),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_line(

@@ -136,6 +136,7 @@ def new_estimate(config: Any, description: Description, devices: Devices = None)
         description.new_skeleton().flip_permutation,
         config.eval.flip_test,
         devices=devices,
+        decoding=config.eval.decoding,
     )
 
 

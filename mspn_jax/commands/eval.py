@@ -104,7 +104,10 @@ def main() -> None:
             for folder in (_OUTPUT.value, _REPORT.value)
         )
         estimate = inference.estimate_on_devices(
-            model, skeleton.flip_permutation, config.eval.flip_test
+            model,
+            skeleton.flip_permutation,
+            config.eval.flip_test,
+            decoding=config.eval.decoding,
         )
         with tqdm(total=len(dataset.boxes), unit="box", disable=jax.process_index() > 0) as bar:
             results, metrics, table = evaluate(
@@ -140,6 +143,7 @@ def main() -> None:
                 "boxes": config.data.detections or "ground truth",
                 "boxes in all": len(dataset.boxes),
                 "flip test": "yes" if config.eval.flip_test else "no",
+                "decoding": config.eval.decoding,
             }
             evaluation.write(
                 page.local, dataset, results, skeleton, about, more_metrics=config.eval.metrics
@@ -158,6 +162,7 @@ def differences(config: Any, dataset: EvaluationSet) -> list[str]:
         f"the first {config.data.first_people} people": config.data.first_people > 0,
         "ground-truth boxes": not config.data.detections,
         "no flip test": not config.eval.flip_test,
+        f"decoding {config.eval.decoding}": config.eval.decoding != "quarter",
         f"NMS by OKS of {config.eval.oks_nms_threshold}": config.eval.oks_nms_threshold > 0,
     }
     return [what for what, holds in told.items() if holds]

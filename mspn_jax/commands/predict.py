@@ -20,7 +20,7 @@ from absl import flags
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mspn_jax import finder
+from mspn_jax import finder, heatmaps
 from mspn_jax.commands import program, stopping
 from mspn_jax.data.person_boxes import PersonBoxes, parse_boxes, read_person_boxes
 from mspn_jax.data.pictures import Frame, Source, count_frames, find_sources, frames
@@ -63,6 +63,9 @@ _MIN_SCORE = flags.DEFINE_float(
 )
 _STAGES = flags.DEFINE_integer("stages", None, "stop after so many; by default the last")
 _FLIP_TEST = flags.DEFINE_bool("flip_test", True, "average with the mirrored; twice the work")
+_DECODING = flags.DEFINE_enum(
+    "decoding", "quarter", heatmaps.DECODINGS, "how a heatmap gives its keypoint"
+)
 _BF16 = flags.DEFINE_bool("bf16", False, "compute in bfloat16")
 _DRAW = flags.DEFINE_bool("draw", True, "write the pictures and videos, not only the numbers")
 _SHOW = flags.DEFINE_bool("show", False, "show the pictures in a browser as they come")
@@ -103,6 +106,7 @@ def main(words: list[str]) -> None:
         flip_test=_FLIP_TEST.value,
         num_stages=_STAGES.value,
         dtype=jnp.bfloat16 if _BF16.value else jnp.float32,
+        decoding=_DECODING.value,
     )
     passed_over: list[Source] = []
 

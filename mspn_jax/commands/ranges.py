@@ -9,6 +9,7 @@ import numpy as np
 from mspn_jax.configs import default
 from mspn_jax.errors import UsageError
 from mspn_jax.evaluation import distances
+from mspn_jax.heatmaps import DECODINGS
 from mspn_jax.model import COARSEST_STRIDE, NUM_UNITS
 
 DTYPES = ("float32", "bfloat16")
@@ -86,6 +87,7 @@ RULES = {
     "optimizer.drop_factor": Rule("more than 0, at most 1", lambda value: 0 < value <= 1),
     "eval.every_epochs": AT_LEAST_0,
     "eval.batch_size": AT_LEAST_1,
+    "eval.decoding": Rule(" or ".join(DECODINGS), lambda name: name in DECODINGS),
     "eval.oks_nms_threshold": FRACTION,
     "eval.box_area_share": FRACTION,
     "eval.metrics": Rule(

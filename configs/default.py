@@ -80,4 +80,5 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     config.checkpoint.every_steps = 500
     config.checkpoint.keep_latest = 2  # besides the one with the best AP
     config.log_every_steps = 20
+    config.log = "tensorboard"  # or "wandb", "mlflow", beside it; metrics.jsonl is always written
     return config.lock()  # so that a key that nobody reads, such as a misspelt one, is refused

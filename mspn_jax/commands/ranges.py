@@ -11,9 +11,11 @@ from mspn_jax.errors import UsageError
 from mspn_jax.evaluation import distances
 from mspn_jax.heatmaps import DECODINGS
 from mspn_jax.model import COARSEST_STRIDE, NUM_UNITS
+from mspn_jax.reports.service_log import SERVICES
 
 DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("drops", "linear", "cosine")
+LOGS = ("tensorboard", *SERVICES)
 
 
 class Rule(NamedTuple):
@@ -97,6 +99,7 @@ RULES = {
             and all(isinstance(name, str) and distances.find(name) for name in names)
         ),
     ),
+    "log": Rule(" or ".join(LOGS), lambda name: name in LOGS),
     "checkpoint.every_steps": AT_LEAST_1,
     "checkpoint.keep_latest": AT_LEAST_1,
     "log_every_steps": AT_LEAST_1,

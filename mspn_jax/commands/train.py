@@ -28,6 +28,8 @@ from mspn_jax.errors import UsageError
 from mspn_jax.evaluation import distances
 from mspn_jax.evaluation.scoring import evaluate
 from mspn_jax.folding import fold
+from mspn_jax.reports import service_log
+from mspn_jax.reports.service_log import ServiceLog
 from mspn_jax.reports.training_log import TrainingReport
 from mspn_jax.storage import files, paths
 from mspn_jax.training import Metrics, TrainState
@@ -52,6 +54,8 @@ def main() -> None:
     config, workdir = _CONFIG.value, paths.path(_WORKDIR.value)
     if isinstance(workdir, pathlib.Path) and workdir.is_file():
         raise UsageError(f"--workdir={workdir}: is a file; a folder is needed")
+    if config.log in service_log.SERVICES:
+        service_log.check_installed(config.log)
     description = configured.describe(config, source=f"trained on {config.data.train_split}")
     configured.check_batch(config.batch_size, config.accumulate, jax.device_count())
 
@@ -222,6 +226,19 @@ def new_report(
         every_steps=config.log_every_steps,
         profile=_PROFILE.value,
         check=check,
+        service=new_service_log(config, workdir),
+    )
+
+
+def new_service_log(config: ConfigDict, workdir: paths.Path) -> ServiceLog | None:
+    """The run in the service that `config.log` names. A resumed run goes on there."""
+    if config.log not in service_log.SERVICES or jax.process_index() > 0:
+        return None
+    return ServiceLog(
+        config.log,
+        run_id=service_log.run_id_of(workdir),
+        name=workdir.name,
+        config=configured.as_dict(config),
     )
 
 

@@ -1,4 +1,4 @@
-"""The log of a training run: a progress bar, `metrics.jsonl`, and TensorBoard's events."""
+"""The log of a training run: a progress bar, `metrics.jsonl`, TensorBoard's events, a service."""
 
 import contextlib
 import json
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mspn_jax.reports.events import EventLog
+from mspn_jax.reports.service_log import ServiceLog
 from mspn_jax.storage import files, mirror, paths
 
 log = logging.getLogger(__name__)
@@ -42,15 +43,22 @@ class TrainingReport:
         every_steps: int,
         profile: bool = False,
         check: Callable[[], None] = lambda: None,
+        service: ServiceLog | None = None,
     ):
-        """`check` is called before files are copied to a workdir in a bucket, and may raise."""
+        """A new report, of the first process or of another one.
+
+        Args:
+          check: is called before files are copied to a workdir in a bucket, and may raise.
+          service: gets what TensorBoard's events get.
+        """
         self.num_steps = num_steps
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = batch_size
         self.every_steps = every_steps
         self.bar = None
         self.lines: files.Log | None = None
-        self.events: EventLog | None = None
+        self.service = service
+        self._logs: list[EventLog | ServiceLog] = [service] if service else []
         self._trace_from = first_step + _STEPS_BEFORE_TRACE if profile else None
         self._workdir = os.fspath(workdir)
         # In a bucket only the first process has a folder that is copied there.
@@ -65,7 +73,7 @@ class TrainingReport:
             self._trace_folder = str(self._mirror.local)
             _forget_after(path, first_step)
             self.lines = files.Log(path)
-            self.events = EventLog(path.parent, first_step + 1)
+            self._logs.append(EventLog(path.parent, first_step + 1))
             if sys.stderr.isatty():
                 self.bar = self._stack.enter_context(
                     tqdm(initial=first_step, total=num_steps, unit="step", dynamic_ncols=True)
@@ -79,6 +87,8 @@ class TrainingReport:
     def __exit__(self, *exception) -> None:
         if self.lines is not None:
             self.lines.append(b"")  # once more what could not be written
+        if self.service is not None:
+            self.service.close(is_complete=exception[0] is None)
         self._stack.__exit__(*exception)
 
     def sync(self) -> None:
@@ -172,18 +182,19 @@ class TrainingReport:
         log.info("step %d: %s", step, brief)
 
     def picture(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Puts an RGB picture into TensorBoard's events."""
-        if self.events is not None:
-            with self.pause():
-                self.events.picture(step, name, pixels)
+        """Puts an RGB picture into TensorBoard's events, and into the service."""
+        with self.pause():
+            for each in self._logs:
+                each.picture(step, name, pixels)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Appends a line to `metrics.jsonl`, and the same numbers to TensorBoard's events."""
-        if self.lines is None or self.events is None:
+        """Appends a line to `metrics.jsonl`, and gives the same numbers to the other logs."""
+        if self.lines is None:
             return
         line = {"step": step, "epoch": round(step / self.steps_per_epoch, 4), **values}
         self.lines.append(f"{json.dumps(line)}\n".encode())
-        self.events.scalars(step, values)
+        for each in self._logs:
+            each.scalars(step, values)
 
 
 def _forget_after(path: pathlib.Path, step: int) -> None:

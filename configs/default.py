@@ -36,6 +36,7 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     config.data = ConfigDict()
     config.data.root = "data/coco"
     config.data.train_split = "train2017"
+    config.data.also = ()  # more to train on: "ROOT:SPLIT:WEIGHT", keypoints by their names
     config.data.val_split = "val2017"
     config.data.detections = ""  # COCO detection json; empty: evaluate on ground-truth boxes
     config.data.records_dir = ""  # empty: root/records, or the user's cache if that is read-only

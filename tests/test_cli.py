@@ -131,6 +131,14 @@ BAD_VALUES = {
     "ema_decay=1.5": "1.5: must be 0 or more, and less than 1",
     "data.first_people=-1": "-1: must be 0 or more",
     "data.num_threads=-1": "-1: must be 0 or more",
+    "data.also=('a:b:0',)": (
+        "('a:b:0',): must be a tuple of texts ROOT:SPLIT:WEIGHT, with weights of more than 0 and at"
+        " most 1,000"
+    ),
+    "data.also=('a:b:1','a:b')": (
+        "('a:b:1', 'a:b'): must be a tuple of texts ROOT:SPLIT:WEIGHT, with weights of more than 0"
+        " and at most 1,000"
+    ),
     "num_steps=-5": "-5: must be 0 or more",
     "num_epochs=0": "0: must be 1 or more",
     "seed=-1": "-1: must be 0 or more",

@@ -265,24 +265,6 @@ def test_processes_shares_put_together_are_one_processs_batches(records):
         np.testing.assert_array_equal(batch.crops, np.concatenate([first.crops, second.crops]))
 
 
-def test_every_person_once_an_epoch(records):
-    num_people = int(records.num_people.sum())
-    chunks = chunks_of(records, batch_size=8)
-    assert list(chunks._stretches(num_people - 5, 2 * num_people + 1)) == [
-        (0, num_people - 5, num_people),
-        (1, 0, num_people),
-        (2, 0, 1),
-    ]
-    orders = []
-    for epoch in range(3):
-        pictures, people = chunks._people(epoch, 0, num_people)
-        assert sorted(people.tolist()) == list(range(num_people))
-        picture_of_person = np.repeat(np.arange(len(records.num_people)), records.num_people)
-        np.testing.assert_array_equal(pictures, picture_of_person[people])
-        orders.append(people.tolist())
-    assert orders[0] != orders[1] != orders[2]
-
-
 def test_each_picture_is_decoded_once_but_at_the_edges_of_a_chunk(records):
     class Counting(Sequence):
         def __init__(self, source):
@@ -305,7 +287,7 @@ def test_each_picture_is_decoded_once_but_at_the_edges_of_a_chunk(records):
 def test_people_of_a_picture_go_to_different_batches(records):
     chunks = chunks_of(records, batch_size=256)
     count = int(records.num_people.sum())
-    pictures, _ = chunks._people(0, 0, count)
+    pictures = chunks.order.take(0, count).records
     batches = np.arange(count) % chunks.batches_per_chunk
     assert len(set(zip(pictures.tolist(), batches.tolist()))) == count
 

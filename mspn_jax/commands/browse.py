@@ -10,13 +10,13 @@ import dataclasses
 import itertools
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from mspn_jax.commands import configured, program
-from mspn_jax.data import annotations, augment, check, pipeline, sigmas
+from mspn_jax.commands.training_data import data_sets, new_batches, open_training
+from mspn_jax.data import annotations, check, mixture, sigmas
 from mspn_jax.data.check import Inspection
 from mspn_jax.data.coco import annotation_file
-from mspn_jax.data.records import open_records
 from mspn_jax.data.schema import Finding
 from mspn_jax.data.sigmas import Sigmas
 from mspn_jax.errors import DataError, UsageError
@@ -32,7 +32,9 @@ _CHECK = flags.DEFINE_bool("check", False, "validate the annotations instead")
 _SIGMAS = flags.DEFINE_string(
     "sigmas", None, "a second annotation of the split: estimate the skeleton's oks_sigmas instead"
 )
-_SPLIT = flags.DEFINE_string("split", None, "split to show; by default the config's train_split")
+_SPLIT = flags.DEFINE_string(
+    "split", None, "split to show; by default all data sets of the training"
+)
 _PEOPLE = flags.DEFINE_integer("people", 24, "number of crops to show", lower_bound=1)
 _STEP = flags.DEFINE_integer("step", 0, "the first training step to show", lower_bound=0)
 flags.mark_flag_as_required("config")
@@ -42,40 +44,21 @@ def main() -> None:
     if _SIGMAS.value is not None:
         estimate_sigmas(_SIGMAS.value)
     elif _CHECK.value:
-        check_split()
+        check_splits()
     else:
-        browse_split()
+        browse()
 
 
-def browse_split() -> None:
-    config = _CONFIG.value
+def browse() -> None:
     if not _OUTPUT.value:
         raise UsageError("--output: name a folder to write the page to")
-    skeleton = configured.skeleton_of(config)
-    split = _SPLIT.value or config.data.train_split
-    records = open_records(
-        root=config.data.root,
-        split=split,
-        skeleton=skeleton,
-        first_people=config.data.first_people,
-        records_dir=config.data.records_dir,
-        only_with_people=True,
-    )
-    batches = pipeline.training_batches(
-        records,
-        skeleton,
-        crop_hw=tuple(config.crop_hw),
-        batch_size=config.batch_size,
-        first_step=_STEP.value,
-        settings=augment.Settings(**config.augment),
-        padding=config.padding,
-        seed=config.seed,
-        num_threads=config.data.num_threads,
-    )
+    config, skeleton = chosen()
+    training = open_training(config, skeleton)
+    batches = new_batches(config, training, skeleton, _STEP.value)
     about: dict[str, str | int] = {
         "variant": config.variant,
-        "split": split,
-        "people": int(records.num_people.sum()),
+        "split": ", ".join([config.data.train_split, *config.data.also]),
+        "people": int(training.records.num_people.sum()),
         "from step": _STEP.value,
         "seed": config.seed,
         "crop": f"{config.crop_hw[1]} x {config.crop_hw[0]} px",
@@ -86,25 +69,42 @@ def browse_split() -> None:
     print(f"written: {output.folder / 'browse.html'}")
 
 
-def check_split() -> None:
+def check_splits() -> None:
+    """Checks the split that is asked for, or else every data set of the training."""
+    config, skeleton = chosen()
+    sets, failed = data_sets(config, skeleton), []
+    for number, (data_set, own) in enumerate(sets):
+        inspection = check.inspect(
+            root=data_set.root,
+            split=data_set.split,
+            skeleton=own,
+            padding=config.padding,
+            crop_hw=tuple(config.crop_hw),
+        )
+        text = lines(inspection)
+        if number:
+            text = ["", *text, "", f"it has {mixture.describe_match(own, skeleton)}"]
+        print("\n".join(text))
+        if inspection.num_errors:
+            failed.append(f"{inspection.file}: {inspection.num_errors:,} errors")
+        if _OUTPUT.value:
+            name = f"check_{f'also{number}_' if number else ''}{data_set.split}.json"
+            content = dataclasses.asdict(inspection) | {"file": str(inspection.file)}
+            with Mirror(_OUTPUT.value) as output:
+                write_json(output.local / name, content)
+    if failed:
+        raise DataError(f"{'; '.join(failed)}, listed above")
+    for data_set, own in sets:
+        mixture.check_shared(data_set, own, skeleton)
+
+
+def chosen() -> tuple[ConfigDict, Skeleton]:
+    """The config, with the split that --split names as all there is to train on; its skeleton."""
     config = _CONFIG.value
-    split = _SPLIT.value or config.data.train_split
-    inspection = check.inspect(
-        root=config.data.root,
-        split=split,
-        skeleton=configured.skeleton_of(config),
-        padding=config.padding,
-        crop_hw=tuple(config.crop_hw),
-    )
-    print("\n".join(lines(inspection)))
-    if _OUTPUT.value:
-        with Mirror(_OUTPUT.value) as output:
-            write_json(
-                output.local / f"check_{split}.json",
-                dataclasses.asdict(inspection) | {"file": str(inspection.file)},
-            )
-    if inspection.num_errors:
-        raise DataError(f"{inspection.file}: {inspection.num_errors:,} errors, listed above")
+    skeleton = configured.skeleton_of(config)  # it may be that of the config's own train_split
+    if _SPLIT.value:
+        config.data.update(train_split=_SPLIT.value, also=())
+    return config, skeleton
 
 
 def estimate_sigmas(second_file: str) -> None:

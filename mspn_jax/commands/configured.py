@@ -152,8 +152,6 @@ def check_batch(batch_size: int, num_parts: int, num_devices: int) -> None:
 def skeleton_of(config: Any) -> Skeleton:
     """The config's skeleton. Where `config.skeleton` is empty, it is the data's own.
 
-    That is `data.root`/skeleton.json, or else what the training split's `categories` describe.
-
     Raises:
       UsageError: no skeleton has this name.
       SkeletonError: the skeleton's file is wrong.
@@ -161,14 +159,27 @@ def skeleton_of(config: Any) -> Skeleton:
     """
     if config.skeleton:
         return skeleton_named(config.skeleton)
-    root = paths.path(config.data.root)
-    path = root / SKELETON_FILE
-    with paths.named(root):
+    return _logged(skeleton_of_data(config.data.root, config.data.train_split))
+
+
+def skeleton_of_data(root: str, split: str, default: Skeleton | None = None) -> Skeleton:
+    """A data set's own skeleton: `root`/skeleton.json, or else what its `categories` describe.
+
+    Args:
+      default: as in `categories.described`.
+
+    Raises:
+      SkeletonError: the skeleton's file is wrong.
+      DataError: the annotations describe no skeleton.
+    """
+    folder = paths.path(root)
+    path = folder / SKELETON_FILE
+    with paths.named(folder):
         has_file = path.exists()
     if has_file:
-        return _logged(skeletons.read(mirror.fetched(path)))
-    file = annotation_file(config.data.root, config.data.train_split)
-    return _logged(categories.described(load_json(file), file))
+        return skeletons.read(mirror.fetched(path))
+    file = annotation_file(root, split)
+    return categories.described(load_json(file), file, default)
 
 
 def skeleton_named(name: str) -> Skeleton:

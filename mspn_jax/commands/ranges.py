@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mspn_jax.configs import default
+from mspn_jax.data.coco import DATA_SET, LARGEST_WEIGHT, DataSet
 from mspn_jax.errors import UsageError
 from mspn_jax.evaluation import distances
 from mspn_jax.heatmaps import DECODINGS
@@ -30,6 +31,14 @@ class Rule(NamedTuple):
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_data_set(value: Any) -> bool:
+    try:
+        DataSet.parse(value)
+    except (AttributeError, ValueError):
+        return False
+    return True
 
 
 def _ints(length: int, holds: Callable[[int], bool]) -> Callable[[Any], bool]:
@@ -60,6 +69,10 @@ RULES = {
     ),
     "model.stem_channels": AT_LEAST_1,
     "model.unit_channels": AT_LEAST_1,
+    "data.also": Rule(
+        f"a tuple of texts {DATA_SET}, with weights of more than 0 and at most {LARGEST_WEIGHT:,}",
+        lambda values: isinstance(values, tuple | list) and all(map(_is_data_set, values)),
+    ),
     "data.first_people": AT_LEAST_0,
     "data.num_threads": AT_LEAST_0,
     "augment.half_body_min_keypoints": AT_LEAST_0,

@@ -19,9 +19,12 @@ from mspn_jax import training
 from mspn_jax.commands import configured, program, stopping
 from mspn_jax.commands.final_report import REPORT, Evaluation, report_on_best
 from mspn_jax.commands.steps import Steps
-from mspn_jax.data import augment, evaluation_set, pipeline
+from mspn_jax.commands.training_data import new_batches, open_training
+from mspn_jax.data import evaluation_set
+from mspn_jax.data.coco import DataSet
 from mspn_jax.data.evaluation_set import EvaluationSet
-from mspn_jax.data.records import Records, open_records
+from mspn_jax.data.mixture import Mixture
+from mspn_jax.data.records import Records
 from mspn_jax.devices import replicate, shard
 from mspn_jax.drawing import overlay_heatmaps
 from mspn_jax.errors import UsageError
@@ -56,12 +59,12 @@ def main() -> None:
         raise UsageError(f"--workdir={workdir}: is a file; a folder is needed")
     if config.log in service_log.SERVICES:
         service_log.check_installed(config.log)
-    description = configured.describe(config, source=f"trained on {config.data.train_split}")
+    description = configured.describe(config, source=source_of(config))
     configured.check_batch(config.batch_size, config.accumulate, jax.device_count())
 
     # Errors in the data are raised before anything is compiled.
-    records, validation = open_data(config, description)
-    steps = Steps.of(config, num_people=int(records.num_people.sum()))
+    data, validation = open_data(config, description)
+    steps = Steps.of(config, data.people_per_epoch)
     network = configured.new_training(
         config, description, steps_per_epoch=steps.per_epoch, num_steps=steps.last
     )
@@ -76,7 +79,7 @@ def main() -> None:
         configured.check_resumable(config, workdir)
         state = start(config, description, network, checkpoints)
         first_step = int(state.step)
-        log_start(config, state, records, steps)
+        log_start(config, state, data.records, steps)
         evaluated = checkpoints.metrics(first_step) if first_step else None
         if first_step >= steps.last and evaluated is not None:
             log.info("%s has done its %d steps; num_epochs says how many", workdir, steps.last)
@@ -108,7 +111,7 @@ def main() -> None:
             last = first_step if steps.is_over(first_step, checkpoints.best_step()) else last
 
         batches = stack.enter_context(
-            contextlib.closing(new_batches(config, records, description, first_step))
+            contextlib.closing(new_batches(config, data, description.new_skeleton(), first_step))
         )
         in_flight: Any = ({}, 0)  # metrics and stop signal of the previous step
         for done in range(first_step + 1, last + 1):
@@ -142,29 +145,33 @@ def main() -> None:
     )
 
 
-def open_data(config: ConfigDict, description: Description) -> tuple[Records, EvaluationSet]:
-    """The training split's records and the validation set.
+def source_of(config: ConfigDict) -> str:
+    splits = [config.data.train_split, *(DataSet.parse(text).split for text in config.data.also)]
+    return f"trained on {' and '.join(splits)}"
+
+
+def open_data(config: ConfigDict, description: Description) -> tuple[Mixture, EvaluationSet]:
+    """What is trained on, and the validation set.
 
     Raises:
       DataError: a split cannot be read, or lacks what `config.eval.metrics` need.
       UsageError: the validation split has no annotations.
     """
     skeleton, data = description.new_skeleton(), config.data
-    where = dict(root=data.root, records_dir=data.records_dir, first_people=data.first_people)
-    records = open_records(
-        split=data.train_split, skeleton=skeleton, only_with_people=True, **where
-    )
+    training = open_training(config, skeleton)
     validation = evaluation_set.open_split(
+        root=data.root,
         split=data.val_split,
         skeleton=skeleton,
+        first_people=data.first_people,
+        records_dir=data.records_dir,
         detections=data.detections,
         box_area_share=config.eval.box_area_share,
-        **where,
     )
     if not validation.has_annotations:
         raise UsageError(f"{data.val_split}: has no annotations, so its AP cannot be computed")
     distances.check(config.eval.metrics, validation.annotations, skeleton)
-    return records, validation
+    return training, validation
 
 
 def start(
@@ -239,25 +246,6 @@ def new_service_log(config: ConfigDict, workdir: paths.Path) -> ServiceLog | Non
         run_id=service_log.run_id_of(workdir),
         name=workdir.name,
         config=configured.as_dict(config),
-    )
-
-
-def new_batches(
-    config: ConfigDict, records: Records, description: Description, first_step: int
-) -> Any:
-    """This process's rows of the batches from `first_step` on."""
-    return pipeline.training_batches(
-        records,
-        description.new_skeleton(),
-        crop_hw=description.crop_hw,
-        batch_size=config.batch_size,
-        first_step=first_step,
-        settings=augment.Settings(**config.augment),
-        padding=config.padding,
-        seed=config.seed,
-        process=jax.process_index(),
-        num_processes=jax.process_count(),
-        num_threads=config.data.num_threads,
     )
 
 

@@ -4,6 +4,7 @@ Source: mmpose 1.3.2 (RandomFlip, RandomHalfBody, RandomBBoxTransform, TopdownAf
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -74,6 +75,12 @@ class Augmentation:
         return Augmentation(
             *(getattr(self, field.name)[rows] for field in dataclasses.fields(self))
         )
+
+
+def concatenate(parts: Sequence[Augmentation]) -> Augmentation:
+    """The augmentations of many, one after the other."""
+    columns = zip(*(vars(part).values() for part in parts))
+    return Augmentation(*map(np.concatenate, columns))
 
 
 UNCHANGED = Augmentation(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from mspn_jax.data.coco import PERSON
+from mspn_jax.data.coco import PERSON, SKELETON_FILE
 from mspn_jax.data.fields import CATEGORY
 from mspn_jax.data.schema import ERROR, NOTE, WARNING, Findings, read_columns, some
 from mspn_jax.errors import DataError, SkeletonError
@@ -41,8 +41,11 @@ def find(rows: list[Any], skeleton: Skeleton, findings: Findings) -> int | None:
     return None
 
 
-def described(content: Any, file: str | os.PathLike) -> Skeleton:
+def described(content: Any, file: str | os.PathLike, default: Skeleton | None = None) -> Skeleton:
     """The skeleton of a json's category with keypoints, by `new_skeleton`.
+
+    Args:
+      default: the skeleton if no category lists keypoints, or one lists these.
 
     Raises:
       DataError: no category lists keypoints, or several list different ones.
@@ -53,18 +56,22 @@ def described(content: Any, file: str | os.PathLike) -> Skeleton:
         rows if isinstance(rows, list) else [], CATEGORY, "category", Findings()
     )
     named = [(row, names) for row, names in zip(rows or [], columns["keypoints"]) if names]
+    if default and (not named or default.keypoint_names in (names for _, names in named)):
+        return default
     if not named or len({names for _, names in named}) > 1 or not good.all():
         found = "several categories list different keypoints" if named else "no category lists any"
         raise DataError(
-            f"{file}: the skeleton cannot be taken from 'categories': {found}. config.skeleton"
-            " names a file of the data's skeleton"
+            f"{file}: the skeleton cannot be taken from 'categories': {found}."
+            f" {SKELETON_FILE} in its root, or config.skeleton, says what it is"
         )
     row, names = named[0]
     try:
         limbs = limbs_of(row.get("skeleton") or [], len(names))
         return new_skeleton(str(row.get("name") or "annotated"), names, limbs)
     except SkeletonError as error:
-        raise SkeletonError(f"{file}: {error}. config.skeleton names another one") from None
+        raise SkeletonError(
+            f"{file}: {error}. {SKELETON_FILE} in its root, or config.skeleton, names another one"
+        ) from None
 
 
 def new_skeleton(

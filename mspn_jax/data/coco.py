@@ -7,7 +7,7 @@ import os
 import pathlib
 import stat
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mspn_jax.errors import DataError
 from mspn_jax.storage import mirror, paths
@@ -23,6 +23,37 @@ LAYOUT = (
     "annotations/person_keypoints_<split>.json, and the pictures in <split>/, images/<split>/ or"
     " images/"
 )
+DATA_SET = "ROOT:SPLIT:WEIGHT"
+LARGEST_WEIGHT = 1000  # more is a mistake
+
+
+class DataSet(NamedTuple):
+    """A split to train on.
+
+    Attributes:
+      root: a folder in COCO's layout.
+      weight: how often an epoch shows each person. 0.5 shows half of them, and the next epoch the
+        others.
+    """
+
+    root: str
+    split: str
+    weight: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.root}:{self.split}"
+
+    @classmethod
+    def parse(cls, text: str) -> "DataSet":
+        """A data set of a text in `DATA_SET`. The root may hold colons.
+
+        Raises:
+          ValueError: another form, or the weight is not more than 0 and at most `LARGEST_WEIGHT`.
+        """
+        root, split, weight = text.rsplit(":", 2)
+        if not root or not split or not 0 < float(weight) <= LARGEST_WEIGHT:
+            raise ValueError(f"{text!r}: not {DATA_SET}")
+        return cls(root, split, float(weight))
 
 
 def annotation_file(root: str | os.PathLike, split: str) -> pathlib.Path:

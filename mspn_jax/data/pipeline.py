@@ -12,10 +12,9 @@ a crop of 256x192).
 
 import concurrent.futures
 import dataclasses
-import functools
 import math
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import cv2
@@ -26,6 +25,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from mspn_jax import allocator
 from mspn_jax.crops import cut, decode_picture
 from mspn_jax.data import augment
+from mspn_jax.data.order import Order, Share
 from mspn_jax.data.records import Records
 from mspn_jax.skeletons import Skeleton
 
@@ -99,14 +99,12 @@ class Chunks(grain.RandomAccessDataSource):
 
 
 class TrainingChunks(Chunks):
-    """The endless stream of people, epoch after epoch, in chunks.
+    """The endless stream of people, in the order of `order`, in chunks.
 
-    An epoch is a permutation of the pictures, with the people of each in their order, and an
-    augmentation for everyone. The people of all epochs form one stream. Chunk c of C batches of B
-    starts at position c * C * B: batches straddle epochs, and nobody is dropped, repeated or
-    padded. Position i within a chunk goes to row i // C of batch i % C. So the people of a picture
-    are in different batches, and neighbouring rows, which one process cuts, hold people of the same
-    pictures.
+    Chunk c of C batches of B starts at position c * C * B of the stream: batches straddle epochs,
+    and nobody is dropped, repeated or padded. Position i within a chunk goes to row i // C of batch
+    i % C. So the people of a picture are in different batches, and neighbouring rows, which one
+    process cuts, hold people of the same pictures.
     """
 
     def __init__(
@@ -122,17 +120,17 @@ class TrainingChunks(Chunks):
         process: int,
         num_processes: int,
         num_threads: int,
+        shares: Sequence[Share] = (),
     ):
         super().__init__(records, crop_hw, num_threads)
         self.skeleton = skeleton
         self.settings = settings
         self.padding = padding
-        self.seed = seed
+        self.order = Order(records, skeleton, settings, seed, shares)
         self.batches_per_chunk = max(_MIN_BATCHES_PER_CHUNK, math.ceil(CHUNK_PEOPLE / batch_size))
         self.people_per_chunk = self.batches_per_chunk * batch_size
         share = batch_size // num_processes
         self.rows = range(process * share, (process + 1) * share)
-        self.ends = np.cumsum(records.num_people)  # of each record's rows of `records.people`
 
     def __len__(self) -> int:
         return 2**62  # endless: the training loop counts steps
@@ -140,90 +138,26 @@ class TrainingChunks(Chunks):
     def __getitem__(self, chunk: int) -> list[TrainingBatch]:
         num_batches, num_rows = self.batches_per_chunk, len(self.rows)
         start = chunk * self.people_per_chunk + self.rows.start * num_batches
-        stretches = self._stretches(start, start + num_rows * num_batches)
-        columns = zip(*(self._augmented(*stretch) for stretch in stretches))
-        records, image_to_crop, mirrored, keypoints, visibility = map(np.concatenate, columns)
-        crops = np.empty((num_batches, num_rows, *self.crop_hw, 3), np.uint8)
-        places = (crops[i % num_batches, i // num_batches] for i in range(len(records)))
-        self.cut_all(records, image_to_crop, mirrored, places)
-        return [
-            TrainingBatch(crops[i], keypoints[i::num_batches], visibility[i::num_batches])
-            for i in range(num_batches)
-        ]
-
-    def _stretches(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """Positions of the stream as (epoch, first, last) within each epoch."""
-        per_epoch = int(self.records.num_people.sum())
-        while start < stop:
-            epoch, first = divmod(start, per_epoch)
-            last = min(per_epoch, first + stop - start)
-            yield epoch, first, last
-            start += last - first
-
-    def _people(
-        self, epoch: int, first: int, last: int
-    ) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"]]:
-        """The records of a stretch of an epoch, and its rows of `records.people`."""
-        stream = _epoch(self, epoch)
-        position = np.arange(first, last)
-        place = np.searchsorted(stream.ends, position, side="right")
-        record = stream.order[place]
-        return record, self.ends[record] - (stream.ends[place] - position)
-
-    def _augmented(
-        self, epoch: int, first: int, last: int
-    ) -> tuple[
-        Int[np.ndarray, "N"],
-        Float[np.ndarray, "N 2 3"],
-        Bool[np.ndarray, "N"],
-        Float[np.ndarray, "N K 2"],
-        Float[np.ndarray, "N K"],
-    ]:
-        """A stretch's records, maps from image to crop, whether mirrored, keypoints, visibility."""
-        records, rows = self._people(epoch, first, last)
-        augmentation = _epoch(self, epoch).augmentation[rows]
+        people = self.order.take(start, start + num_rows * num_batches)
         everyone = self.records.people
-        image_to_crop, keypoints_crop_xy, visibility = augment.apply(
-            augmentation,
-            everyone.keypoints_image_xy[rows],
-            everyone.visibility[rows],
-            everyone.boxes_xyxy[rows],
+        image_to_crop, keypoints, visibility = augment.apply(
+            people.augmentation,
+            everyone.keypoints_image_xy[people.rows],
+            everyone.visibility[people.rows],
+            everyone.boxes_xyxy[people.rows],
             padding=self.padding,
-            image_width=self.records.image_hw[records, 1],
+            image_width=self.records.image_hw[people.records, 1],
             crop_hw=self.crop_hw,
             flip_permutation=self.skeleton.flip_permutation,
             half_body_padding=self.settings.half_body_padding,
         )
-        return records, image_to_crop, augmentation.flip, keypoints_crop_xy, visibility
-
-
-@dataclasses.dataclass(frozen=True)
-class _Epoch:
-    """An epoch of M pictures.
-
-    Attributes:
-      order: of the records.
-      ends: position after each picture's last person, in that order.
-      augmentation: of everyone, in the order of `records.people`.
-    """
-
-    order: Int[np.ndarray, "M"]
-    ends: Int[np.ndarray, "M"]
-    augmentation: augment.Augmentation
-
-
-@functools.lru_cache(maxsize=2)
-def _epoch(chunks: TrainingChunks, epoch: int) -> _Epoch:
-    rng = np.random.default_rng([chunks.seed, epoch])
-    order = rng.permutation(len(chunks.records.num_people))
-    augmentation = augment.sample(
-        rng,
-        chunks.records.people.visibility,
-        chunks.skeleton.is_upper_body,
-        chunks.skeleton.flip_permutation,
-        chunks.settings,
-    )
-    return _Epoch(order, np.cumsum(chunks.records.num_people[order]), augmentation)
+        crops = np.empty((num_batches, num_rows, *self.crop_hw, 3), np.uint8)
+        places = (crops[i % num_batches, i // num_batches] for i in range(len(people)))
+        self.cut_all(people.records, image_to_crop, people.augmentation.flip, places)
+        return [
+            TrainingBatch(crops[i], keypoints[i::num_batches], visibility[i::num_batches])
+            for i in range(num_batches)
+        ]
 
 
 def training_batches(
@@ -239,6 +173,7 @@ def training_batches(
     process: int = 0,
     num_processes: int = 1,
     num_threads: int = 0,
+    shares: Sequence[Share] = (),
 ) -> Generator[TrainingBatch, None, None]:
     """The batches of steps `first_step`, `first_step + 1`, ..., endlessly.
 
@@ -249,6 +184,7 @@ def training_batches(
       padding: size of the region over the box's.
       process, num_processes: whose rows of the batch to read.
       num_threads: threads that decode and warp; 0 for one a core.
+      shares: of the data sets that the records are of, if there are several (`Order`).
 
     Raises:
       ValueError: the batch does not divide among the processes, or the records have no people.
@@ -268,6 +204,7 @@ def training_batches(
         process=process,
         num_processes=num_processes,
         num_threads=num_threads,
+        shares=shares,
     )
     first_chunk, skip = divmod(first_step, chunks.batches_per_chunk)
     for batches in read_ahead(chunks, first_chunk):

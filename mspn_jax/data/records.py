@@ -38,6 +38,7 @@ class Records:
     """A split's records, open for reading at random.
 
     Attributes:
+      folder: where they are kept; None if they are of several folders.
       source: record index -> {"image": encoded bytes, "image_id", "file_name"}.
       image_ids: of every record.
       image_hw: of every record's picture, as decoded.
@@ -46,6 +47,7 @@ class Records:
       unreadable: "file: reason" of every picture that could not be decoded and has no record.
     """
 
+    folder: pathlib.Path | None
     source: Sequence[dict[str, Any]]
     image_ids: Int[np.ndarray, "N"]
     image_hw: Int[np.ndarray, "N 2"]
@@ -161,6 +163,7 @@ def _opened(path: pathlib.Path, folder: paths.Path) -> Records:
         split=CocoPersonKeypoints.SPLIT, decoders={"image": tfds.decode.SkipDecoding()}
     )
     return Records(
+        folder=path,
         source=_Source(path, source),
         people=people,
         unreadable=tuple(unreadable),

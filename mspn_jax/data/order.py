@@ -1,0 +1,168 @@
+"""The order of training: whom each position of an endless stream of people shows, and how.
+
+The order is a pure function of the seed. A pass of a data set is a permutation of its pictures,
+with the people of each in their order, and an augmentation for everyone. The passes of a data set
+form one sequence of people. An epoch takes the next so many of every data set, and shuffles the
+pictures of one among those of the others. Without others an epoch is a pass.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from mspn_jax.data import augment
+from mspn_jax.data.records import Records
+from mspn_jax.skeletons import Skeleton
+
+
+class Share(NamedTuple):
+    """What an epoch takes of a data set.
+
+    Attributes:
+      num_pictures: of the data set; its records follow those of the one before.
+      per_epoch: people, the next in the data set's sequence.
+    """
+
+    num_pictures: int
+    per_epoch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """N people in the order of training.
+
+    Attributes:
+      records: of each.
+      rows: of each in `Records.people`.
+      augmentation: of each.
+    """
+
+    records: Int[np.ndarray, "N"]
+    rows: Int[np.ndarray, "N"]
+    augmentation: augment.Augmentation
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, which: slice | Int[np.ndarray, "M"]) -> "Stretch":
+        return Stretch(self.records[which], self.rows[which], self.augmentation[which])
+
+
+class Order:
+    """The endless stream of people, epoch after epoch."""
+
+    def __init__(
+        self,
+        records: Records,
+        skeleton: Skeleton,
+        settings: augment.Settings,
+        seed: int,
+        shares: Sequence[Share] = (),
+    ):
+        """Args:
+        shares: of every data set, in the order of their records; by default everyone is of one
+          data set and is seen once an epoch.
+        """
+        shares = shares or [Share(len(records.num_people), int(records.num_people.sum()))]
+        ends = np.cumsum([share.num_pictures for share in shares])
+        self.seed = seed
+        self.per_epoch = sum(share.per_epoch for share in shares)
+        self.taken = [share.per_epoch for share in shares]
+        self.sequences = [
+            _Sequence(records, slice(end - share.num_pictures, end), skeleton, settings, (seed, i))
+            for i, (share, end) in enumerate(zip(shares, ends.tolist()))
+        ]
+        self.epoch = functools.lru_cache(maxsize=2)(self._epoch)
+
+    def take(self, start: int, stop: int) -> Stretch:
+        """The people at these positions of the stream."""
+        return _joined(
+            self.epoch(epoch)[first:last]
+            for epoch, first, last in rounds(start, stop, self.per_epoch)
+        )
+
+    def _epoch(self, epoch: int) -> Stretch:
+        parts = [
+            sequence.take(epoch * count, (epoch + 1) * count)
+            for sequence, count in zip(self.sequences, self.taken)
+        ]
+        everyone = _joined(parts)
+        is_first = np.diff(everyone.records, prepend=-1) != 0  # of the people of a picture
+        sequence_of_picture = np.repeat(np.arange(len(parts)), self.taken)[is_first]
+        rng = np.random.default_rng([self.seed, epoch, len(parts)])
+        turns = rng.permutation(sequence_of_picture)  # whose picture is at each place
+        place = np.argsort(turns, kind="stable")  # of each picture
+        return everyone[np.argsort(place[np.cumsum(is_first) - 1], kind="stable")]
+
+
+class _Sequence:
+    """The people of one data set, pass after pass."""
+
+    def __init__(
+        self,
+        records: Records,
+        pictures: slice,
+        skeleton: Skeleton,
+        settings: augment.Settings,
+        seed: tuple[int, int],
+    ):
+        """Args:
+        pictures: the data set's, an interval of the records.
+        seed: of the training, and the number of the data set in it.
+        """
+        self.num_people = records.num_people[pictures]
+        self.first_record = pictures.start
+        self.first_row = int(records.num_people[: pictures.start].sum())
+        self.total = int(self.num_people.sum())
+        self.visibility = records.people.visibility[self.first_row : self.first_row + self.total]
+        self.skeleton = skeleton
+        self.settings = settings
+        self.seed = seed
+        self.round = functools.lru_cache(maxsize=2)(self._round)
+
+    def take(self, start: int, stop: int) -> Stretch:
+        return _joined(
+            self.round(number)[first:last]
+            for number, first, last in rounds(start, stop, self.total)
+        )
+
+    def _round(self, number: int) -> Stretch:
+        seed, data_set = self.seed
+        rng = np.random.default_rng([seed, number, data_set])
+        order = rng.permutation(len(self.num_people))
+        augmentation = augment.sample(
+            rng,
+            self.visibility,
+            self.skeleton.is_upper_body,
+            self.skeleton.flip_permutation,
+            self.settings,
+        )
+        counts = self.num_people[order]
+        first = (np.cumsum(self.num_people) - self.num_people)[order]  # row of each picture
+        rows = np.arange(self.total) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+        records = np.repeat(order, counts)
+        return Stretch(self.first_record + records, self.first_row + rows, augmentation[rows])
+
+
+def rounds(start: int, stop: int, length: int) -> Iterator[tuple[int, int, int]]:
+    """Positions of a stream as (round, first, last) within each round of `length`."""
+    while start < stop:
+        number, first = divmod(start, length)
+        last = min(length, first + stop - start)
+        yield number, first, last
+        start += last - first
+
+
+def _joined(stretches: Iterable[Stretch]) -> Stretch:
+    parts = list(stretches)
+    if len(parts) == 1:
+        return parts[0]
+    return Stretch(
+        np.concatenate([part.records for part in parts]),
+        np.concatenate([part.rows for part in parts]),
+        augment.concatenate([part.augmentation for part in parts]),
+    )

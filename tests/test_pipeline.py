@@ -100,6 +100,7 @@ def test_augmented_crops_and_keypoints_equal_the_references(coco_sample):
             shift_xy=golden["offset"][row],
             scale=np.asarray(golden["scale_factor"][row]),
             rotation_deg=np.asarray(golden["rotation"][row]),
+            color=augment.SAME_COLORS,
         )
         kinds.add(
             (bool(augmentation.flip), bool(half_body.any()), bool(augmentation.rotation_deg != 0))

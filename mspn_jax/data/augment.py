@@ -1,6 +1,7 @@
 """Augmentation of people: `sample` makes an `Augmentation`, and `apply` applies it.
 
-Source: mmpose 1.3.2 (RandomFlip, RandomHalfBody, RandomBBoxTransform, TopdownAffine).
+Source: mmpose 1.3.2 (RandomFlip, RandomHalfBody, RandomBBoxTransform, TopdownAffine). The published
+configs change no colors.
 """
 
 import dataclasses
@@ -26,6 +27,9 @@ class Settings:
       shift: largest shift, as a fraction of the region's size.
       scale: largest change of the region's size, as a fraction of it.
       rotation_deg: largest rotation.
+      color_probability: of changing the colors of a crop.
+      brightness, contrast, saturation: largest change of each, as a fraction of it.
+      hue_deg: largest turn of the hue.
     """
 
     flip_probability: float = 0.5
@@ -41,6 +45,11 @@ class Settings:
     scale: float = 0.5
     rotation_probability: float = 0.6
     rotation_deg: float = 80.0
+    color_probability: float = 0.0
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.5
+    hue_deg: float = 15.0
 
 
 NONE = Settings(
@@ -63,6 +72,7 @@ class Augmentation:
       shift_xy: in units of the region's size.
       scale: factor on the region's size.
       rotation_deg: of the region.
+      color: factors on brightness, contrast and saturation, and the turn of the hue in degrees.
     """
 
     flip: Bool[np.ndarray, "*N"]
@@ -70,6 +80,7 @@ class Augmentation:
     shift_xy: Float[np.ndarray, "*N 2"]
     scale: Float[np.ndarray, "*N"]
     rotation_deg: Float[np.ndarray, "*N"]
+    color: Float[np.ndarray, "*N 4"]
 
     def __getitem__(self, rows: slice | Int[np.ndarray, "M"]) -> "Augmentation":
         return Augmentation(
@@ -83,12 +94,14 @@ def concatenate(parts: Sequence[Augmentation]) -> Augmentation:
     return Augmentation(*map(np.concatenate, columns))
 
 
+SAME_COLORS = np.array([1.0, 1.0, 1.0, 0.0])
 UNCHANGED = Augmentation(
     flip=np.array(False),
     half_body=np.array([False]),
     shift_xy=np.zeros(2),
     scale=np.array(1.0),
     rotation_deg=np.array(0.0),
+    color=SAME_COLORS,
 )
 
 
@@ -108,6 +121,11 @@ def sample(
     chances = map(np.asarray, rng.random((6, *people)))  # for one person, arrays without axes
     flip, half_body, prefer_upper, shift, scale, rotation = chances
     shift_x, shift_y, resize, turn = _truncated_normal(rng, (4, *people))
+    # Colors have a generator of their own, so that everything else is sampled as without them.
+    (of_colors,) = rng.spawn(1)
+    recolor = np.asarray(of_colors.random(people) < settings.color_probability)
+    by = (settings.brightness, settings.contrast, settings.saturation, settings.hue_deg)
+    color = SAME_COLORS + by * of_colors.uniform(-1, 1, (*people, 4))
     flip = np.asarray(flip < settings.flip_probability)
     labelled = np.where(flip[..., None], visibility[..., flip_permutation], visibility) > 0
     shift_xy = settings.shift * np.stack([shift_x, shift_y], -1)
@@ -119,6 +137,7 @@ def sample(
         rotation_deg=np.where(
             rotation < settings.rotation_probability, settings.rotation_deg * turn, 0.0
         ),
+        color=np.where(recolor[..., None], color, SAME_COLORS),
     )
 
 
@@ -196,3 +215,29 @@ def apply(
     size_wh = geometry.fix_aspect(size_wh, crop_hw)
     image_to_crop = geometry.image_to_crop(center_xy, size_wh, augmentation.rotation_deg, crop_hw)
     return image_to_crop, geometry.transform(image_to_crop, keypoints_image_xy), visibility
+
+
+# RGB -> luminance and two axes of color, YIQ as in Python's colorsys.
+_YIQ = np.array(((0.3, 0.59, 0.11), (0.599, -0.2773, -0.3217), (0.213, -0.5251, 0.3121)))
+_MID_GREY = 127.5
+
+
+def color_matrices(color: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 3 4"]:
+    """Maps of RGB from 0 to 255, for `cv2.transform`.
+
+    Turning the hue and scaling the saturation keep the luminance. Then the contrast scales the
+    distance from mid grey, and the brightness everything.
+
+    Args:
+      color: as in `Augmentation`.
+    """
+    brightness, contrast, saturation, hue_deg = color.T
+    turn = np.radians(hue_deg)
+    of_yiq = np.zeros((len(color), 3, 3))
+    of_yiq[:, 0, 0] = 1
+    of_yiq[:, 1, 1] = of_yiq[:, 2, 2] = saturation * np.cos(turn)
+    of_yiq[:, 2, 1] = saturation * np.sin(turn)
+    of_yiq[:, 1, 2] = -of_yiq[:, 2, 1]
+    of_rgb = np.linalg.inv(_YIQ) @ of_yiq @ _YIQ * (brightness * contrast)[:, None, None]
+    added = np.broadcast_to((brightness * _MID_GREY * (1 - contrast))[:, None], (len(color), 3))
+    return np.concatenate([of_rgb, added[..., None]], 2)

@@ -79,17 +79,28 @@ class Chunks(grain.RandomAccessDataSource):
         image_to_crop: Float[np.ndarray, "N 2 3"],
         mirrored: Bool[np.ndarray, "N"],
         crops: Iterable[UInt8[np.ndarray, "H W 3"]],
+        color: Float[np.ndarray, "N 4"] | None = None,
     ) -> None:
-        """Cuts every row's crop; a picture of consecutive rows is decoded once."""
+        """Cuts every row's crop; a picture of consecutive rows is decoded once.
+
+        Args:
+          color: as in `Augmentation`; None changes no colors.
+        """
         places = list(crops)
         starts = np.flatnonzero(np.diff(record_of_row, prepend=-1))
         ends = np.append(starts[1:], len(record_of_row))
+        recolored: dict[int, Float[np.ndarray, "3 4"]] = {}
+        if color is not None:
+            rows = np.flatnonzero((color != augment.SAME_COLORS).any(1))
+            recolored = dict(zip(rows.tolist(), augment.color_matrices(color[rows])))
 
         def cut_picture(start: int, end: int) -> None:
             record = self.records.source[int(record_of_row[start])]
             image = decode_picture(record["image"])
             for row in range(start, end):
                 cut(image, image_to_crop[row], mirrored[row], places[row])
+                if row in recolored:
+                    cv2.transform(places[row], recolored[row], dst=places[row])
 
         for _ in self._pool.map(cut_picture, starts.tolist(), ends.tolist()):
             pass
@@ -153,7 +164,8 @@ class TrainingChunks(Chunks):
         )
         crops = np.empty((num_batches, num_rows, *self.crop_hw, 3), np.uint8)
         places = (crops[i % num_batches, i // num_batches] for i in range(len(people)))
-        self.cut_all(people.records, image_to_crop, people.augmentation.flip, places)
+        how = people.augmentation
+        self.cut_all(people.records, image_to_crop, how.flip, places, how.color)
         return [
             TrainingBatch(crops[i], keypoints[i::num_batches], visibility[i::num_batches])
             for i in range(num_batches)

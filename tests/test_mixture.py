@@ -360,6 +360,7 @@ def test_browse_and_check_show_every_data_set(config, roots, tmp_path):
         ("OTHER:train2016:1", "person_keypoints_train2016.json: no such file"),
         ("STRANGER:train2017:1", "none of its keypoints (point_0, "),
         ("OTHER:train2017:0", "config.data.also=('OTHER:train2017:0',): must be a tuple of texts"),
+        ("a:b:1 c:d:0", "config.data.also=('a:b:1', 'c:d:0'): must be a tuple"),
         ("('OTHER','train2017',1)", "config.data.also=('OTHER', 'train2017', 1): must be a tuple"),
     ],
 )
@@ -372,8 +373,9 @@ def test_what_cannot_be_trained_on_is_one_clear_line(
     names = {"OTHER": str(roots[1]), "STRANGER": str(stranger)}
     for name, path in names.items():
         also, message = also.replace(name, path), message.replace(name, path)
+    given = [f"--config.data.also={each}" for each in also.split()]
     place = "--workdir" if program == "train.py" else "--output"
-    done = run(program, "--config", config, place, tmp_path / "new", f"--config.data.also={also}")
+    done = run(program, "--config", config, place, tmp_path / "new", *given)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert message in line

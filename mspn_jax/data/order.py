@@ -53,7 +53,12 @@ class Stretch:
 
 
 class Order:
-    """The endless stream of people, epoch after epoch."""
+    """The endless stream of people, epoch after epoch.
+
+    Args:
+      shares: of every data set, in the order of their records; by default there is one, and an
+        epoch shows everyone once.
+    """
 
     def __init__(
         self,
@@ -63,10 +68,6 @@ class Order:
         seed: int,
         shares: Sequence[Share] = (),
     ):
-        """Args:
-        shares: of every data set, in the order of their records; by default everyone is of one
-          data set and is seen once an epoch.
-        """
         shares = shares or [Share(len(records.num_people), int(records.num_people.sum()))]
         ends = np.cumsum([share.num_pictures for share in shares])
         self.seed = seed
@@ -76,12 +77,12 @@ class Order:
             _Sequence(records, slice(end - share.num_pictures, end), skeleton, settings, (seed, i))
             for i, (share, end) in enumerate(zip(shares, ends.tolist()))
         ]
-        self.epoch = functools.lru_cache(maxsize=2)(self._epoch)
+        self.nth_epoch = functools.lru_cache(maxsize=2)(self._epoch)
 
     def take(self, start: int, stop: int) -> Stretch:
         """The people at these positions of the stream."""
         return _joined(
-            self.epoch(epoch)[first:last]
+            self.nth_epoch(epoch)[first:last]
             for epoch, first, last in rounds(start, stop, self.per_epoch)
         )
 
@@ -100,7 +101,12 @@ class Order:
 
 
 class _Sequence:
-    """The people of one data set, pass after pass."""
+    """The people of one data set, pass after pass.
+
+    Args:
+      pictures: the data set's, an interval of the records.
+      seed: of the training, and the number of the data set in it.
+    """
 
     def __init__(
         self,
@@ -110,10 +116,6 @@ class _Sequence:
         settings: augment.Settings,
         seed: tuple[int, int],
     ):
-        """Args:
-        pictures: the data set's, an interval of the records.
-        seed: of the training, and the number of the data set in it.
-        """
         self.num_people = records.num_people[pictures]
         self.first_record = pictures.start
         self.first_row = int(records.num_people[: pictures.start].sum())
@@ -122,15 +124,15 @@ class _Sequence:
         self.skeleton = skeleton
         self.settings = settings
         self.seed = seed
-        self.round = functools.lru_cache(maxsize=2)(self._round)
+        self.nth_pass = functools.lru_cache(maxsize=2)(self._pass)
 
     def take(self, start: int, stop: int) -> Stretch:
         return _joined(
-            self.round(number)[first:last]
+            self.nth_pass(number)[first:last]
             for number, first, last in rounds(start, stop, self.total)
         )
 
-    def _round(self, number: int) -> Stretch:
+    def _pass(self, number: int) -> Stretch:
         seed, data_set = self.seed
         rng = np.random.default_rng([seed, number, data_set])
         order = rng.permutation(len(self.num_people))
@@ -149,7 +151,7 @@ class _Sequence:
 
 
 def rounds(start: int, stop: int, length: int) -> Iterator[tuple[int, int, int]]:
-    """Positions of a stream as (round, first, last) within each round of `length`."""
+    """Positions of a stream as (number, first, last) within each epoch, or pass, of `length`."""
     while start < stop:
         number, first = divmod(start, length)
         last = min(length, first + stop - start)

@@ -147,7 +147,7 @@ def main() -> None:
 
 def source_of(config: ConfigDict) -> str:
     splits = [config.data.train_split, *(DataSet.parse(text).split for text in config.data.also)]
-    return f"trained on {' and '.join(splits)}"
+    return f"trained on {' and '.join(dict.fromkeys(splits))}"
 
 
 def open_data(config: ConfigDict, description: Description) -> tuple[Mixture, EvaluationSet]:

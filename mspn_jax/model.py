@@ -19,6 +19,7 @@ from flax import linen as nn
 from jaxtyping import Float, UInt8
 
 from mspn_jax.convolution import convolve
+from mspn_jax.pooling import max_pool
 from mspn_jax.upsampling import upsample
 
 BATCH_NORM_EPSILON = 1e-5
@@ -233,7 +234,7 @@ class MSPN(nn.Module):
         heatmap_height = images.shape[1] // STRIDE
 
         x = conv(self.stem_channels, size=7, stride=2, name="stem")(images)
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x)
         heatmaps = []
         skips = None
         for s in range(self.num_stages):

@@ -16,7 +16,7 @@ ROOMS = {
     "the method": {
         "mspn_jax.convolution", "mspn_jax.cpu", "mspn_jax.devices", "mspn_jax.folding",
         "mspn_jax.heatmaps", "mspn_jax.losses", "mspn_jax.model", "mspn_jax.optimizer",
-        "mspn_jax.upsampling", "mspn_jax.variables",
+        "mspn_jax.pooling", "mspn_jax.upsampling", "mspn_jax.variables",
     },
     "what needs no JAX": {
         "mspn_jax.allocator", "mspn_jax.crops", "mspn_jax.errors", "mspn_jax.geometry",

@@ -3,6 +3,8 @@
 Source: mmpose 1.3.2 (KeypointMSELoss, KeypointOHKMMSELoss and MSPNHead's sum of them).
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -39,7 +41,7 @@ def hard_keypoint_mse(
 
 
 def mspn_loss(
-    heatmaps: Float[jax.Array, "S U B H W K"],
+    heatmaps: Float[jax.Array, "S U B H W K"] | Sequence[Sequence[Float[jax.Array, "B H W K"]]],
     targets: Float[jax.Array, "B L H W K"],
     keypoint_weights: Float[jax.Array, "B K"],
     num_hard_keypoints: int = 8,
@@ -47,7 +49,8 @@ def mspn_loss(
     """The sum of the losses of all stages and units.
 
     Args:
-      heatmaps: all predictions, unit 0 the coarsest.
+      heatmaps: all predictions, unit 0 the coarsest; as one array, or as a list of units for each
+        stage.
       targets: L levels, coarse to fine. The last stage learns the finest U, the others the
         coarsest U.
       keypoint_weights: 0 for unlabelled joints.
@@ -56,13 +59,13 @@ def mspn_loss(
     Returns:
       The total, and its terms by name (`stage0_unit0` ...).
     """
-    num_stages, num_units = heatmaps.shape[:2]
+    num_stages, num_units = len(heatmaps), len(heatmaps[0])
     levels = target_levels(num_stages, num_units, targets.shape[1])
     terms = {}
     for stage in range(num_stages):
         for unit in range(num_units):
             target = targets[:, levels[stage][unit]]
-            prediction = heatmaps[stage, unit]
+            prediction = heatmaps[stage][unit]
             if unit < num_units - 1:
                 term = COARSE_UNIT_WEIGHT * weighted_mse(prediction, target, keypoint_weights)
             else:

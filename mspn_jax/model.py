@@ -206,8 +206,17 @@ class MSPN(nn.Module):
         Returns:
           float32 on the 0..255 scale of the targets, h = H / 4 and w = W / 4.
         """
+        return jnp.stack([jnp.stack(units) for units in self.units(images, train)])
+
+    def units(
+        self, images: Float[jax.Array, "B H W 3"], train: bool = False
+    ) -> list[list[Float[jax.Array, "B h w K"]]]:
+        """The heatmaps of `__call__` as a list of units for each stage, for training.
+
+        The gradient of a stack is an array as large as the stack for each heatmap.
+        """
         heatmaps = self._heatmaps(images, train, last_only=False)
-        return jnp.stack(heatmaps).reshape(self.num_stages, NUM_UNITS, *heatmaps[0].shape)
+        return [heatmaps[first : first + NUM_UNITS] for first in range(0, len(heatmaps), NUM_UNITS)]
 
     def predict(self, images: Float[jax.Array, "B H W 3"]) -> Float[jax.Array, "B h w K"]:
         """The last stage's finest heatmaps, without computing the others."""

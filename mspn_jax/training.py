@@ -146,9 +146,10 @@ def _gradients(
             images,
             train=True,
             mutable=["batch_stats"],
+            method="units",
         )
         loss, terms = mspn_loss(predicted, targets, keypoint_weights, num_hard_keypoints)
-        unexplained = unexplained_share(predicted[-1, -1], targets[:, -1], keypoint_weights)
+        unexplained = unexplained_share(predicted[-1][-1], targets[:, -1], keypoint_weights)
         metrics = {"loss": loss, **terms, "unexplained": unexplained}
         return loss, (updates["batch_stats"], metrics)
 

@@ -116,8 +116,9 @@ class ConvBias(nn.Module):
         kernel = self.param("kernel", _initialiser("kernel"), kernel_shape).astype(self.dtype)
         bias = self.param("bias", _initialiser("bias"), (self.channels,))
         x = upsample(convolve(x, kernel, self.stride), self.upsampling)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32)) + bias
-        return (nn.relu(x) if self.relu else x).astype(self.dtype)
+        # In the convolution's dtype: a GPU then adds the bias and applies ReLU within it.
+        x += bias.astype(x.dtype)
+        return nn.relu(x) if self.relu else x
 
 
 # With jax.jit, here and below, a function is traced once per shape instead of once per layer.

@@ -19,6 +19,9 @@ REPLICATED, SHARDED = PartitionSpec(), PartitionSpec(AXIS)
 
 Devices = Sequence[jax.Device] | None  # None: all of every process
 
+# By default XLA skips rounding to bfloat16 between two operations, and then stores float32.
+_COMPILER_OPTIONS = {"xla_allow_excess_precision": False}
+
 
 def replicate(tree: Any, devices: Devices = None) -> Any:
     """Copies arrays to each device. With several processes, each passes the same arrays."""
@@ -62,7 +65,7 @@ def map_over(function: Callable, in_specs: Any, out_specs: Any, devices: Devices
 
 def jit(function: Callable, devices: Devices = None) -> Any:
     """`jax.jit`, with the compiler options for these devices."""
-    options = cpu.compiler_options() if _are_cpus(devices) else {}
+    options = cpu.compiler_options() if _are_cpus(devices) else _COMPILER_OPTIONS
     return jax.jit(function, compiler_options=options)
 
 
@@ -70,7 +73,7 @@ def jit_step(step: Callable, devices: Devices = None) -> Any:
     """Jits a training step, (state, batch) -> (state, metrics). The state is donated."""
     if _are_cpus(devices):
         return cpu.two_programs(step)
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, compiler_options=_COMPILER_OPTIONS)
 
 
 def _put(tree: Any, spec: PartitionSpec, devices: Devices) -> Any:

@@ -3,6 +3,7 @@
 import math
 import re
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 _SHAPE = re.compile(r"\b(pred|[a-z]+(\d+))\[([\d,]*)\]")  # of arrays, not of tokens
@@ -11,6 +12,8 @@ _INSTRUCTION = re.compile(r"\s*(?:ROOT )?(%[\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\(
 _NAME = re.compile(r"%[\w.\-]+")
 _CALLED = re.compile(r"(?:calls|body)=(%[\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_TARGET = re.compile(r'custom_call_target="([^"]+)"')
+_OP_NAME = re.compile(r'op_name="([^"]+)"')
 _ENTRY = "ENTRY"
 _NOTHING_MOVES = {"parameter", "constant", "tuple", "bitcast", "get-tuple-element"}
 
@@ -44,34 +47,57 @@ def compiled(jitted: Any, *arguments: Any) -> Program:
     return Program(run, seconds, peak_bytes, moved)
 
 
-def bytes_of_kernels(text: str) -> int:
-    """The bytes of operands and results of all instructions in a program's entry computation.
+class Kernel(NamedTuple):
+    """A kernel or a library call, which reads and writes the device's memory.
 
-    Each instruction is a kernel or a library call that reads and writes the device's memory. If a
-    kernel only slices an operand, the slices count. The body of a loop counts once per iteration.
+    Attributes:
+      num_bytes: of its operands and results.
+      opcodes: of what is fused in it; or its own alone.
+      target: the library's function, or "".
+      op_name: JAX's path of the operation.
+    """
+
+    num_bytes: int
+    opcodes: frozenset[str]
+    target: str
+    op_name: str
+
+
+def bytes_of_kernels(text: str) -> int:
+    """The bytes that all kernels of a program read and write."""
+    return sum(kernel.num_bytes for kernel in kernels(text))
+
+
+def kernels(text: str) -> list[Kernel]:
+    """The kernels of a program's entry computation.
+
+    If a kernel only slices an operand, the slices count. The body of a loop counts once per
+    iteration.
     """
     computations = _computations(text)
-    return _bytes_of(computations[_ENTRY], computations)
+    return list(_kernels_of(computations[_ENTRY], computations))
 
 
-def _bytes_of(
+def _kernels_of(
     computation: list["_Instruction"], computations: dict[str, list["_Instruction"]]
-) -> int:
+) -> Iterator[Kernel]:
     sizes: dict[str, int] = {}
-    moved = 0
     for each in computation:
         sizes[each.name] = each.num_bytes
         if each.opcode in _NOTHING_MOVES or each.opcode.endswith("-done"):
             continue
         if each.opcode == "while":
-            moved += each.trips * _bytes_of(computations[each.calls], computations)
+            for kernel in _kernels_of(computations[each.calls], computations):
+                yield kernel._replace(num_bytes=each.trips * kernel.num_bytes)
             continue
         called = computations.get(each.calls, [])
         slices = _bytes_of_sliced_parameters(called)
-        moved += each.num_bytes
-        for i, operand in enumerate(each.operands):
-            moved += min(sizes.get(operand, 0), slices.get(i, sizes.get(operand, 0)))
-    return moved
+        read = sum(
+            min(sizes.get(operand, 0), slices.get(i, sizes.get(operand, 0)))
+            for i, operand in enumerate(each.operands)
+        )
+        opcodes = frozenset(inner.opcode for inner in called) or frozenset([each.opcode])
+        yield Kernel(each.num_bytes + read, opcodes, each.target, each.op_name)
 
 
 class _Instruction(NamedTuple):
@@ -83,6 +109,7 @@ class _Instruction(NamedTuple):
       operands: names of the instructions in `argument`.
       calls: the computation that it runs, or "".
       trips: iterations of a loop; 1 for all other instructions.
+      target, op_name: as in `Kernel`.
     """
 
     name: str
@@ -92,6 +119,8 @@ class _Instruction(NamedTuple):
     operands: list[str]
     calls: str
     trips: int
+    target: str
+    op_name: str
 
 
 def _computations(text: str) -> dict[str, list[_Instruction]]:
@@ -104,7 +133,9 @@ def _computations(text: str) -> dict[str, list[_Instruction]]:
         elif match := _INSTRUCTION.match(line):
             name, shape, opcode, rest = match.groups()
             end = _end_of_operands(rest)
-            called, trips = _CALLED.search(rest, end), _TRIPS.search(rest, end)
+            called, trips, target, op_name = (
+                pattern.search(rest, end) for pattern in (_CALLED, _TRIPS, _TARGET, _OP_NAME)
+            )
             instructions.append(
                 _Instruction(
                     name=name,
@@ -114,6 +145,8 @@ def _computations(text: str) -> dict[str, list[_Instruction]]:
                     operands=_NAME.findall(rest[:end]),
                     calls=called[1] if called else "",
                     trips=int(trips[1]) if trips else 1,
+                    target=target[1] if target else "",
+                    op_name=op_name[1] if op_name else "",
                 )
             )
     return found

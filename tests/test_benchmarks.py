@@ -14,12 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import bytes as bytes_benchmark
 from benchmarks import timing, workload
 from benchmarks.compiled import compiled
+from benchmarks.plain_mspn import PlainMSPN
+from mspn_jax.compiled import Kernel
 from mspn_jax.data import coco
+from mspn_jax.model import MSPN
 from mspn_jax.synthetic import coco_files, people
+from mspn_jax.variables import count_parameters
 
 HERE = pathlib.Path(__file__).parents[1]
+IMAGE = np.zeros((1, 256, 192, 3), np.float32)
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
@@ -202,3 +208,51 @@ def test_predict(tmp_path):
     rows = run("predict.py", "--people", 1, 3, "--json", tmp_path / "rows.json")
     assert [row["people"] for row in rows] == [1, 3]
     assert all(row["one_by_one_over_together"]["median"] > 0 for row in rows)
+
+
+def test_the_plain_flax_network_is_equal_in_size():
+    ours, plain = (
+        jax.eval_shape(
+            lambda x, kind=kind: kind(2).init(jax.random.key(0), x, method="units"), IMAGE
+        )
+        for kind in (MSPN, PlainMSPN)
+    )
+    assert count_parameters(plain["params"]) == count_parameters(ours["params"])
+    shapes = [
+        jax.eval_shape(
+            lambda v, x, kind=kind: kind(2).apply(v, x, method="units"), variables, IMAGE
+        )
+        for kind, variables in ((MSPN, ours), (PlainMSPN, plain))
+    ]
+    assert shapes[0] == shapes[1]
+
+
+def test_the_floor_is_what_convolutions_read_and_write():
+    def reads_and_writes(num_stages):
+        model = MSPN(num_stages, stem_channels=8, unit_channels=8, blocks_per_unit=(1, 1, 1, 1))
+        weights = count_parameters(
+            jax.eval_shape(lambda x: model.init(jax.random.key(0), x), IMAGE)["params"]
+        )
+        return bytes_benchmark.floor_bytes(model, "gradients", 1), weights
+
+    (one, _), (two, _) = reads_and_writes(1), reads_and_writes(2)
+    assert 1.7 * one < two < 2.3 * one
+    # The stem alone: 256 x 192 x 3 in, 128 x 96 x 8 out, three products, two bytes each.
+    assert one > 3 * 2 * (256 * 192 * 3 + 128 * 96 * 8)
+
+
+@pytest.mark.parametrize(
+    "name, target, opcodes, part",
+    [
+        ("jvp(MSPN.units)/stem/conv", "__cudnn$convForward", {"custom-call"}, "convolutions"),
+        ("jvp(MSPN.units)/stem/conv", "", {"convolution", "add"}, "convolutions"),
+        ("MSPN.units/jit(max_pool)/cond/branch_0_fun/max", "", {"maximum", "select"}, "pooling"),
+        ("MSPN.units/stage0/unit1_up/jit(upsample)/add", "", {"add"}, "upsampling"),
+        ("MSPN.units/stem/jit(batch_norm)/sum", "", {"reduce", "add"}, "sums over the batch"),
+        ("MSPN.units/stage0/jit(relu)/max", "", {"maximum"}, "norm, ReLU, adding"),
+        ("jvp()/sub", "", {"subtract"}, "losses, optimiser, weights"),
+    ],
+)
+def test_kernels_have_their_part(name, target, opcodes, part):
+    kernel = Kernel(1, frozenset(opcodes), target, name)
+    assert next(p for p, holds in bytes_benchmark.PARTS.items() if holds(kernel)) == part

@@ -1,7 +1,7 @@
 """Memory traffic by part, as compiled for a GPU or TPU, beside a plain Flax network.
 
     pip install -e '.[compile]'
-    JAX_PLATFORMS=cpu python benchmarks/bytes.py [--device h100 v5e] [--stages 1 4] [--batch 32]
+    python benchmarks/bytes.py [--device h100 v5e] [--stages 1 4] [--batch 32]
 
 No such device is needed. `gradients` is the training step without the optimiser, `training` the
 whole step, `inference` evaluation with flip test. `ours GB` is this network, `plain GB` an equal
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="crops")
     parser.add_argument("--no_plain", action="store_true", help="without the plain network")
     args = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")  # of this machine, not of libtpu
     size: dict[str, Any] = {"dtype": DTYPE}
     if args.quick:
         size |= {"blocks_per_unit": (1, 1, 1, 1), "stem_channels": 16, "unit_channels": 32}

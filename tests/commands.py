@@ -60,6 +60,48 @@ def run(program: str, *arguments: object, devices: int = 1) -> subprocess.Comple
     )
 
 
+# A fork has JAX imported, and no other program's flags.
+_HELP = """
+import contextlib, io, json, multiprocessing, os, runpy, sys
+import jax, mspn_jax.training
+
+def help_of(target):
+    out = io.StringIO()
+    status = None
+    with contextlib.redirect_stdout(out):
+        try:
+            if target[0] == "-m":
+                sys.argv = [target[1], *target[2:], "--help"]
+                runpy.run_module(target[1], run_name="__main__", alter_sys=True)
+            else:
+                sys.argv = [target[0], "--help"]
+                sys.path.insert(0, os.path.dirname(target[0]))
+                runpy.run_path(target[0], run_name="__main__")
+        except SystemExit as end:
+            status = end.code
+    return status or 0, out.getvalue()
+
+with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+    print(json.dumps(pool.map(help_of, json.load(sys.stdin), chunksize=1)))
+"""
+
+
+def help_of(programs: list[tuple[str, ...]]) -> list[str]:
+    """Returns what each program, a file or ("-m", module, ...), prints with --help."""
+    done = subprocess.run(
+        [sys.executable, "-c", _HELP],
+        input=json.dumps(programs),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=HERE,
+    )
+    assert done.returncode == 0, done.stderr
+    statuses, texts = zip(*json.loads(done.stdout))
+    assert set(statuses) == {0}, statuses
+    return list(texts)
+
+
 def metrics_of(workdir: paths.Path) -> list[dict]:
     """Returns the lines of `metrics.jsonl` without timings, which differ between runs."""
     lines = [json.loads(line) for line in files.read_text(workdir / "metrics.jsonl").splitlines()]

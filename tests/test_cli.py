@@ -12,7 +12,7 @@ import zipfile
 import pytest
 from ml_collections import ConfigDict
 
-from commands import HERE, environment, run
+from commands import HERE, environment, help_of, run
 from mspn_jax.commands import ranges
 from mspn_jax.commands.cli import COMMANDS
 from mspn_jax.configs import quickstart
@@ -34,15 +34,19 @@ def test_a_misspelt_command_is_answered_with_the_right_one():
     )
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(name):
-    done = run("mspn_jax", name, "--help")
-    assert done.returncode == 0, done.stderr
-    has_config = name not in (
-        "predict", "download", "convert", "serve", "import", "split", "export",
-    )  # fmt: skip
-    assert ("--config.batch_size=256  (of all devices together)" in done.stdout) == has_config
-    assert ("--coordinator" in done.stdout) == (name in ("train", "eval"))
+def test_every_command_has_help():
+    without_config = {"predict", "download", "convert", "serve", "import", "split", "export"}
+    texts = help_of([("-m", "mspn_jax", name) for name in COMMANDS])
+    for name, text in zip(COMMANDS, texts, strict=True):
+        has_config = name not in without_config
+        assert ("--config.batch_size=256  (of all devices together)" in text) == has_config, name
+        assert ("--coordinator" in text) == (name in ("train", "eval")), name
+
+
+def test_help_exits_with_0():
+    done = run("mspn_jax", "train", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--config.batch_size=256" in done.stdout
 
 
 def test_a_config_has_a_name_or_a_file(tmp_path):

@@ -16,7 +16,15 @@ import jax
 from benchmarks.timing import Spread, brief
 from mspn_jax import cpu
 
-PACKAGES = ("jax", "jaxlib", "flax", "torch", "opencv-python-headless", "numpy")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "torch",
+    "onnxruntime",
+    "opencv-python-headless",
+    "numpy",
+)
 
 
 def new_parser(doc: str) -> argparse.ArgumentParser:

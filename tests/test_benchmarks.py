@@ -205,9 +205,12 @@ def test_tracking(tmp_path):
 
 @pytest.mark.slow
 def test_predict(tmp_path):
-    rows = run("predict.py", "--people", 1, 3, "--json", tmp_path / "rows.json")
+    rows = run("predict.py", "--people", 1, 3, "--onnxruntime", "--json", tmp_path / "rows.json")
     assert [row["people"] for row in rows] == [1, 3]
-    assert all(row["one_by_one_over_together"]["median"] > 0 for row in rows)
+    for row in rows:
+        assert row["one_by_one_over_together"]["median"] > 0
+        assert row["ours_over_onnxruntime_time"]["median"] > 0
+        assert row["pixels_apart"] < 1e-3
 
 
 def test_the_plain_flax_network_is_equal_in_size():

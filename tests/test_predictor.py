@@ -17,7 +17,7 @@ from mspn_jax.data import evaluation_set
 from mspn_jax.errors import CheckpointError
 from mspn_jax.evaluation.estimation import estimate_boxes
 from mspn_jax.folding import for_inference
-from mspn_jax.predictor import BATCH_SIZES, Predictor
+from mspn_jax.predictor import Predictor, batch_sizes
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import people
 from mspn_jax.weights import checkpoints
@@ -124,7 +124,7 @@ def test_nothing_is_compiled_twice():
             compiled.append(event)
 
     predictor = Predictor(DESCRIPTION, VARIABLES, flip_test=False)
-    for count in BATCH_SIZES:
+    for count in (1, 8):
         predictor(some_picture(), some_boxes(count))
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -137,14 +137,29 @@ def test_nothing_is_compiled_twice():
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_thirty_people_are_one_batch(predictor, monkeypatch):
+@pytest.mark.parametrize(
+    "backend, sizes",
+    [
+        ("gpu", {0: [], 1: [1], 5: [8], 30: [32], 33: [32, 1], 70: [32, 32, 8]}),
+        ("cpu", {0: [], 1: [1], 5: 5 * [1], 8: [8], 30: [8, 8, 8] + 6 * [1]}),
+    ],
+)
+def test_people_are_in_few_batches_and_on_a_cpu_in_full_ones(monkeypatch, backend, sizes):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert {count: batch_sizes(count) for count in sizes} == sizes
+
+
+def test_every_person_of_every_batch_is_found(predictor, monkeypatch):
+    boxes = some_boxes(30)
+    alone = predictor(some_picture(), boxes)
     batches = []
-    estimate = predictor._estimate
     monkeypatch.setattr(
-        predictor, "_estimate", lambda v, crops: batches.append(len(crops)) or estimate(v, crops)
+        "mspn_jax.predictor.batch_sizes", lambda count: batches.append(count) or [16, 16]
     )
-    predictor(some_picture(), some_boxes(30))
-    assert batches == [32]
+    for found, expected in zip(predictor(some_picture(), boxes), alone, strict=True):
+        assert len(found) == 30
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert batches == [30]
 
 
 def test_a_stream_reads_no_further_than_it_must(predictor):

@@ -5,7 +5,10 @@ BIN = $(VENV)/bin
 RUN = runs/quickstart
 DATA = data/synthetic
 
-.PHONY: quickstart test test-compile lint docs clean
+# Tests wait for processes, for signals and for files, so there is work for one more than the cores.
+WORKERS = $$($(BIN)/python -c 'import os; print(min(os.cpu_count() + 1, 4))')
+
+.PHONY: quickstart test test-quick test-compile lint docs clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m mspn_jax.synthetic.people --root $(DATA)
@@ -18,7 +21,12 @@ quickstart: $(VENV)/installed
 	@echo "Next, real pictures: docs/coco.md"
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+# What takes seconds, without what is the same for every Python.
+test-quick: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) \
+	  --ignore tests/test_docs.py --ignore tests/test_structure.py
 
 # Compiles for TPU and GPU. Needs Linux on x86-64, but no such device.
 test-compile: $(VENV)/installed-compile

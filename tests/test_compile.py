@@ -272,7 +272,7 @@ def test_mspn50_compiles_for_gpus(program, dtype, num_devices):
     check_precision(found, dtype)
     assert found.peak_bytes < H100.usable_bytes
     most_gb = {
-        ("training", "bfloat16"): 16.3,  # gradients 15.0, the rest is Adam
+        ("training", "bfloat16"): 17.2,  # one device 16.2; eight also move their all-reduces
         ("training", "float32"): 32.5,
         ("inference", "bfloat16"): 4.9,
         ("inference", "float32"): 14.5,

@@ -12,6 +12,7 @@ def get_config():
     config.data.train_split = "train"
     config.data.val_split = "val"
     config.init.checkpoint = "mspn50"  # other keypoints get new heads
+    config.augment.color_probability = 0.5  # few photographs show few cameras and lights
     config.batch_size = 32
     config.num_epochs = 100
     config.optimizer.learning_rate = 4e-3  # at batch 256, so 5e-4 at 32

@@ -30,6 +30,7 @@ from benchmarks.report import Report, new_parser
 from benchmarks.workload import new_adam
 from mspn_jax import compiled, inference, training
 from mspn_jax.devices import REPLICATED, SHARDED, jit, map_over, sharding
+from mspn_jax.errors import MissingCompilerError
 from mspn_jax.hardware import HARDWARE, Gpu, absent_devices, check_compiler
 from mspn_jax.model import MSPN
 from mspn_jax.skeletons import SKELETONS
@@ -49,12 +50,16 @@ def main() -> None:
     parser.add_argument("--no_plain", action="store_true", help="without the plain network")
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # of this machine, not of libtpu
+    for device in args.device:
+        try:
+            check_compiler(HARDWARE[device], 1)
+        except MissingCompilerError as error:
+            parser.error(str(error))
     size: dict[str, Any] = {"dtype": DTYPE}
     if args.quick:
         size |= {"blocks_per_unit": (1, 1, 1, 1), "stem_channels": 16, "unit_channels": 32}
     report = Report(args.json)
     for device, stages, program in itertools.product(args.device, args.stages, args.program):
-        check_compiler(HARDWARE[device], 1)
         ours = MSPN(stages, folded=program == "inference", **size)
         networks = {"ours": ours}
         if not args.no_plain:

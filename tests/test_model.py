@@ -1,6 +1,7 @@
 """The network against the reference: parameter counts, heatmaps, one training step."""
 
 import hashlib
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from conftest import golden_json, golden_npz
 from golden import recipe
 from mspn_jax.convolution import convolve
 from mspn_jax.model import MSPN, is_encoder
+from mspn_jax.skeletons import SKELETONS
 from mspn_jax.upsampling import upsample
 from mspn_jax.variables import count_parameters, initial_variables
 from mspn_jax.weights import conversion
@@ -32,6 +34,24 @@ def reference_images() -> np.ndarray:
 def test_parameter_counts_are_the_published_ones(num_stages):
     shapes = jax.eval_shape(MSPN(num_stages).init, jax.random.key(0), jnp.zeros((1, 256, 192, 3)))
     assert count_parameters(shapes["params"]) == PARAMETERS[num_stages]
+
+
+@pytest.mark.parametrize(
+    "name, count, shape",
+    [
+        ("4xmspn50_coco_384x288", 120_176_864, (4, 4, 1, 96, 72, 17)),
+        ("4xmspn50_coco_256x192", 120_176_864, (4, 4, 1, 64, 48, 17)),
+        ("4xmspn50_mpii_256x256", 120_139_968, (4, 4, 1, 64, 64, 16)),
+    ],
+)
+def test_the_configs_networks_have_the_published_sizes(name, count, shape):
+    config = importlib.import_module(f"mspn_jax.configs.{name}").get_config()
+    skeleton = SKELETONS[config.skeleton]
+    model = MSPN(**config.model.to_dict(), num_keypoints=skeleton.num_keypoints)
+    image = jnp.zeros((1, *config.crop_hw, 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    assert count_parameters(shapes["params"]) == count
+    assert jax.eval_shape(model.apply, shapes, image).shape == shape
 
 
 @pytest.mark.parametrize("num_stages", PARAMETERS)

@@ -213,6 +213,14 @@ def test_predict(tmp_path):
         assert row["pixels_apart"] < 1e-3
 
 
+@pytest.mark.slow
+def test_fine_tuning_beside_new_weights(workdir, tmp_path):
+    start = ("--start", workdir, "--pictures", "20", "--steps", "2")
+    rows = run("finetune.py", *start, "--json", tmp_path / "rows.json")
+    assert [row["start"] for row in rows] == ["fine-tuned", "new weights"]
+    assert rows[0]["EPE"] != rows[1]["EPE"]
+
+
 def test_the_plain_flax_network_is_equal_in_size():
     ours, plain = (
         jax.eval_shape(

@@ -52,7 +52,7 @@ def test_a_file_finds_what_the_predictor_finds(format, flip_test, num_stages, tm
     boxes = some_boxes(4)
     expected_xy, expected_scores = predictor(some_picture(), boxes)
     keypoints_crop_xy, keypoint_scores = map(
-        np.asarray, formats.FORMATS[format][1](path.read_bytes())(sent[0])
+        np.asarray, formats.FORMATS[format][1](path.read_bytes())(np.concatenate(sent))
     )
     center_xy, size_wh = geometry.crop_regions(
         geometry.boxes_xywh_to_xyxy(boxes), DESCRIPTION.padding, DESCRIPTION.crop_hw

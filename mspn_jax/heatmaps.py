@@ -5,7 +5,6 @@ int(keypoint / stride), so decoding adds half a cell. Source: mmpose's MegviiHea
 """
 
 import functools
-from collections.abc import Callable
 
 import cv2
 import jax
@@ -19,9 +18,6 @@ DECODE_KERNEL_SIZE = 5
 NO_KEYPOINT_XY = -1.0  # the position decoded from an empty map, in cells
 NO_KEYPOINT_SCORE = 0.5  # and its score
 LOG_FLOOR = 1e-10  # of a blurred map, before its logarithm
-
-# neighbour(dx, dy): the blurred map beside each maximum, (B, K)
-Neighbour = Callable[[int, int], Float[jax.Array, "_ _"]]
 
 
 def target_levels(num_stages: int, num_units: int, num_levels: int) -> list[range]:
@@ -126,18 +122,18 @@ def decode(
     blurred = _blur(heatmaps, kernel_size)
     flat = blurred.reshape(batch, height * width, num_keypoints)
     best = flat.argmax(1)  # (B, K), the first of equals in row-major order
-    best_blurred = jnp.take_along_axis(flat, best[:, None], axis=1)[:, 0]
     x, y = best % width, best // width
-
-    def neighbour(dx: int, dy: int) -> Float[jax.Array, "B K"]:
-        index = jnp.clip(y + dy, 0, height - 1) * width + jnp.clip(x + dx, 0, width - 1)
-        return jnp.take_along_axis(flat, index[:, None], axis=1)[:, 0]
-
+    # The maximum and its eight neighbours.
+    steps = np.array([[-1], [0], [1]])
+    rows = jnp.clip(y[:, None] + steps, 0, height - 1)  # (B, 3, K)
+    columns = jnp.clip(x[:, None] + steps, 0, width - 1)
+    cells = (rows[:, :, None] * width + columns[:, None]).reshape(batch, 9, num_keypoints)
+    around = jnp.take_along_axis(flat, cells, axis=1).reshape(batch, 3, 3, num_keypoints)
     cells_xy = jnp.stack([x, y], axis=-1)
-    offset_xy = _OFFSETS[decoding](neighbour, cells_xy, (height, width))
+    offset_xy = _OFFSETS[decoding](around, cells_xy, (height, width))
     if merged and decoding == "dark":
         offset_xy -= np.array([0.5 / stride, 0.0], np.float32)
-    found = (maximum > 0) & (best_blurred > 0)
+    found = (maximum > 0) & (around[:, 1, 1] > 0)
     keypoints_crop_xy = stride * jnp.where(found[..., None], cells_xy + offset_xy, NO_KEYPOINT_XY)
     peak = jnp.where(found, maximum, jnp.minimum(maximum, 0.0))
     return keypoints_crop_xy, peak / PEAK + NO_KEYPOINT_SCORE
@@ -150,18 +146,22 @@ def check_decoding(decoding: str) -> None:
 
 
 def _quarter(
-    neighbour: Neighbour, cells_xy: Int[jax.Array, "B K 2"], heatmap_hw: tuple[int, int]
+    around: Float[jax.Array, "B 3 3 K"],
+    cells_xy: Int[jax.Array, "B K 2"],
+    heatmap_hw: tuple[int, int],
 ) -> Float[jax.Array, "B K 2"]:
-    """From the cell to the keypoint, in cells."""
+    """From the cell to the keypoint, in cells. `around` is the blurred map around the maximum."""
     slope = jnp.stack(
-        [neighbour(1, 0) - neighbour(-1, 0), neighbour(0, 1) - neighbour(0, -1)], axis=-1
+        [around[:, 1, 2] - around[:, 1, 0], around[:, 2, 1] - around[:, 0, 1]], axis=-1
     )
     moved = ((cells_xy > 1) & (cells_xy < np.array(heatmap_hw[::-1]) - 1)).all(-1)
     return jnp.where(moved[..., None], 0.25 * jnp.sign(slope) + 0.5, 0.0)
 
 
 def _dark(
-    neighbour: Neighbour, cells_xy: Int[jax.Array, "B K 2"], heatmap_hw: tuple[int, int]
+    around: Float[jax.Array, "B 3 3 K"],
+    cells_xy: Int[jax.Array, "B K 2"],
+    heatmap_hw: tuple[int, int],
 ) -> Float[jax.Array, "B K 2"]:
     """From the cell to the keypoint, in cells: half a cell and -(Hessian)^-1 gradient.
 
@@ -177,14 +177,12 @@ def _dark(
     blurred target reaches 4. The paper also scales the blurred map to the raw maximum. Derivatives
     of a logarithm do not change by that, so it is left out.
     """
-
-    def log(dx: int, dy: int) -> Float[jax.Array, "B K"]:
-        return jnp.log(jnp.maximum(neighbour(dx, dy), LOG_FLOOR))
-
-    center, left, right, above, below = log(0, 0), log(-1, 0), log(1, 0), log(0, -1), log(0, 1)
+    log = jnp.log(jnp.maximum(around, LOG_FLOOR))
+    center, left, right = log[:, 1, 1], log[:, 1, 0], log[:, 1, 2]
+    above, below = log[:, 0, 1], log[:, 2, 1]
     slope_x, slope_y = 0.5 * (right - left), 0.5 * (below - above)
     curve_xx, curve_yy = left - 2 * center + right, above - 2 * center + below
-    curve_xy = 0.25 * (log(1, 1) - log(1, -1) - log(-1, 1) + log(-1, -1))
+    curve_xy = 0.25 * (log[:, 2, 2] - log[:, 0, 2] - log[:, 2, 0] + log[:, 0, 0])
     determinant = curve_xx * curve_yy - curve_xy**2
     divisor = jnp.where(determinant > 0, determinant, 1.0)
     step_x = (curve_xy * slope_y - curve_yy * slope_x) / divisor

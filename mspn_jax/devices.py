@@ -22,6 +22,8 @@ Devices = Sequence[jax.Device] | None  # None: all of every process
 # By default XLA skips rounding to bfloat16 between two operations, and then stores float32.
 _COMPILER_OPTIONS = {"xla_allow_excess_precision": False}
 
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # few programs, and less than half of a batch is padding
+
 
 def replicate(tree: Any, devices: Devices = None) -> Any:
     """Copies arrays to each device. With several processes, each passes the same arrays."""
@@ -74,6 +76,18 @@ def jit_step(step: Callable, devices: Devices = None) -> Any:
     if _are_cpus(devices):
         return cpu.two_programs(step)
     return jax.jit(step, donate_argnums=0, compiler_options=_COMPILER_OPTIONS)
+
+
+def batch_sizes(count: int) -> list[int]:
+    """The sizes of the batches in which so many crops go to the default device.
+
+    On GPU and TPU the last batch is padded. On CPU none is.
+    """
+    if _are_cpus(None):
+        return cpu.batch_sizes(count)
+    full, rest = divmod(count, _BATCH_SIZES[-1])
+    padded = [next(size for size in _BATCH_SIZES if size >= rest)] if rest else []
+    return full * [_BATCH_SIZES[-1]] + padded
 
 
 def _put(tree: Any, spec: PartitionSpec, devices: Devices) -> Any:

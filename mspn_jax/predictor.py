@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Float64, Real, UInt8
 
-from mspn_jax import cpu, devices, geometry, heatmaps, inference
+from mspn_jax import devices, geometry, heatmaps, inference
 from mspn_jax.crops import check_picture, cut
 from mspn_jax.folding import for_inference
 from mspn_jax.weights import published
@@ -19,8 +19,6 @@ from mspn_jax.weights.description import Description
 Picture = UInt8[np.ndarray, "_ _ 3"]
 Boxes = Real[np.ndarray, "_ 4"] | Sequence[Sequence[float]]
 Regions = tuple[Float32[np.ndarray, "_ 2"], Float32[np.ndarray, "_ 2"]]  # center_xy, size_wh
-
-_BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # few programs, and less than half of a batch is padding
 
 
 class Predictor:
@@ -158,7 +156,7 @@ class Predictor:
 
         batches = []
         waiting = iter(people)
-        for size in batch_sizes(len(people)):
+        for size in devices.batch_sizes(len(people)):
             rows = list(itertools.islice(waiting, size))
             crops = np.zeros((size, *crop_hw, 3), np.uint8)
             for crop, (image, image_to_crop) in zip(crops, rows):
@@ -183,18 +181,6 @@ class Predictor:
                 keypoints_crop_xy[rows], center_xy, size_wh, self.description.crop_hw
             )
             yield keypoints_image_xy, keypoint_scores[rows]
-
-
-def batch_sizes(count: int) -> list[int]:
-    """The batches in which so many people go to the device, each size compiled when first needed.
-
-    The last is padded, but not on a CPU.
-    """
-    if jax.default_backend() == "cpu":
-        return cpu.batch_sizes(count)
-    full, rest = divmod(count, _BATCH_SIZES[-1])
-    padded = [next(size for size in _BATCH_SIZES if size >= rest)] if rest else []
-    return full * [_BATCH_SIZES[-1]] + padded
 
 
 def _checked(boxes_xywh: Boxes) -> Float64[np.ndarray, "N 4"]:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -11,13 +12,13 @@ from test_folding import trained_variables
 
 import mspn_jax
 from commands import HERE
-from mspn_jax import inference
+from mspn_jax import devices, inference
 from mspn_jax.crops import decode_picture
 from mspn_jax.data import evaluation_set
 from mspn_jax.errors import CheckpointError
 from mspn_jax.evaluation.estimation import estimate_boxes
 from mspn_jax.folding import for_inference
-from mspn_jax.predictor import Predictor, batch_sizes
+from mspn_jax.predictor import Predictor
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import people
 from mspn_jax.weights import checkpoints
@@ -138,24 +139,22 @@ def test_nothing_is_compiled_twice():
 
 
 @pytest.mark.parametrize(
-    "backend, sizes",
+    "platform, sizes",
     [
         ("gpu", {0: [], 1: [1], 5: [8], 30: [32], 33: [32, 1], 70: [32, 32, 8]}),
         ("cpu", {0: [], 1: [1], 5: 5 * [1], 8: [8], 30: [8, 8, 8] + 6 * [1]}),
     ],
 )
-def test_people_are_in_few_batches_and_on_a_cpu_in_full_ones(monkeypatch, backend, sizes):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert {count: batch_sizes(count) for count in sizes} == sizes
+def test_people_are_in_few_batches_and_on_a_cpu_in_full_ones(monkeypatch, platform, sizes):
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform=platform)])
+    assert {count: devices.batch_sizes(count) for count in sizes} == sizes
 
 
 def test_every_person_of_every_batch_is_found(predictor, monkeypatch):
     boxes = some_boxes(30)
     alone = predictor(some_picture(), boxes)
     batches = []
-    monkeypatch.setattr(
-        "mspn_jax.predictor.batch_sizes", lambda count: batches.append(count) or [16, 16]
-    )
+    monkeypatch.setattr(devices, "batch_sizes", lambda count: batches.append(count) or [16, 16])
     for found, expected in zip(predictor(some_picture(), boxes), alone, strict=True):
         assert len(found) == 30
         np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -220,6 +219,7 @@ def test_it_loads_what_was_saved_and_needs_no_config(predictor, tmp_path):
 def test_a_program_imports_only_the_libraries_that_it_needs(imports, absent):
     program = f"""
 import sys
+import types
 import {imports}
 print(*{{name.partition(".")[0] for name in sys.modules}})
 """

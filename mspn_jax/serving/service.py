@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mspn_jax import devices
 from mspn_jax.drawing import LEFT_RGB, MIDDLE_RGB, RIGHT_RGB, encode_picture
 from mspn_jax.errors import RequestError
 from mspn_jax.finder import PeopleFinder
-from mspn_jax.predictor import batch_sizes
 from mspn_jax.serving.uploads import KINDS, read_picture
 
 log = logging.getLogger("mspn_jax")
@@ -85,7 +85,7 @@ class Service:
         image = np.zeros((256, 256, 3), np.uint8)
         self._finder(image)
         counts = range(1, most_people + 1)
-        for size in {size for count in counts for size in batch_sizes(count)}:
+        for size in {size for count in counts for size in devices.batch_sizes(count)}:
             self._finder.predictor(image, np.tile([64.0, 64.0, 128.0, 128.0], (size, 1)))
 
     @property

@@ -30,8 +30,9 @@ from benchmarks.workload import add_data_options, data_folders
 from mspn_jax import geometry
 from mspn_jax.crops import decode_picture
 from mspn_jax.data import augment, evaluation_set, pipeline
-from mspn_jax.data.annotations import Picture, read_annotations
+from mspn_jax.data.annotations import Picture
 from mspn_jax.data.records import open_records
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.heatmaps import KERNEL_SIZES, PEAK
 from mspn_jax.skeletons import COCO
 

@@ -4,7 +4,8 @@ import json
 import pathlib
 
 from mspn_jax.data import coco
-from mspn_jax.data.annotations import Picture, read_annotations
+from mspn_jax.data.annotations import Picture
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.skeletons import COCO
 
 SPLIT = "train2017"  # of the fixtures `drawn` and `drawn_copy`

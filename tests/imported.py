@@ -11,7 +11,8 @@ from mspn_jax.annotation_tools import folder, sources
 from mspn_jax.annotation_tools.labelled import LeftOut
 from mspn_jax.commands import configured
 from mspn_jax.configs import quickstart
-from mspn_jax.data.annotations import Annotations, read_annotations
+from mspn_jax.data.annotations import Annotations
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.skeletons import Skeleton
 from mspn_jax.synthetic.animals import QUADRUPED
 

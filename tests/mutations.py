@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mspn_jax.data import check
-from mspn_jax.data.annotations import Annotations, read_annotations
+from mspn_jax.data.annotations import Annotations
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.errors import DataError
 from mspn_jax.evaluation import scoring
 from mspn_jax.skeletons import COCO

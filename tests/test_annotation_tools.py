@@ -15,7 +15,7 @@ from mspn_jax.annotation_tools import folder, settings, splitting
 from mspn_jax.annotation_tools.grouping import Point, group
 from mspn_jax.annotation_tools.labelled import LabelledPicture, LeftOut
 from mspn_jax.commands import ranges
-from mspn_jax.data.annotations import read_annotations
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic.animals import QUADRUPED

@@ -10,7 +10,7 @@ import pytest
 
 from commands import CONFIG, run
 from mspn_jax.data import evaluation_set
-from mspn_jax.data.annotations import read_annotations
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.errors import DataError
 from mspn_jax.evaluation import scoring
 from mspn_jax.skeletons import COCO, CROWDPOSE

@@ -5,7 +5,8 @@ import pytest
 from pycocotools.cocoeval import COCOeval
 
 from conftest import GOLDEN, golden_json
-from mspn_jax.data.annotations import Annotations, examine, read
+from mspn_jax.data.annotations import Annotations
+from mspn_jax.data.validator import examine, read
 from mspn_jax.evaluation import diagnosis, scoring
 from mspn_jax.evaluation.diagnosis import (
     GOOD,

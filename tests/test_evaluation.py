@@ -8,8 +8,9 @@ import pytest
 
 from conftest import GOLDEN, golden_json
 from mspn_jax import geometry, heatmaps
-from mspn_jax.data import annotations, augment, coco
-from mspn_jax.data.annotations import Annotations, read_annotations
+from mspn_jax.data import augment, coco, validator
+from mspn_jax.data.annotations import Annotations
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.errors import DataError
 from mspn_jax.evaluation import scoring
 from mspn_jax.skeletons import COCO
@@ -41,11 +42,11 @@ def four_pictures(coco_sample, predictions, tmp_path_factory):
         content[key] = [row for row in content[key] if row[field] in kept]
     path = tmp_path_factory.mktemp("four") / "annotations.json"
     path.write_text(json.dumps(content))
-    return annotations.read(path, COCO)
+    return validator.read(path, COCO)
 
 
 def synthetic_truth() -> Annotations:
-    return annotations.read(GOLDEN / "eval_synth_ann.json", COCO)
+    return validator.read(GOLDEN / "eval_synth_ann.json", COCO)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_nobody_found_and_nobody_annotated(tmp_path):
     image = {"id": 1, "file_name": "1.jpg", "height": 9, "width": 9}
     path.write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
     with pytest.raises(DataError, match="no annotations"):
-        scoring.coco_metrics(annotations.read(path, COCO), [], COCO)
+        scoring.coco_metrics(validator.read(path, COCO), [], COCO)
 
 
 def test_people_through_crops_targets_and_decoding_score_as_the_references(coco_sample, tmp_path):
@@ -168,7 +169,7 @@ def test_people_through_crops_targets_and_decoding_score_as_the_references(coco_
             triples[np.asarray(weights)[row_of[annotation["id"]]] == 0] = 0
             annotation["keypoints"] = triples.ravel().tolist()
     (tmp_path / "truth.json").write_text(json.dumps(truth))
-    changed = annotations.read(tmp_path / "truth.json", COCO)
+    changed = validator.read(tmp_path / "truth.json", COCO)
 
     center_xy, size_wh = geometry.crop_regions(boxes_xyxy, 1.25, CROP_HW)
 

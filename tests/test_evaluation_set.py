@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from coco_files import SPLIT, edit, read
 
-from mspn_jax.data import annotations, coco, evaluation_set, records
+from mspn_jax.data import coco, evaluation_set, records, validator
 from mspn_jax.data.detections import read_detections
 from mspn_jax.errors import DataError
 from mspn_jax.evaluation import scoring
@@ -122,8 +122,8 @@ def test_records_of_other_keypoints_are_other_records(drawn_copy):
 
 def test_the_json_is_parsed_once_for_a_split(drawn_copy, monkeypatch):
     parsed = []
-    load = annotations.load_json
-    monkeypatch.setattr(annotations, "load_json", lambda path: parsed.append(path) or load(path))
+    load = validator.load_json
+    monkeypatch.setattr(validator, "load_json", lambda path: parsed.append(path) or load(path))
     dataset = evaluation_set.open_split(root=drawn_copy, split=SPLIT, skeleton=COCO)
     results = mutations.perfect_results(dataset.annotations)
     coco.annotation_file(drawn_copy, SPLIT).unlink()  # nothing reads it later

@@ -14,7 +14,7 @@ from imported import imported
 
 from mspn_jax.annotation_tools import folder, sources, splitting
 from mspn_jax.data import check, evaluation_set, person_boxes, records
-from mspn_jax.data.annotations import read_annotations
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.errors import DataError
 from mspn_jax.evaluation import distances
 from mspn_jax.skeletons import MPII

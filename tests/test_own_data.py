@@ -12,7 +12,7 @@ import pytest
 from mspn_jax import skeletons
 from mspn_jax.commands import configured
 from mspn_jax.data import coco, evaluation_set, records
-from mspn_jax.data.annotations import read_annotations
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.errors import DataError, SkeletonError
 from mspn_jax.evaluation import scoring
 from mspn_jax.synthetic import animals, coco_files

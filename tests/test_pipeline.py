@@ -13,8 +13,8 @@ from conftest import golden_json, golden_npz
 from mspn_jax import geometry
 from mspn_jax.crops import cut, decode_picture
 from mspn_jax.data import augment, evaluation_set, pipeline
-from mspn_jax.data.annotations import read_annotations
 from mspn_jax.data.records import Records, open_records
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import people
 

@@ -7,7 +7,7 @@ import pytest
 
 from commands import run
 from mspn_jax.commands.browse import sigma_lines
-from mspn_jax.data import annotations, sigmas
+from mspn_jax.data import sigmas, validator
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import Skeleton
 
@@ -74,7 +74,7 @@ def write(path, rows: list[dict], names=DOG.keypoint_names, first_image=1, prefi
 
 def found(tmp_path, first, second, **of_second) -> sigmas.Sigmas:
     files = (write(tmp_path / "a.json", first), write(tmp_path / "b.json", second, **of_second))
-    return sigmas.estimate(*(annotations.read(file, DOG) for file in files), DOG)
+    return sigmas.estimate(*(validator.read(file, DOG) for file in files), DOG)
 
 
 def test_two_annotators_errors_give_twice_the_error_of_one(tmp_path):

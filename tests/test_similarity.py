@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from conftest import GOLDEN, golden_json
-from mspn_jax.data.annotations import read
+from mspn_jax.data.validator import read
 from mspn_jax.evaluation import scoring
 from mspn_jax.evaluation.similarity import keypoint_similarities, object_keypoint_similarity
 from mspn_jax.skeletons import COCO

@@ -147,7 +147,7 @@ def test_arrays_are_told_apart_as_numpys_and_jaxs(path):
 
 # Modules with tensors of a PyTorch file, columns, or arrays of any shape.
 UNSHAPED = {
-    "mspn_jax.data.annotations", "mspn_jax.storage.files",
+    "mspn_jax.data.validator", "mspn_jax.storage.files",
     "mspn_jax.weights.conversion", "mspn_jax.weights.torch.state_dicts",
 }  # fmt: skip
 

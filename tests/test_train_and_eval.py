@@ -14,7 +14,7 @@ import pytest
 
 from commands import HERE, command, environment, metrics_of, run, variables_at
 from mspn_jax.data import coco
-from mspn_jax.data.annotations import read_annotations
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.evaluation.scoring import METRICS
 from mspn_jax.skeletons import COCO
 from mspn_jax.weights import checkpoints

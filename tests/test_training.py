@@ -11,7 +11,7 @@ from golden import recipe
 from mspn_jax import geometry, heatmaps, losses, training
 from mspn_jax.crops import cut, decode_picture
 from mspn_jax.data import augment
-from mspn_jax.data.annotations import read_annotations
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.devices import AXIS, replicate, shard
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam

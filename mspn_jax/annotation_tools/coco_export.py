@@ -7,7 +7,7 @@ from typing import Any
 from mspn_jax.annotation_tools import parsing
 from mspn_jax.annotation_tools.finding import PictureIndex
 from mspn_jax.annotation_tools.labelled import Dataset, Instance, LabelledPicture
-from mspn_jax.data import annotations, categories
+from mspn_jax.data import categories, validator
 from mspn_jax.data.coco import load_json
 from mspn_jax.data.schema import WARNING
 from mspn_jax.errors import DataError
@@ -54,7 +54,7 @@ def _read(
     if _is_label_studios(content):
         _check_label_studio(content, file)
     content, skeleton = _one_category(content, file, category, names)
-    read, findings = annotations.examine(content, file, skeleton)
+    read, findings = validator.examine(content, file, skeleton)
     if [f for f in findings.errors if "no annotation has a labelled keypoint" not in f.what]:
         findings.raise_error(file)
     keypoint_names = skeleton.keypoint_names

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from mspn_jax.annotation_tools.labelled import Box, Dataset, Instance, LabelledPicture
 from mspn_jax.annotation_tools.settings import config_text
 from mspn_jax.crops import decode_picture
-from mspn_jax.data import annotations, categories
+from mspn_jax.data import categories, validator
 from mspn_jax.data.schema import WARNING
 from mspn_jax.errors import DataError, SkeletonError
 from mspn_jax.skeletons import Skeleton
@@ -73,7 +73,7 @@ def write(
             picture.to_pixels(width, height)
         content, num_grown = _content(dataset, skeleton, box_margin)
         file = partial / "annotations" / f"person_keypoints_{ALL}.json"
-        read, findings = annotations.examine(content, output / "annotations" / file.name, skeleton)
+        read, findings = validator.examine(content, output / "annotations" / file.name, skeleton)
         findings.raise_error(output / "annotations" / file.name)
         for finding in findings:
             if finding.level == WARNING:

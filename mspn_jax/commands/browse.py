@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mspn_jax.commands import configured, program
 from mspn_jax.commands.training_data import data_sets, new_batches, open_training
-from mspn_jax.data import annotations, check, mixture, sigmas
+from mspn_jax.data import check, mixture, sigmas, validator
 from mspn_jax.data.check import Inspection
 from mspn_jax.data.coco import annotation_file
 from mspn_jax.data.schema import Finding
@@ -113,8 +113,8 @@ def estimate_sigmas(second_file: str) -> None:
     config = _CONFIG.value
     skeleton = configured.skeleton_of(config)
     file = annotation_file(config.data.root, _SPLIT.value or config.data.train_split)
-    first = annotations.read(file, skeleton)
-    found = sigmas.estimate(first, annotations.read(paths.path(second_file), skeleton), skeleton)
+    first = validator.read(file, skeleton)
+    found = sigmas.estimate(first, validator.read(paths.path(second_file), skeleton), skeleton)
     print(f"{file}, {second_file}: {found.num_people:,} people are in both\n")
     print("\n".join(sigma_lines(found, skeleton)))
 

@@ -22,8 +22,9 @@ from mspn_jax import inference
 from mspn_jax.commands import configured, program
 from mspn_jax.crops import decode_picture
 from mspn_jax.data import evaluation_set
-from mspn_jax.data.annotations import Annotations, read_annotations
+from mspn_jax.data.annotations import Annotations
 from mspn_jax.data.evaluation_set import EvaluationSet
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.drawing import annotate_people, grid, write_picture
 from mspn_jax.errors import UsageError
 from mspn_jax.evaluation import distances

@@ -1,6 +1,6 @@
 """What a split's annotations contain, and what in them is wrong or looks wrong.
 
-The errors and warnings are those of reading for training (`annotations.examine`). Here all of them
+The errors and warnings are those of reading for training (`validator.examine`). Here all of them
 are listed, and people are looked at more closely.
 """
 
@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 
 from mspn_jax import geometry
-from mspn_jax.data.annotations import Annotations, examine
+from mspn_jax.data.annotations import Annotations
 from mspn_jax.data.coco import annotation_file, load_json, missing_files, picture_folder
 from mspn_jax.data.schema import ERROR, LEVELS, NOTE, SUSPECT, Finding
+from mspn_jax.data.validator import examine
 from mspn_jax.skeletons import Skeleton
 
 PLAIN = 0.6  # from here on a part of the body is plainly seen from the front; 1 at most

@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 from mspn_jax import geometry
 from mspn_jax.data import pipeline
-from mspn_jax.data.annotations import Annotations, lookup, read_annotations
+from mspn_jax.data.annotations import Annotations, lookup
 from mspn_jax.data.detections import Detections, read_detections
 from mspn_jax.data.records import Records, open_records
 from mspn_jax.data.schema import some
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import Skeleton
 

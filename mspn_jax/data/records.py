@@ -20,10 +20,11 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, Int
 
 from mspn_jax.data import builder
-from mspn_jax.data.annotations import Annotations, read_annotations
+from mspn_jax.data.annotations import Annotations
 from mspn_jax.data.builder import CocoPersonKeypoints
 from mspn_jax.data.coco import annotation_file, picture_folder
 from mspn_jax.data.schema import some
+from mspn_jax.data.validator import read_annotations
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import Skeleton
 from mspn_jax.storage import download, files, mirror, paths

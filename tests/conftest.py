@@ -24,9 +24,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 _BEARTYPE = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 jaxtyping.install_import_hook("mspn_jax", _BEARTYPE)
 
+import mixture_files  # noqa: E402
 from bucket_server import BucketServer  # noqa: E402
 
-import commands  # noqa: E402  (it imports what the lines above are to change)
+import commands  # noqa: E402  (they import what the lines above are to change)
 from mspn_jax import allocator  # noqa: E402
 from mspn_jax.storage import paths  # noqa: E402
 from mspn_jax.synthetic import people  # noqa: E402
@@ -93,6 +94,14 @@ def drawn_copy(drawn, tmp_path) -> pathlib.Path:
     """A copy of `drawn` that a test may change."""
     shutil.copytree(drawn, tmp_path / "data", ignore=shutil.ignore_patterns("records"))
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def two_roots(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+    """Two data sets, of which the second has keypoints of other names."""
+    root, other = (tmp_path_factory.mktemp(name) for name in ("people", "others"))
+    mixture_files.write(root, other)
+    return root, other
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Several data sets in one training: keypoints by their names, batches, refusals, the commands."""
+"""Several data sets in one training: keypoints by their names, batches, refusals, skeletons."""
 
 import dataclasses
 import itertools
@@ -9,62 +9,20 @@ import shutil
 
 import numpy as np
 import pytest
+from mixture_files import OTHER_NAMES, OTHERS, SPLIT
 
-from commands import metrics_of, run, variables_at
 from mspn_jax.commands import training_data
 from mspn_jax.data import coco, mixture, pipeline
 from mspn_jax.data.coco import DataSet
 from mspn_jax.data.records import Records, open_records
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import COCO, Skeleton
-from mspn_jax.synthetic import coco_files, people
+from mspn_jax.synthetic import coco_files
 from mspn_jax.synthetic.animals import ANIMALS, QUADRUPED
 
-SPLIT = "train2017"
-# Of another data set's people: the order is another, some of COCO's are missing, some are new.
-OTHER_NAMES = (
-    "right_ankle", "left_ankle", "head_top", "nose", "left_wrist", "right_wrist", "right_hip",
-    "left_hip", "neck",
-)  # fmt: skip
 
-
-def rename(root: pathlib.Path, names: tuple[str, ...]) -> Skeleton:
-    """Gives drawn people keypoints of these names; those that COCO lacks lie at (k, 2 k)."""
-    for split in (SPLIT, "val2017"):
-        path = root / "annotations" / f"person_keypoints_{split}.json"
-        if not path.exists():
-            continue
-        content = json.loads(path.read_text())
-        content["categories"][0].update(keypoints=list(names), skeleton=[])
-        for annotation in content["annotations"]:
-            triples = np.reshape(annotation["keypoints"], (17, 3)).tolist()
-            triples = [
-                triples[COCO.keypoint_names.index(name)]
-                if name in COCO.keypoint_names
-                else [k, 2 * k, 2 * (not annotation["iscrowd"])]
-                for k, name in enumerate(names)
-            ]
-            annotation["keypoints"] = list(itertools.chain(*triples))
-            annotation["num_keypoints"] = sum(v > 0 for _, _, v in triples)
-        path.write_text(json.dumps(content))
-    return Skeleton("others", names, (), (0.05,) * len(names))
-
-
-@pytest.fixture(scope="module")
-def roots(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
-    """Drawn people, and others with `OTHER_NAMES`."""
-    root, other = (tmp_path_factory.mktemp(name) for name in ("people", "others"))
-    people.write_dataset(root, {SPLIT: 30, "val2017": 6})
-    people.write_dataset(other, {SPLIT: 20}, seed=1)
-    rename(other, OTHER_NAMES)
-    return root, other
-
-
-OTHERS = Skeleton("others", OTHER_NAMES, (), (0.05,) * len(OTHER_NAMES))
-
-
-def opened(roots, weight: float = 0.5, **arguments) -> mixture.Mixture:
-    root, other = roots
+def opened(two_roots, weight: float = 0.5, **arguments) -> mixture.Mixture:
+    root, other = two_roots
     sets = [(DataSet(str(root), SPLIT), COCO), (DataSet(str(other), SPLIT, weight), OTHERS)]
     return mixture.open_mixture(sets, COCO, **arguments)
 
@@ -72,12 +30,12 @@ def opened(roots, weight: float = 0.5, **arguments) -> mixture.Mixture:
 # -------------------------------------------------------------------------------------- names
 
 
-def test_keypoints_are_matched_by_their_names(roots, caplog):
+def test_keypoints_are_matched_by_their_names(two_roots, caplog):
     """Against a loop over the json of the second data set."""
     with caplog.at_level(logging.INFO, "mspn_jax"):
-        records = opened(roots).records
-    alone = open_records(root=roots[0], split=SPLIT, skeleton=COCO, only_with_people=True)
-    content = json.loads(coco.annotation_file(roots[1], SPLIT).read_text())
+        records = opened(two_roots).records
+    alone = open_records(root=two_roots[0], split=SPLIT, skeleton=COCO, only_with_people=True)
+    content = json.loads(coco.annotation_file(two_roots[1], SPLIT).read_text())
     expected = []
     for image in content["images"]:
         for annotation in content["annotations"]:
@@ -100,16 +58,17 @@ def test_keypoints_are_matched_by_their_names(roots, caplog):
     )
     _, line = [each.getMessage() for each in caplog.records if "weight" in each.getMessage()]
     assert line == (
-        f"{roots[1]}:{SPLIT}: {len(expected)} people in {len(content['images'])} pictures, weight"
-        f" 0.5: {round(len(expected) / 2)} an epoch; 7 of the 17 keypoints of skeleton 'coco';"
-        " not labelled: left_eye, right_eye, left_ear, right_ear, left_shoulder, right_shoulder,"
-        " left_elbow, right_elbow, left_knee, right_knee; left out, since the skeleton lacks them:"
+        f"{two_roots[1]}:{SPLIT}: {len(expected)} people in {len(content['images'])} pictures,"
+        f" weight 0.5: {round(len(expected) / 2)} an epoch; 7 of the 17 keypoints of skeleton"
+        " 'coco'; not labelled: left_eye, right_eye, left_ear, right_ear, left_shoulder,"
+        " right_shoulder, left_elbow, right_elbow, left_knee, right_knee; left out, since the"
+        " skeleton lacks them:"
         " head_top, neck"
     )
 
 
-def test_whoever_keeps_no_keypoint_is_left_out(roots, tmp_path):
-    shutil.copytree(roots[1], tmp_path / "data", ignore=shutil.ignore_patterns("records"))
+def test_whoever_keeps_no_keypoint_is_left_out(two_roots, tmp_path):
+    shutil.copytree(two_roots[1], tmp_path / "data", ignore=shutil.ignore_patterns("records"))
     path = coco.annotation_file(tmp_path / "data", SPLIT)
     content = json.loads(path.read_text())
     for annotation in content["annotations"][::2]:
@@ -117,11 +76,11 @@ def test_whoever_keeps_no_keypoint_is_left_out(roots, tmp_path):
             if name in COCO.keypoint_names:
                 annotation["keypoints"][3 * k + 2] = 0
     path.write_text(json.dumps(content))
-    records = opened((roots[0], tmp_path / "data")).records
+    records = opened((two_roots[0], tmp_path / "data")).records
     assert (records.people.visibility > 0).any(1).all()
     assert records.num_people.sum() == len(records.people.boxes_xyxy)
-    whole = opened(roots).records
-    first = opened(roots).shares[0].num_pictures
+    whole = opened(two_roots).records
+    first = opened(two_roots).shares[0].num_pictures
     left = sum(not a["iscrowd"] for a in content["annotations"][1::2])
     assert records.num_people[first:].sum() <= left < whole.num_people[first:].sum()
     # Boxes, keypoints and pictures still belong to each other.
@@ -135,13 +94,14 @@ def _described(records: Records) -> list[bytes]:
     return [b"".join(np.ascontiguousarray(each).tobytes() for each in row) for row in zip(*columns)]
 
 
-def test_records_give_the_pictures_of_their_own_data_set(roots):
-    records = opened(roots).records
+def test_records_give_the_pictures_of_their_own_data_set(two_roots):
+    records = opened(two_roots).records
     assert len(records.source) == len(records.image_ids) == len(records.num_people)
     for index, image_id in enumerate(records.image_ids):
         assert records.source[index]["image_id"] == image_id
-    last = next(reversed(json.loads(coco.annotation_file(roots[1], SPLIT).read_text())["images"]))
-    path = coco.picture_folder(roots[1], SPLIT) / last["file_name"]
+    other = two_roots[1]
+    last = json.loads(coco.annotation_file(other, SPLIT).read_text())["images"][-1]
+    path = coco.picture_folder(other, SPLIT) / last["file_name"]
     assert records.source[len(records.source) - 1]["image"] == path.read_bytes()
 
 
@@ -160,8 +120,8 @@ def assert_same(batches, others) -> None:
             np.testing.assert_array_equal(a, b)
 
 
-def test_batches_depend_on_seed_and_step_alone(roots):
-    data = opened(roots)
+def test_batches_depend_on_seed_and_step_alone(two_roots):
+    data = opened(two_roots)
     batches = take(data, 140)
     assert_same(batches[131:], take(data, 9, first_step=131, num_threads=3))
     shares = [take(data, 9, first_step=131, process=p, num_processes=2) for p in range(2)]
@@ -175,19 +135,19 @@ def test_batches_depend_on_seed_and_step_alone(roots):
     assert 0.3 < has_eye.mean() < 1
 
 
-def test_one_data_set_has_the_batches_that_it_has_without_shares(roots):
-    sets = [(DataSet(str(roots[0]), SPLIT), COCO)]
+def test_one_data_set_has_the_batches_that_it_has_without_shares(two_roots):
+    sets = [(DataSet(str(two_roots[0]), SPLIT), COCO)]
     data = mixture.open_mixture(sets, COCO)
-    records = open_records(root=roots[0], split=SPLIT, skeleton=COCO, only_with_people=True)
+    records = open_records(root=two_roots[0], split=SPLIT, skeleton=COCO, only_with_people=True)
     alone = pipeline.training_batches(records, COCO, crop_hw=(64, 48), batch_size=8, seed=5)
     assert_same(take(data, 20), list(itertools.islice(alone, 20)))
     assert data.people_per_epoch == records.num_people.sum()
 
 
-def test_another_json_makes_other_records_of_each(roots, tmp_path):
+def test_another_json_makes_other_records_of_each(two_roots, tmp_path):
     for which in (0, 1):
         copies = [tmp_path / f"{which}{i}" for i in (0, 1)]
-        for root, copy in zip(roots, copies):
+        for root, copy in zip(two_roots, copies):
             shutil.copytree(root, copy)
         before = opened(copies).records
         path = coco.annotation_file(copies[which], SPLIT)
@@ -203,20 +163,20 @@ def test_another_json_makes_other_records_of_each(roots, tmp_path):
         assert [axis.tolist() for axis in differs][1] == [COCO.keypoint_names.index("left_wrist")]
 
 
-def test_first_people_are_those_of_each(roots):
-    data = opened(roots, weight=0.7, first_people=5)
+def test_first_people_are_those_of_each(two_roots):
+    data = opened(two_roots, weight=0.7, first_people=5)
     assert [share.per_epoch for share in data.shares] == [5, 4]
-    data = opened(roots, weight=0.01, first_people=5)
+    data = opened(two_roots, weight=0.01, first_people=5)
     assert [share.per_epoch for share in data.shares] == [5, 1]
 
 
 # ----------------------------------------------------------------------------------- refusals
 
 
-def test_a_data_set_without_a_name_of_the_skeleton_is_refused(roots):
+def test_a_data_set_without_a_name_of_the_skeleton_is_refused(two_roots):
     names = tuple(f"point_{k}" for k in range(17))
     stranger = Skeleton("stranger", names, (), (0.05,) * 17)
-    sets = [(DataSet(str(roots[0]), SPLIT), COCO), (DataSet("x", SPLIT), stranger)]
+    sets = [(DataSet(str(two_roots[0]), SPLIT), COCO), (DataSet("x", SPLIT), stranger)]
     with pytest.raises(DataError) as error:
         mixture.open_mixture(sets, COCO)
     assert str(error.value) == (
@@ -226,10 +186,10 @@ def test_a_data_set_without_a_name_of_the_skeleton_is_refused(roots):
     )
 
 
-def test_records_of_two_roots_are_not_taken_for_each_other(roots, tmp_path):
+def test_records_of_two_two_roots_are_not_taken_for_each_other(two_roots, tmp_path):
     """The same json with other pictures, and one folder for the records of both."""
-    shutil.copytree(roots[0], tmp_path / "twin", ignore=shutil.ignore_patterns("records"))
-    sets = [(DataSet(str(root), SPLIT), COCO) for root in (roots[0], tmp_path / "twin")]
+    shutil.copytree(two_roots[0], tmp_path / "twin", ignore=shutil.ignore_patterns("records"))
+    sets = [(DataSet(str(root), SPLIT), COCO) for root in (two_roots[0], tmp_path / "twin")]
     assert len(mixture.open_mixture(sets, COCO).shares) == 2  # each in its own root
     with pytest.raises(DataError, match="would have the records of both"):
         mixture.open_mixture(sets, COCO, records_dir=tmp_path / "records")
@@ -267,14 +227,14 @@ def own(root: pathlib.Path, skeleton: Skeleton) -> Skeleton:
     return training_data._own_skeleton(DataSet(str(root), SPLIT), skeleton)
 
 
-def test_the_skeleton_of_a_data_set_is_its_own(animals, roots):
+def test_the_skeleton_of_a_data_set_is_its_own(animals, two_roots):
     assert own(animals, COCO).keypoint_names == QUADRUPED.keypoint_names
-    assert own(roots[1], COCO).keypoint_names == OTHER_NAMES
+    assert own(two_roots[1], COCO).keypoint_names == OTHER_NAMES
     shorter = dataclasses.replace(QUADRUPED, name="file", oks_sigmas=(0.1,) * 11)
     (animals / "skeleton.json").write_text(json.dumps(shorter.to_json()))
     assert own(animals, COCO) == shorter
     assert own(animals, QUADRUPED) is QUADRUPED  # so that its records serve again
-    assert own(roots[0], QUADRUPED) is COCO
+    assert own(two_roots[0], QUADRUPED) is COCO
 
 
 def test_where_no_category_lists_keypoints_they_are_the_trainings(animals):
@@ -289,94 +249,3 @@ def test_where_no_category_lists_keypoints_they_are_the_trainings(animals):
     assert own(animals, COCO) is COCO  # one of several has the training's
     with pytest.raises(DataError, match="several categories list different keypoints"):
         own(animals, QUADRUPED)
-
-
-# -------------------------------------------------------------------------------- the commands
-
-
-@pytest.mark.slow
-def test_a_training_on_two_data_sets_from_the_command_line(config, roots, tmp_path):
-    """It differs from that on one, resumes to the bit, and evaluates the first's val split."""
-    also = f"--config.data.also={roots[1]}:{SPLIT}:0.5"
-    arguments = ("--config", config, "--workdir")
-    whole = run("train.py", *arguments, tmp_path / "whole", also)
-    assert whole.returncode == 0, whole.stderr
-    assert "7 of the 17 keypoints of skeleton 'coco'; not labelled: left_eye" in whole.stderr
-    for steps in (5, 12):
-        part = run("train.py", *arguments, tmp_path / "parts", also, f"--config.num_steps={steps}")
-        assert part.returncode == 0, part.stderr
-    assert "resuming at step 5" in part.stderr
-    for mine, expected in zip(
-        variables_at(tmp_path / "parts", 12), variables_at(tmp_path / "whole", 12), strict=True
-    ):
-        np.testing.assert_array_equal(mine, expected)
-    evaluations = [line for line in metrics_of(tmp_path / "whole") if "AP" in line]
-    assert evaluations[-1]["step"] == 12
-    recorded = json.loads((tmp_path / "whole" / "config.json").read_text())
-    assert recorded["data"]["also"] == [f"{roots[1]}:{SPLIT}:0.5"]
-
-    changed = run("train.py", *arguments, tmp_path / "whole", f"{also}1", "--config.num_steps=13")
-    assert changed.returncode == 0, changed.stderr
-    assert "config.data.also was" in changed.stderr
-
-
-@pytest.mark.slow
-def test_browse_and_check_show_every_data_set(config, roots, tmp_path):
-    also = f"--config.data.also={roots[1]}:{SPLIT}:3"
-    done = run(
-        "browse.py",
-        "--config",
-        config,
-        "--output",
-        tmp_path,
-        "--people=24",
-        also,
-    )
-    assert done.returncode == 0, done.stderr
-    shown = json.loads((tmp_path / "browse.json").read_text())["people"]
-    # Others have 7 keypoints at most.
-    assert min(p["not labelled"] for p in shown) < 10 <= max(p["not labelled"] for p in shown)
-
-    done = run("browse.py", "--config", config, "--check", "--output", tmp_path, also)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("pictures with labelled people") == 2
-    assert "head_top" in done.stdout and "left_knee" in done.stdout
-    assert "it has 7 of the 17 keypoints of skeleton 'coco'" in done.stdout
-    first, second = (
-        json.loads((tmp_path / name).read_text())
-        for name in (f"check_{SPLIT}.json", f"check_also1_{SPLIT}.json")
-    )
-    assert list(second["keypoints"]) == list(OTHER_NAMES) != list(first["keypoints"])
-    one = run("browse.py", "--config", config, "--check", "--split=val2017", also)
-    assert one.returncode == 0 and one.stdout.count("pictures with labelled people") == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("program", ["train.py", "browse.py"])
-@pytest.mark.parametrize(
-    "also, message",
-    [
-        ("nowhere:train:1", "config.data.also: nowhere: no such folder"),
-        ("OTHER:train2016:1", "person_keypoints_train2016.json: no such file"),
-        ("STRANGER:train2017:1", "none of its keypoints (point_0, "),
-        ("OTHER:train2017:0", "config.data.also=('OTHER:train2017:0',): must be a tuple of texts"),
-        ("a:b:1 c:d:0", "config.data.also=('a:b:1', 'c:d:0'): must be a tuple"),
-        ("('OTHER','train2017',1)", "config.data.also=('OTHER', 'train2017', 1): must be a tuple"),
-    ],
-)
-def test_what_cannot_be_trained_on_is_one_clear_line(
-    config, roots, tmp_path, program, also, message
-):
-    stranger = tmp_path / "stranger"
-    shutil.copytree(roots[0], stranger, ignore=shutil.ignore_patterns("records"))
-    rename(stranger, tuple(f"point_{k}" for k in range(17)))
-    names = {"OTHER": str(roots[1]), "STRANGER": str(stranger)}
-    for name, path in names.items():
-        also, message = also.replace(name, path), message.replace(name, path)
-    given = [f"--config.data.also={each}" for each in also.split()]
-    place = "--workdir" if program == "train.py" else "--output"
-    done = run(program, "--config", config, place, tmp_path / "new", *given)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert message in line
-    assert not (tmp_path / "new").exists()

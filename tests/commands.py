@@ -60,6 +60,13 @@ def run(program: str, *arguments: object, devices: int = 1) -> subprocess.Comple
     )
 
 
+def error_of(done: subprocess.CompletedProcess) -> str:
+    """Returns the one line that says why a command failed."""
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return line
+
+
 # A fork has JAX imported, and no other program's flags.
 _HELP = """
 import contextlib, io, json, multiprocessing, os, runpy, sys

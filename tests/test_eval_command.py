@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from commands import run
+from commands import error_of, run
 from mspn_jax.data import coco
 from mspn_jax.data.validator import read_annotations
 from mspn_jax.evaluation.scoring import METRICS
@@ -109,3 +109,18 @@ def test_a_split_that_can_only_be_submitted(workdir, config, root, tmp_path):
         len(detections)
     )
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--checkpoint=nowhere"], "nowhere: no such checkpoint"),
+        (["--config.model.num_stages=2"], "with num_stages 1, but the config says 2"),
+        (["--config.data.detections=nowhere.json"], "nowhere.json: No such file"),
+        (["--config.eval.decoding=light"], "must be quarter or dark"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_clear_line(workdir, config, arguments, message):
+    done = run("eval.py", "--config", config, "--checkpoint", workdir, *arguments)
+    assert message in error_of(done)

@@ -9,7 +9,7 @@ import pytest
 import small_disk
 from test_pictures import write_video
 
-from commands import HERE, command, environment, metrics_of, variables_at
+from commands import HERE, command, environment, error_of, metrics_of, variables_at
 
 pytestmark = pytest.mark.slow
 SECONDS = 240
@@ -40,12 +40,6 @@ def run(program: str, *arguments: object) -> subprocess.CompletedProcess:
         cwd=HERE,
         timeout=SECONDS,
     )
-
-
-def error_of(done: subprocess.CompletedProcess) -> str:
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    return line
 
 
 def names_in(folder: pathlib.Path) -> set[str]:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from commands import run
+from commands import error_of, run
 from mspn_jax.commands.browse import sigma_lines
 from mspn_jax.data import sigmas, validator
 from mspn_jax.errors import DataError
@@ -155,9 +155,6 @@ def test_the_command_prints_a_table_and_the_skeletons_line(tmp_path):
     result = found(tmp_path, annotated(rows, 1), annotated(rows, 2))
     assert done.stdout.endswith("\n".join(sigma_lines(result, DOG)) + "\n")
     done = run(*check, "--sigmas", tmp_path / "nowhere.json")
-    assert done.returncode == 1
-    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
-        f"error: {tmp_path}/nowhere.json: No such file or directory"
-    ]
+    assert error_of(done) == f"error: {tmp_path}/nowhere.json: No such file or directory"
     done = run(*check, "--sigmas", second, "--output", tmp_path / "out")
     assert done.returncode == 1 and "error: --output: --sigmas only prints" in done.stderr

@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import shlex
 import subprocess
 import sys
 
@@ -34,6 +36,23 @@ def get_config():
     config.log_every_steps = 2
     return config
 """
+
+TINY = (  # flags for the network of CONFIG
+    "--config.model.blocks_per_unit=(1,1,1,1)",
+    "--config.model.stem_channels=8",
+    "--config.model.unit_channels=16",
+)
+
+
+def shown_in(page: str, section: str) -> list[list[str]]:
+    """Returns the words after `mspn` of each command in a section's first block of shell."""
+    text = (HERE / "docs" / page).read_text().partition(f"\n## {section}\n")[2]
+    block = re.search(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert block, f"{page} has no commands in {section!r}"
+    lines = block[1].replace("\\\n", " ").splitlines()
+    commands = list(filter(None, (shlex.split(line, comments=True) for line in lines)))
+    assert {words[0] for words in commands} == {"mspn"}
+    return [words[1:] for words in commands]
 
 
 def command(program: str, *arguments: object) -> list[str]:

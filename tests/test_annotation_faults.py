@@ -156,7 +156,7 @@ FAULTS = {
         of_cvat(lambda c: c["categories"][0]["keypoints"].__setitem__(3, "left_ear")),
         "lacks .*right_ear",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -192,11 +192,13 @@ EXPORTS = {
     "label_studio_min": lambda root: tools.label_studio_min(root, SHOTS[:2]) / "project-1.json",
     "labelme": lambda root: tools.labelme(root, SHOTS[:2]) / "shot_000.json",
     "yolo_yaml": lambda root: tools.yolo(root, {"train": SHOTS[:2], "val": []}) / "data.yaml",
-    "yolo_row": lambda root: tools.yolo(root, {"train": SHOTS[:2], "val": []})
-    / "labels" / "train" / "shot_000.txt",
-    "deeplabcut": lambda root: tools.deeplabcut(root, {"v": SHOTS[:2]})
-    / "labeled-data" / "v" / "CollectedData_me.csv",
-}  # fmt: skip
+    "yolo_row": lambda root: (
+        tools.yolo(root, {"train": SHOTS[:2], "val": []}) / "labels/train/shot_000.txt"
+    ),
+    "deeplabcut": lambda root: (
+        tools.deeplabcut(root, {"v": SHOTS[:2]}) / "labeled-data/v/CollectedData_me.csv"
+    ),
+}
 STRANGE = [None, True, "", "x", "../../x", -1, 1e300, float("nan"), [], [[]], {}, {"a": 1}, 2**70]
 
 
@@ -217,8 +219,8 @@ def test_damaged_exports_are_read_or_refused_in_one_line(kind, tmp_path):
     data = path.read_bytes()
     rng = np.random.default_rng(5)
     variants = [data[: int(cut * len(data))] for cut in (0, 0.1, 0.5, 0.9, 0.999)]
-    variants += [data[:k] + bytes(rng.integers(0, 256, 3, np.uint8)) + data[k + 3 :]
-                 for k in rng.integers(0, len(data) - 3, 25)]  # fmt: skip
+    places = rng.integers(0, len(data) - 3, 25)
+    variants += [data[:k] + rng.bytes(3) + data[k + 3 :] for k in places]
     if path.suffix == ".json":
         content = json.loads(data)
         places = list(leaves(content))

@@ -209,9 +209,8 @@ def test_yolo_pose_without_names_has_the_pairs_of_flip_idx(tmp_path):
     root = tools.yolo(tmp_path / "farm", {"train": SHOTS[:3], "val": []}, kpt_names=None)
     _, skeleton, left_out = imported(tmp_path, root)
     np.testing.assert_array_equal(skeleton.flip_permutation, QUADRUPED.flip_permutation)
-    assert skeleton.keypoint_names[:5] == (
-        *("keypoint_0", "keypoint_1", "keypoint_2"), "keypoint_3_left", "keypoint_4_left",
-    )  # fmt: skip
+    names = ["keypoint_0", "keypoint_1", "keypoint_2", "keypoint_3_left", "keypoint_4_left"]
+    assert [*skeleton.keypoint_names[:5]] == names
     assert left_out.counts == {
         "pairs of flip_idx named by the first of them with _left and _right": 4
     }

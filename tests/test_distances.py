@@ -16,9 +16,17 @@ from mspn_jax.skeletons import MPII
 
 NAMES = MPII.keypoint_names
 ALL = (
-    "PCK@0.05", "PCK@0.2", "PCKh@0.5", "PCKh@0.3", "PCK@0.1/pelvis", "PCK@0.1/knee",
-    "PCKh@0.4/wrist", "AUC", "EPE", "RMSE",
-)  # fmt: skip
+    "PCK@0.05",
+    "PCK@0.2",
+    "PCKh@0.5",
+    "PCKh@0.3",
+    "PCK@0.1/pelvis",
+    "PCK@0.1/knee",
+    "PCKh@0.4/wrist",
+    "AUC",
+    "EPE",
+    "RMSE",
+)
 
 
 def split(people_per_picture=(1, 3, 0, 2), seed=0) -> Annotations:

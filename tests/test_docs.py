@@ -191,7 +191,7 @@ FILE = re.compile(r"`((?:\w+/)*\w+\.py)`")
 
 def is_of(room: str, file: str) -> bool:
     """Whether a file below mspn_jax/ is in a folder, or in a room of test_structure.py."""
-    if room in FOLDERS:
+    if f"mspn_jax.{room}" in FOLDERS:
         return file.startswith(f"{room}/")
     return f"mspn_jax.{file.removesuffix('.py')}" in ROOMS[room]
 

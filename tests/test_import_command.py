@@ -6,7 +6,7 @@ import pytest
 import tool_exports as tools
 from imported import SHOTS
 
-from commands import HERE, run
+import commands
 
 
 def test_commands_refuse_in_one_line(tmp_path):
@@ -23,7 +23,7 @@ def test_commands_refuse_in_one_line(tmp_path):
         (["split"], "name one folder"),
         (["split", root, "--train_name=all"], "must be three names"),
     ):
-        done = run("mspn_jax", *arguments)
+        done = commands.run("mspn_jax", *arguments)
         assert done.returncode == 1, done.stderr
         (line,) = done.stderr.splitlines()
         assert line.startswith("error: ") and message in line
@@ -31,14 +31,11 @@ def test_commands_refuse_in_one_line(tmp_path):
 
 
 TINY = (
-    "--config.init.checkpoint=", "--config.num_steps=3", "--config.batch_size=4",
-    "--config.model.blocks_per_unit=(1,1,1,1)",
-    "--config.model.stem_channels=8", "--config.model.unit_channels=16", "--config.crop_hw=(64,96)",
-)  # fmt: skip
-THREE = re.search(
-    r"^## In three commands\n.*?^```sh\n(.*?)^```",
-    (HERE / "docs" / "own_data.md").read_text(),
-    re.DOTALL | re.MULTILINE,
+    *commands.TINY,
+    "--config.crop_hw=(64,96)",
+    "--config.batch_size=4",
+    "--config.num_steps=3",
+    "--config.init.checkpoint=",
 )
 
 
@@ -48,12 +45,10 @@ def test_from_an_export_to_ap_in_the_three_commands_of_the_page(tool, tmp_path):
     export = getattr(tools, tool)(tmp_path / "export", SHOTS)
     names = {"export.zip": export, "data/mine": tmp_path / "mine", "runs/mine": tmp_path / "run"}
     said = []
-    for line in THREE[1].splitlines():
-        program, name, *words = line.partition("#")[0].split()
-        assert program == "mspn"
+    for name, *words in commands.shown_in("own_data.md", "In three commands"):
         for shown, real in names.items():
             words = [word.replace(shown, str(real)) for word in words]
-        done = run("mspn_jax", name, *words, *(TINY if name == "train" else ()))
+        done = commands.run("mspn_jax", name, *words, *(TINY if name == "train" else ()))
         assert done.returncode == 0, done.stderr
         said.append(done.stdout + done.stderr)
     imports, splits, trains = said

@@ -6,18 +6,10 @@ import re
 import mpii_files
 import pytest
 
-from commands import HERE, run
+import commands
 
-TINY = (
-    "--config.crop_hw=(64,64)", "--config.model.blocks_per_unit=(1,1,1,1)",
-    "--config.model.stem_channels=8", "--config.model.unit_channels=16", "--config.batch_size=4",
-)  # fmt: skip
+TINY = (*commands.TINY, "--config.crop_hw=(64,64)", "--config.batch_size=4")
 FEW = ("--config.num_steps=6", "--config.eval.every_epochs=0")
-SHOWN = re.search(
-    r"^## From the download to PCKh\n.*?^```sh\n(.*?)^```",
-    (HERE / "docs" / "mpii.md").read_text(),
-    re.DOTALL | re.MULTILINE,
-)
 
 
 @pytest.mark.slow
@@ -30,15 +22,13 @@ def test_from_mpiis_files_to_pckh_in_the_commands_of_the_page(tmp_path):
     }
     shown |= {"data/mpii": tmp_path / "mpii"}
     said = {}
-    for line in SHOWN[1].replace("\\\n", " ").splitlines():
-        program, name, *words = line.partition("#")[0].split()
-        assert program == "mspn"
+    for name, *words in commands.shown_in("mpii.md", "From the download to PCKh"):
         for word, real in shown.items():
             words = [each.replace(word, str(real)) for each in words]
         more = {"train": (*TINY, *FEW), "eval": TINY}.get(name, ())
         if "--config" in words:
             more += (f"--config.data.root={tmp_path / 'mpii'}",)
-        done = run("mspn_jax", name, *words, *more)
+        done = commands.run("mspn_jax", name, *words, *more)
         assert done.returncode == 0, done.stderr
         said[name] = done.stdout + done.stderr
     assert f"{len(splits['train']) + len(splits['valid'])} instances of person" in said["import"]

@@ -141,9 +141,8 @@ def test_without_a_network_one_line_says_where_to_put_the_file(home, monkeypatch
 def test_the_command_lists_and_refuses(home):
     done = run("mspn_jax", "download")
     assert done.returncode == 0
-    assert [line.split()[0] for line in done.stdout.splitlines()[2:]][::4] == [
-        "mspn50", "yolox_nano", "yolox_l"
-    ]  # fmt: skip
+    names = [line.split()[0] for line in done.stdout.splitlines()[2:]]
+    assert names[::4] == ["mspn50", "yolox_nano", "yolox_l"]
     done = run("mspn_jax", "download", "mspn5")
     assert done.returncode == 1 and "mspn5: neither a model (mspn50, 2x" in done.stderr
 

@@ -121,17 +121,15 @@ def test_a_resumed_run_is_one_in_mlflow(mlflow, tmp_path):
     )
     assert (name, status) == ("here", "FINISHED")
     metrics = mlflow_rows(mlflow, "select key, step, value from metrics order by step")
-    assert [(step, value) for key, step, value in metrics if key == "loss"] == [
-        (1, 0.5), (2, 0.25), (3, pytest.approx(0.5 / 3)),
-    ]  # fmt: skip
+    losses = [(step, value) for key, step, value in metrics if key == "loss"]
+    assert losses == [(1, 0.5), (2, 0.25), (3, pytest.approx(0.5 / 3))]
     assert ("PCK_0.2", 3, 0.25) in metrics
     params = dict(mlflow_rows(mlflow, "select key, value from params"))
     assert params == {"batch_size": "8", "model.num_stages": "1", "resumed": "False"}
     folder = pathlib.Path(artifacts.removeprefix("file://"))
     assert json.loads((folder / "config.json").read_text()) == CONFIG | {"resumed": True}
-    assert sorted(path.name for path in (folder / "samples").iterdir()) == [
-        "0000002.png", "0000003.png",
-    ]  # fmt: skip
+    samples = sorted(path.name for path in (folder / "samples").iterdir())
+    assert samples == ["0000002.png", "0000003.png"]
 
 
 @pytest.mark.slow

@@ -92,13 +92,12 @@ FAULTS = {
     "lacks paw_l, the mirror image": lambda s: s.update(
         keypoint_names=["nose", "paw_r", "paw", "tail"], limbs=[]
     ),
-    "names nose twice": lambda s: s["keypoint_names"].__setitem__(3, "nose")
-    or s.update(limbs=[]),
+    "names nose twice": lambda s: s["keypoint_names"].__setitem__(3, "nose") or s.update(limbs=[]),
     "has ear in upper_body": lambda s: s.update(upper_body=["ear"]),
     "needs a name of letters": lambda s: s.update(name="my/cat"),
     "must be a list of names": lambda s: s.update(keypoint_names=[1, 2]),
     "must be a list of numbers": lambda s: s.update(oks_sigmas=["a"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("message", FAULTS)

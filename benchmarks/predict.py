@@ -148,7 +148,7 @@ def on_onnxruntime(deployment: formats.Deployment) -> Predictor:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Its threads would spin on into the time of the next way.
+    # Its threads spin for a while after a run, and would slow the next way.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
         formats.to_onnx(deployment), options, providers=["CPUExecutionProvider"]

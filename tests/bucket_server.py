@@ -37,12 +37,12 @@ class Object:
 
 
 def refuse_writing(method: str, path: str, query: dict) -> int | None:
-    """A `refuse` of a bucket that can only be read."""
+    """The `refuse` of a read-only bucket."""
     return 403 if method != "GET" else None
 
 
 class Refused(Exception):
-    """The status to answer with."""
+    """Raised with the status of the answer."""
 
 
 class BucketServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
@@ -80,10 +80,10 @@ class BucketServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self._thread.join()
 
     def handle_error(self, request, client_address) -> None:
-        """A client that goes away is no error of the server's."""
+        """Prints nothing when a client disconnects."""
 
     def objects(self, folder: str | os.PathLike) -> dict[str, Object]:
-        """Those below gs://BUCKET/FOLDER, by the rest of their names."""
+        """The objects below gs://BUCKET/FOLDER, by their names relative to it."""
         bucket, _, prefix = os.fspath(folder).removeprefix("gs://").partition("/")
         prefix = f"{prefix}/" if prefix else ""
         found = self.buckets[bucket].items()
@@ -100,7 +100,7 @@ class BucketServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         return sorted(map(urllib.parse.unquote, names))
 
     def resource(self, bucket: str, name: str) -> dict[str, Any]:
-        """What the API says of an object."""
+        """The API's description of an object."""
         found = self.buckets[bucket][name]
         seconds, fraction = divmod(found.created, 1)
         created = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
@@ -312,7 +312,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.begin(bucket, query, json.loads(body or b"{}"))
 
     def multipart(self, bucket: str, query: dict[str, str], body: bytes) -> None:
-        """A description in json, and the bytes."""
+        """An upload of a description in json, and the bytes."""
         boundary = re.search(r'boundary="?([^";]+)', self.headers["Content-Type"])
         assert boundary
         described, content = body.split(b"--" + boundary[1].encode())[1:3]
@@ -329,7 +329,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         )
 
     def begin(self, bucket: str, query: dict[str, str], about: dict[str, Any]) -> None:
-        """A resumable upload, of which parts come later."""
+        """Starts a resumable upload, whose parts come later."""
         server = self.server
         name = about.get("name") or query["name"]
         server.check(bucket, name, query)

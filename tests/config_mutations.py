@@ -61,10 +61,10 @@ VALUES: list[Any] = [
 
 
 def outcome(seed: list[int]) -> str:
-    """ "used" or "refused", of a config with one to three values changed.
+    """Changes one to three values of a config, and returns "used" or "refused".
 
-    ml_collections refuses types and unknown keys; its errors are one line on the command line. What
-    the ranges take builds a network and a training step.
+    ml_collections refuses wrong types and unknown keys, in one line on the command line. A network
+    and a training step are made from every config that the ranges accept.
     """
     rng = random.Random(str(seed))
     config = quickstart.get_config()

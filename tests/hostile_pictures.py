@@ -1,4 +1,4 @@
-"""Uploads that a stranger may send, and what each is answered."""
+"""Hostile uploads, and the answer to each."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""Two drawn data sets whose keypoints have other names."""
+"""Two drawn data sets, one with COCO's keypoints and one with others."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ from mspn_jax.skeletons import COCO, Skeleton
 from mspn_jax.synthetic import people
 
 SPLIT = "train2017"
-# Of another data set's people: the order is another, some of COCO's are missing, some are new.
+# Another data set's keypoints: in another order, without some of COCO's, with some new ones.
 OTHER_NAMES = (
     "right_ankle",
     "left_ankle",

@@ -105,7 +105,7 @@ def mutated(content: Any, seed: list[int]) -> Any:
 
 
 def _places(value: Any):
-    """(container, key) of everything within. Long lists count as few places, by their ends."""
+    """(container, key) of every value inside. Of a long list only the ends count."""
     if isinstance(value, dict):
         keys: list[Any] = list(value)
     elif isinstance(value, list):
@@ -135,10 +135,10 @@ def perfect_results(annotations: Annotations) -> list[dict[str, Any]]:
 
 
 def outcome(content: Any, root: pathlib.Path) -> str:
-    """ "read" or "refused", after everything that must be true of the split `val` of `root`.
+    """Checks all that must hold for the split `val` of `root`; returns "read" or "refused".
 
     A refusal is one line, and the check lists it. What is read has an AP of 1 for perfect results,
-    and for shaken results the AP of a json in which only the people that count were left.
+    and noisy results have the AP of a json with only the people that count.
     """
     try:
         annotations = read_annotations(root=root, split="val", skeleton=COCO)

@@ -23,7 +23,10 @@ def tiny_variables(architecture: Architecture = TINY, seed: int = 0) -> conversi
 
 
 def tiny_state_dict(kind: Kind, architecture: Architecture = TINY) -> dict[str, np.ndarray]:
-    """Of any kind, with counts. The authors' convolutions have biases, and their stem takes BGR."""
+    """A state dict of any kind, with batch counts.
+
+    The authors' convolutions have biases, and their stem takes BGR.
+    """
     variables = tiny_variables(architecture)
     bricks = list(architecture.bricks())
     state_dict = conversion.to_torch(variables)
@@ -73,7 +76,7 @@ def resnet_state_dict(blocks=(2, 1, 1, 1), stem_channels=3) -> dict[str, np.ndar
 
 
 def assert_same(tree, expected) -> None:
-    """To the bit."""
+    """Asserts that two trees are bit-identical."""
     assert jax.tree.structure(tree) == jax.tree.structure(expected)
     for (path, leaf), other in zip(
         jax.tree.leaves_with_path(tree), jax.tree.leaves(expected), strict=True

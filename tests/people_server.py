@@ -15,7 +15,7 @@ from mspn_jax.finder import PeopleFinder
 from mspn_jax.serving.server import Server
 from mspn_jax.serving.service import Limits, Service
 
-SECONDS = 60  # for what takes a moment, on a machine that is busy
+SECONDS = 60  # time limit of what takes a moment on an idle machine
 MAX_BYTES = 2_000_000
 
 

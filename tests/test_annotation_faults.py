@@ -1,4 +1,4 @@
-"""Faults in an export are one line, and leave nothing."""
+"""A fault in an export gives one line of error, and leaves no files."""
 
 import copy
 import json
@@ -213,7 +213,7 @@ def leaves(content, path=()):
 
 @pytest.mark.parametrize("kind", EXPORTS)
 def test_damaged_exports_are_read_or_refused_in_one_line(kind, tmp_path):
-    """Cut files, and json with values of other types: an error of ours, or a data set."""
+    """Truncated files, and json with values of other types, give a DataError or a data set."""
     root = tmp_path / "export"
     path = EXPORTS[kind](root)
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What annotation tools export comes back exactly."""
+"""Exports of annotation tools are read exactly."""
 
 import copy
 import json

@@ -30,7 +30,7 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def run(program: str, *arguments: object) -> list[dict]:
-    """The rows of a benchmark, run in small; each of their columns was printed."""
+    """Runs a benchmark in small. Returns its rows, whose columns must all be printed."""
     command = [sys.executable, HERE / "benchmarks" / program, "--quick", "--repeats", "1"]
     done = subprocess.run(
         command + [str(argument) for argument in arguments],
@@ -57,12 +57,12 @@ def test_ways_take_turns_and_the_first_round_does_not_count():
 
 
 def test_a_ratio_is_of_the_pairs_that_ran_together():
-    # one slow round hits both: pair by pair they are 2, 2 and 4 apart
+    # a slow round slows both: the ratios of the pairs are 2, 2 and 4
     assert timing.ratio([2.0, 20.0, 4.0], [1.0, 10.0, 1.0]) == (2.0, 2.0, 4.0)
     assert str(timing.spread([1350.4, 2.0, 0.12345])) == "2 (0.123 to 1350)"
 
 
-def test_xla_is_asked_for_the_right_figures():
+def test_xla_is_asked_for_the_right_costs():
     a, b = jnp.zeros((64, 128)), jnp.zeros((128, 32))
     program = compiled(jax.jit(jnp.matmul), a, b)
     assert program.operations == 2 * 64 * 128 * 32

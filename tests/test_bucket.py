@@ -57,7 +57,7 @@ def test_records_are_made_of_a_root_in_a_bucket_and_kept_in_one(
     assert "making records" not in caplog.text
     assert not [name for name in buckets.reads() if name.endswith("jpg")]
 
-    # What was not copied there whole is no record, and is made and sent again.
+    # An incomplete copy is made and sent again.
     del buckets.buckets[bucket.name][f"records/{last}"]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "third_host"))
     same_records(records.open_records(**arguments), expected)
@@ -83,14 +83,14 @@ def test_weights_are_kept_in_a_bucket(bucket, buckets):
     for mine, expected in zip(*map(jax.tree.leaves, (loaded, variables)), strict=True):
         np.testing.assert_array_equal(mine, expected)
 
-    # Without the object that is written last a step is none.
+    # A step without the object that is written last does not count.
     found = buckets.objects(bucket / "weights")
     mark = buckets.buckets[bucket.name].pop("weights/0/commit_success.txt")
     with pytest.raises(CheckpointError, match="no checkpoint was saved there yet"):
         checkpoints.load(bucket / "weights")
     buckets.buckets[bucket.name]["weights/0/commit_success.txt"] = mark
 
-    # A bucket that refuses or is away is no damage.
+    # A bucket that refuses access or does not answer is not damage.
     largest = max((name for name in found if "/d/" in name), key=lambda n: len(found[n].data))
     buckets.refuse = lambda method, path, query: 403 if path.endswith(largest) else None
     with pytest.raises(StorageError, match="refuses access"):

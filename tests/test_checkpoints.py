@@ -250,7 +250,7 @@ def test_averaged_parameters_are_what_inference_loads(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(tmp_path):
-    """In a process of its own, whose files cannot become longer than so much."""
+    """In a process of its own, which limits the size of files."""
     program = """
 import contextlib, resource, sys
 import test_checkpoints as t

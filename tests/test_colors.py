@@ -86,7 +86,7 @@ def test_colors_are_sampled_within_their_range_and_as_often_as_is_asked():
 
 
 def test_everything_else_is_sampled_as_without_colors():
-    """Also by those who go on with the same generator."""
+    """The generator's later numbers are the same, too."""
     without, with_colors = (np.random.default_rng(3) for _ in range(2))
     for _ in range(2):
         plain, colored = (

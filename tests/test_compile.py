@@ -182,13 +182,13 @@ def test_what_is_not_installed_is_named():
 
 @pytest.fixture(autouse=True)
 def full_optimization(monkeypatch):
-    """conftest.py turns it down, for CPUs."""
+    """Restores what conftest.py lowers for CPUs."""
     flags = os.environ["XLA_FLAGS"].replace("--xla_backend_optimization_level=0", "")
     monkeypatch.setenv("XLA_FLAGS", flags.strip())
 
 
 class Facts(NamedTuple):
-    """What a test can ask of a compiled program without its text's megabytes.
+    """What the tests ask of a compiled program, whose text has megabytes.
 
     Attributes:
       float_types: of all arrays in it.
@@ -251,7 +251,7 @@ def check_precision(found: Facts, dtype: str) -> None:
     assert found.sums <= {"f32", "pred", "s32"}
     assert found.upsampling <= {"highest,highest"}
     assert not found.calls_host
-    # Of the two that are multiplied; a bias and a branch that are added have others.
+    # The types of the two operands that are multiplied. Added ones, such as a bias, may differ.
     stated = {tuple(precision.split(",")[:2]) for _, precision in found.convolutions}
     if dtype == "float32":
         assert found.float_types == {"f32"}

@@ -22,8 +22,8 @@ HERE = pathlib.Path(__file__).parents[1]
 @pytest.mark.parametrize("num_stages, gmacs", [(1, 5.07), (2, 11.26), (3, 17.45), (4, 23.64)])
 def test_multiplications_are_the_published_ones(num_stages, gmacs):
     rows = costs(MSPN(num_stages), (256, 192))
-    # A decoder unit takes over the coarser one's 256 channels before it resizes them, and not, as
-    # was counted there, after: three times the coarser pixels are spared.
+    # A decoder unit convolves the coarser unit's 256 channels before it resizes them. The
+    # published counts are of a convolution after it, with four times the pixels.
     spared = num_stages * 3 * (32 * 24 + 16 * 12 + 8 * 6) * 256**2
     assert (sum(row.macs for row in rows) + spared) / 1e9 == pytest.approx(gmacs, abs=0.005)
     assert [row.part for row in rows] == ["stem"] + [
@@ -42,7 +42,7 @@ def test_parameters_and_bytes_are_those_of_the_variables():
 
 
 def test_prediction_multiplies_what_xla_says():
-    """XLA counts the resizes too, and no products with the zeros beyond a border."""
+    """XLA also counts the resizes, and leaves out products with the zeros beyond a border."""
     model = MSPN(2, blocks_per_unit=(1, 1, 1, 1), stem_channels=16, unit_channels=32, folded=True)
     images = np.zeros((1, 256, 256, 3), np.float32)
     shapes = variable_shapes(model, (256, 256), "predict")

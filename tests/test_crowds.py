@@ -74,7 +74,7 @@ def write(root: pathlib.Path, split: str, crowd_indices, names=NAMES, seed=0) ->
 
 
 def results_of(path: pathlib.Path, seed=1) -> list[dict]:
-    """Somebody found near everyone, once or twice, and somebody anywhere."""
+    """One or two results near each person, and one at random."""
     rng = np.random.default_rng(seed)
     results = []
     for row in json.loads(path.read_text())["annotations"]:
@@ -90,8 +90,8 @@ def results_of(path: pathlib.Path, seed=1) -> list[dict]:
 def crowdposes_own(path: pathlib.Path, results: list[dict], low: float, high: float) -> float:
     """AP over the pictures with a crowd index in [low, high), by loops over pictures and people.
 
-    Of a person's box, 0.53 is the area. Crowds and people without keypoints do not count, and nor
-    does who is matched with them.
+    A person's area is 0.53 of their box. Crowds and people without keypoints are ignored, and so
+    are results that match them.
     """
     content = json.loads(path.read_text())
     ids = [i["id"] for i in content["images"] if low <= i["crowdIndex"] < high]
@@ -138,7 +138,7 @@ def oks(person: dict, result: dict) -> float:
         true_x, true_y, v = person["keypoints"][3 * k : 3 * k + 3]
         found_x, found_y, _ = result["keypoints"][3 * k : 3 * k + 3]
         dx, dy = found_x - true_x, found_y - true_y
-        if not is_labelled:  # how far beyond the box and its like on each side
+        if not is_labelled:  # the distance beyond the box, enlarged by its own size on each side
             dx = max(0, x - w - found_x) + max(0, found_x - x - 2 * w)
             dy = max(0, y - h - found_y) + max(0, found_y - y - 2 * h)
         if v or not is_labelled:

@@ -30,7 +30,7 @@ def decoded_cells(maps):
 def by_the_paper(heatmap):
     """Equations 6 to 10 of arXiv 1910.06278 in float64: the maximum m - D''(m)^-1 D'(m), in cells.
 
-    Without a peak of less than a cell in each direction it is m, as it is on the border.
+    It is m on the border, and where the step in a direction is a cell or more.
     """
     height, width = heatmap.shape
     blurred = np.zeros_like(heatmap)

@@ -1,4 +1,4 @@
-"""The detector on files that answer what they are told to; names and devices."""
+"""The detector on made-up files with known outputs; names and devices."""
 
 import dataclasses
 import hashlib

@@ -55,7 +55,7 @@ def result(keypoints_xy, score: float = 1.0, image_id: int = 1) -> dict:
 
 
 def distance_of(similarity: float, keypoint: int) -> float:
-    """By COCO's definition: pixels from its place at which a keypoint has this similarity."""
+    """The pixels of error at which a keypoint has this similarity, by COCO's definition."""
     return np.sqrt(-2 * np.log(similarity) * AREA) * 2 * COCO.oks_sigmas[keypoint]
 
 

@@ -5,8 +5,8 @@ make's targets and pip's extras must exist. A block after the comment
 
     <!-- tests run this with: --flag=value ... -->
 
-is one command, and is run, with these flags after its own; the blocks of a page in their order, in
-one folder.
+is one command, and the tests run it with these flags added. The blocks of a page run in their
+order, in one folder.
 """
 
 import collections

@@ -19,7 +19,7 @@ def evaluated(config, workdir, output, *flags, **processes):
 
 
 @pytest.mark.slow
-def test_evaluation_prints_and_writes_the_ten_figures(workdir, config, root, tmp_path):
+def test_evaluation_prints_and_writes_the_ten_metrics(workdir, config, root, tmp_path):
     done = evaluated(
         config,
         workdir,

@@ -52,7 +52,7 @@ def synthetic_truth() -> Annotations:
 @pytest.mark.parametrize(
     "kind, threshold", [("none", None), ("oks_nms", 0.9), ("oks_nms_thr0.5", 0.5)]
 )
-def test_results_and_figures_equal_the_references(predictions, four_pictures, kind, threshold):
+def test_results_and_metrics_equal_the_references(predictions, four_pictures, kind, threshold):
     expected = golden_json("eval_results.json")[kind]
     results = scoring.coco_results(**predictions, skeleton=COCO, oks_nms_threshold=threshold)
     assert len(results) == expected["n_results"]
@@ -86,7 +86,7 @@ def test_results_have_the_references_rows(predictions):
         np.testing.assert_allclose(mine["keypoints"], row["keypoints"], rtol=1e-5)
 
 
-def test_synthetic_figures_equal_the_references():
+def test_synthetic_metrics_equal_the_references():
     results = golden_json("eval_synth_results.json")
     metrics, _ = scoring.coco_metrics(synthetic_truth(), results, COCO)
     expected = golden_json("eval_results.json")["synthetic"]["pycocotools"]

@@ -31,7 +31,7 @@ def start(*arguments: object, **more) -> subprocess.Popen:
 
 
 def read_until(process: subprocess.Popen, words: str) -> str:
-    """What a run says until, and with, the line with these words."""
+    """What a run says, up to and including the line with these words."""
     said = ""
     for line in process.stderr:
         said += line

@@ -1,4 +1,4 @@
-"""Which pages of a mapped file are released."""
+"""Files on a disk: releasing mapped memory, replacing atomically, errors that name the file."""
 
 import mmap
 import pathlib
@@ -80,7 +80,7 @@ def test_a_listing_is_complete_after_every_entry(tmp_path, monkeypatch):
 
 
 def fails_within(listing: files.Listing, data: bytes, write) -> None:
-    """What a disk does that becomes full in the middle of an entry."""
+    """Plays a disk that becomes full in the middle of an entry."""
     write(data[:10])
     if len(data) > 10:
         raise OSError(28, "No space left on device")

@@ -47,7 +47,7 @@ def command(tmp_path_factory) -> pathlib.Path:
 def processes(
     command: pathlib.Path, *arguments: object, environ: dict | None = None, numbers=(0, 1)
 ) -> list[subprocess.CompletedProcess]:
-    """The command as processes of these numbers, which take the place of # in what they get."""
+    """The command as processes of these numbers. Each replaces # in its arguments and variables."""
     environ = {"JAX_PLATFORMS": "cpu"} | (environ or {})
     started = [
         subprocess.Popen(
@@ -72,7 +72,7 @@ def processes(
 
 
 def used_port() -> int:
-    """A port that is free, but still has a connection of before, as when a run starts again."""
+    """A free port with a connection left from before, as when a run is restarted."""
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
         with socket.create_connection(("localhost", port)):
@@ -171,7 +171,7 @@ def test_sigterm_still_ends_a_process(command):
 
 @pytest.mark.slow
 def test_an_error_in_one_process_ends_all(command):
-    """JAX would wait for the others for 300 s, and they in their step for it."""
+    """Otherwise JAX waits 300 s for the others, and they wait for it in their step."""
     first, second = processes(command, *flags(used_port()), "--do=error")
     assert second.returncode == 1
     assert "error: of one process\n" in second.stderr

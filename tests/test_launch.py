@@ -55,7 +55,7 @@ def arguments(environ=(), gpus=0, coordinator=None, num_processes=None, process_
 
 
 def place(found: dict) -> tuple[str, int, int]:
-    """What JAX is told, where it detects nothing."""
+    """What JAX is told where it detects no cluster."""
     assert found["cluster_detection_method"] == "deactivate"
     return found["coordinator_address"], found["process_id"], found["num_processes"]
 
@@ -221,7 +221,7 @@ def test_counting_gpus(monkeypatch, cuda, platforms, expected):
 
 
 def test_jax_gives_up_later_than_join_does(monkeypatch):
-    """It would end the process with a stack trace. For a TPU pod it gets nothing else."""
+    """JAX would end the process with a stack trace. For a TPU pod it gets no other argument."""
     given = {}
     monkeypatch.setattr(launch.jax.distributed, "initialize", lambda **kwargs: given.update(kwargs))
     launch.join({}, seconds=7)

@@ -25,7 +25,7 @@ def leases(bucket):
 
 
 def dies(each: lease.Lease) -> None:
-    """What a SIGKILL does to it."""
+    """Does what a SIGKILL does to a lease."""
     each._ended.set()
 
 

@@ -26,7 +26,7 @@ CROP_HW = (64, 64)
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict[str, float]:
-    """What the benchmark finds, on fewer devices and steps."""
+    """What tests/stress/devices.py finds, with fewer devices and steps."""
     path = tmp_path_factory.mktemp("devices") / "found.json"
     subprocess.run(
         [

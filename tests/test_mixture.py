@@ -186,7 +186,7 @@ def test_a_data_set_without_a_name_of_the_skeleton_is_refused(two_roots):
     )
 
 
-def test_records_of_two_two_roots_are_not_taken_for_each_other(two_roots, tmp_path):
+def test_records_of_two_roots_are_not_taken_for_each_other(two_roots, tmp_path):
     """The same json with other pictures, and one folder for the records of both."""
     shutil.copytree(two_roots[0], tmp_path / "twin", ignore=shutil.ignore_patterns("records"))
     sets = [(DataSet(str(root), SPLIT), COCO) for root in (two_roots[0], tmp_path / "twin")]

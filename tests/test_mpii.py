@@ -151,7 +151,7 @@ def test_a_wrong_person_is_one_clear_line(key, value, message, changed):
 
 
 def all_boxes(root: pathlib.Path) -> list[np.ndarray]:
-    """Every box of the split val that a crop is cut around, by who cuts it; (N, 4) corners."""
+    """The (N, 4) corners of the split val that training, evaluation and prediction cut around."""
     given = dict(root=root, split="val", skeleton=MPII)
     training = records.open_records(**given, only_with_people=True)
     evaluated = evaluation_set.open_split(**given)

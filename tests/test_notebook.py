@@ -21,7 +21,7 @@ def run(name: str, changes: dict[str, str], folder: pathlib.Path) -> str:
     """Runs a notebook's cells as one script, which needs no Jupyter, and returns what it prints.
 
     Args:
-      changes: text of the cells, each there once, -> what stands in its place.
+      changes: text that occurs once in the cells -> its replacement.
     """
     cells = json.loads((HERE / "notebooks" / name).read_text())["cells"]
     assert not any(cell.get("outputs") for cell in cells), "strip its outputs"

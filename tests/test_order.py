@@ -1,4 +1,4 @@
-"""The order of training: against one written out, and what it promises of several data sets."""
+"""The order of training: against a plain version, and its properties for several data sets."""
 
 import dataclasses
 import itertools
@@ -40,7 +40,7 @@ def order_of(num_people: list[int], shares=(), seed: int = SEED) -> Order:
 
 
 def mixed(*weights: float) -> tuple[Order, list[int], list[int]]:
-    """An order of `ALONE` and `OTHERS`; the number of people, and of an epoch's, of each."""
+    """An order of `ALONE` and `OTHERS`; the people of each, in all and in an epoch."""
     sets = [ALONE, *OTHERS][: len(weights)]
     totals = list(map(sum, sets))
     counts = [round(weight * total) for weight, total in zip(weights, totals)]
@@ -134,7 +134,7 @@ def test_pictures_are_shuffled_among_those_of_the_others():
 
 
 def test_data_sets_are_sampled_independently():
-    """The first as if it were alone; two that are equal not in the same order."""
+    """The first has the order that it has alone. Two equal ones have different orders."""
     order, totals, counts = mixed(*WEIGHTS)
     stream = order.take(0, 10 * order.per_epoch)
     assert_same(

@@ -1,4 +1,4 @@
-"""The result for one picture: its people one by one, drawn, and in every format."""
+"""The result for one picture: its people one by one, annotated, and in every format."""
 
 import csv
 import io

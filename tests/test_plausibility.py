@@ -8,7 +8,7 @@ from mspn_jax.data.schema import Findings
 
 
 def doubts(box_xywh=(100, 100, 100, 200), keypoint_xy=(150, 150), *, odd=20, sound=0) -> list[str]:
-    """Of odd people, with one labelled keypoint each, and of sound ones, in 400x400 pictures."""
+    """The doubts about odd and sound people, each with one keypoint, in 400x400 pictures."""
     boxes = np.array([box_xywh] * odd + [(100, 100, 100, 200)] * sound, np.float64)
     keypoints = np.array([[keypoint_xy]] * odd + [[(150, 150)]] * sound, np.float64)
     visibility = np.full((odd + sound, 1), 2.0)

@@ -72,7 +72,7 @@ def test_a_folder_with_annotated_boxes(root, tmp_path):
     assert len(entries) == len(content["annotations"])
     assert {(e["image_id"], e["file_name"]) for e in entries} <= set(names.items())
     predictor = Predictor.load(root / "checkpoint")
-    for entry in entries:  # the predictor's, to what a drawn box's edge can differ
+    for entry in entries:  # equal to the predictor's, but for the rounding of the corners
         image = decode_picture((root / "val2017" / entry["file_name"]).read_bytes())
         keypoints_image_xy, keypoint_scores = predictor(image, [entry["bbox"]])
         triples = np.array(entry["keypoints"]).reshape(-1, 3)

@@ -37,7 +37,7 @@ def dogs(num_pictures: int, seed: int = 0) -> list[dict]:
 
 
 def annotated(rows: list[dict], seed: int, errors=ERRORS) -> list[dict]:
-    """What an annotator makes of them, in an order of their own."""
+    """The same people by an annotator: with errors, in another order."""
     rng = np.random.default_rng(seed)
     mine = []
     for row in rows:
@@ -81,7 +81,7 @@ def test_two_annotators_errors_give_twice_the_error_of_one(tmp_path):
     rows = dogs(700)
     result = found(tmp_path, annotated(rows, 1), annotated(rows, 2), first_image=5000)
     assert result.num_people == 2100 and result.counts.tolist() == [2100] * 4
-    # A sigma of n pairs is known to 1 / (2 sqrt(n)) of it: 1.1%
+    # The relative standard error of a sigma of n pairs is 1 / (2 sqrt(n)): 1.1%
     np.testing.assert_allclose(result.sigmas, 2 * ERRORS, rtol=0.04)
     np.testing.assert_allclose(result.of_medians, 2 * ERRORS, rtol=0.06)
 

@@ -54,7 +54,7 @@ def start(program: str, *arguments: object) -> subprocess.Popen:
 
 
 def stop(process: subprocess.Popen, number: int = signal.SIGTERM) -> str:
-    """What a process says after a signal. It leaves in time, with a status that tells it."""
+    """What a process says after a signal. It ends in time, with the signal's status."""
     process.send_signal(number)
     try:
         _, said = process.communicate(timeout=SECONDS)
@@ -234,7 +234,7 @@ def test_a_second_signal_does_not_wait_for_the_work(tmp_path):
 
 @pytest.fixture
 def all_undone(monkeypatch) -> Iterator[None]:
-    """The lock that `undo_all` never gives back is one of this test's own."""
+    """Gives the test a lock of its own, since `undo_all` never releases it."""
     monkeypatch.setattr(leaving, "_lock", threading.Lock())
     yield
 

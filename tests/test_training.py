@@ -86,7 +86,7 @@ def test_a_whole_step_equals_the_references(reference_batch, reference_variables
     assert terms == pytest.approx(metrics["loss"], rel=1e-6)
     assert state.step == 1
 
-    # What Adam did tells the gradients: after one step its first moment is a tenth of them.
+    # After one step Adam's first moment is a tenth of the gradients.
     moments = state.opt_state[1][0].mu
     leaves = {
         "weight": ("kernel", "conv"),
@@ -143,7 +143,7 @@ def random_batch(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def on_devices(count: int, model: MSPN, batch):
-    """A step of `count` devices, as vmap plays it on one: the same collectives."""
+    """A step of `count` devices, simulated on one by vmap, with the same collectives."""
     optimizer = adam(1e-3)
     state = training.new_state(initial_variables(MSPN(**TINY), 0, (64, 64)), optimizer)
     step = jax.vmap(
@@ -256,7 +256,7 @@ def test_either_of_loss_and_gradients_is_enough_to_skip_a_step(loss, gradient):
 
 
 def test_the_first_step_writes_where_the_state_lies():
-    def aligned(leaf):  # as JAX for CPUs likes to take over from NumPy
+    def aligned(leaf):  # so that JAX on CPU aliases it
         room = np.empty(leaf.nbytes + 64, np.uint8)
         start = -room.ctypes.data % 64
         copy = room[start : start + leaf.nbytes].view(leaf.dtype).reshape(leaf.shape)
@@ -311,7 +311,7 @@ def test_gradients_above_the_norm_are_scaled_down_to_it():
 
 
 def test_computing_blocks_twice_changes_no_number():
-    """That the blocks are computed again is in the program; XLA for CPU takes it out once more."""
+    """The lowered program computes the blocks again. XLA's CPU compiler removes that."""
     batch, found = random_batch(4), {}
     for remat in (False, True):
         step, state = step_and_state(0, MSPN(**TINY, remat=remat))

@@ -21,7 +21,6 @@ class PublishedDetector:
     sha256: str
     input_hw: tuple[int, int]
     ap: float
-    licence: str = "Apache-2.0"
     layout: str = "raw"
 
     @property

@@ -77,7 +77,7 @@ def keypoints_apart() -> float:
     dealt = shard(crops)
     together, _ = on_devices(replicate(variables), dealt)
     parts = {len(s.data) for array in (dealt, together) for s in array.addressable_shards}
-    assert parts == {ROWS // MOST_DEVICES}, "devices do each other's work"
+    assert parts == {ROWS // MOST_DEVICES}, "a device computed another device's rows"
     one = jax.jit(lambda v, crops: inference.estimate(model, v, crops, COCO.flip_permutation))
     alone, _ = one(variables, crops)
     assert np.ptp(alone, axis=0).min() > 1, "the crops show the same"

@@ -17,7 +17,7 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     config.variant = variant
     config.skeleton = "coco"  # or "mpii", "crowdpose", a file; empty: the data's own
     config.crop_hw = (256, 192)
-    config.padding = 1.25  # of the crop region, over the box's size
+    config.padding = 1.25  # the size of the crop region over the box's
     config.seed = 0
 
     config.model = ConfigDict()
@@ -36,25 +36,25 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     config.data = ConfigDict()
     config.data.root = "data/coco"
     config.data.train_split = "train2017"
-    config.data.also = ()  # more to train on: "ROOT:SPLIT:WEIGHT", keypoints by their names
+    config.data.also = ()  # more data sets: "ROOT:SPLIT:WEIGHT"; keypoints are matched by name
     config.data.val_split = "val2017"
     config.data.detections = ""  # COCO detection json; empty: evaluate on ground-truth boxes
     config.data.records_dir = ""  # empty: root/records, or the user's cache if that is read-only
-    config.data.first_people = 0  # of each split, in the order of the file; 0: all
-    config.data.num_threads = 0  # that decode and warp; 0: one a core
+    config.data.first_people = 0  # use only the first people of each split; 0: all
+    config.data.num_threads = 0  # threads that decode and warp; 0: one per core
 
     config.augment = ConfigDict(dataclasses.asdict(augment.Settings()))
 
     config.batch_size = 256  # of all devices together
-    config.accumulate = 1  # parts of a device's crops, one after the other, for less memory
-    config.remat = False  # compute residual blocks twice, for less memory
+    config.accumulate = 1  # micro-batches per device: activation memory is that of one
+    config.remat = False  # recompute residual blocks in the backward pass, to save memory
     config.num_epochs = 210
     config.num_steps = 0  # instead of num_epochs, if not 0
     config.num_hard_keypoints = 8
-    config.clip_norm = 0.0  # of all gradients together; 0: no clipping
-    config.ema_decay = 0.0  # of the parameters' average, evaluated and kept; 0: none
-    config.stop_after = 0  # evaluations without a better AP end the run; 0: none do
-    config.max_skipped_in_a_row = 10  # steps without finite loss and gradients; more end the run
+    config.clip_norm = 0.0  # the largest global norm of the gradients; 0: no clipping
+    config.ema_decay = 0.0  # of the parameters' moving average, which evaluations use; 0: none
+    config.stop_after = 0  # end the run after so many evaluations without a better AP; 0: never
+    config.max_skipped_in_a_row = 10  # end the run after so many in a row without a finite loss
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 5e-3  # at batch 256; scaled linearly with the batch
     config.optimizer.encoder_rate = 1.0  # factor on the rate of the stem and the encoders
@@ -69,13 +69,10 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     config.eval.batch_size = 64  # of one process
     config.eval.flip_test = True
     config.eval.decoding = "quarter"  # as for the published metrics; or "dark"
-    config.eval.oks_nms_threshold = (
-        0.0  # 0: none, as for the published metrics; older ones used 0.9
-    )
-
-    config.eval.box_area_share = 0.0  # of people's boxes, as their areas; 0: the annotated areas
+    config.eval.oks_nms_threshold = 0.0  # 0: no NMS, as for the published metrics; older: 0.9
+    config.eval.box_area_share = 0.0  # an area as a share of the box; 0: the annotated areas
     config.eval.metrics = ()  # besides COCO's: "PCK@0.2", "PCKh@0.5/knee", "AUC", "EPE", "RMSE"
-    config.eval.report = False  # of the best checkpoint, into the workdir, at the end of a run
+    config.eval.report = False  # report on the best checkpoint at the end of a run
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 500

@@ -44,9 +44,10 @@ def pointwise_convolution(
 
 
 def batch_sizes(count: int) -> list[int]:
-    """Batches for so many crops, without padding.
+    """The sizes of batches for so many crops, without padding.
 
-    On a CPU a crop takes as long alone as in a batch. Eights save calls of small networks.
+    On a CPU a crop takes as long alone as in a batch. Batches of eight save calls, which take time
+    with a small network.
     """
     return [8] * (count // 8) + [1] * (count % 8)
 

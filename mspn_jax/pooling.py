@@ -76,7 +76,8 @@ def _gradient(
     """
     batch, height, width, channels = place.shape
     parity = np.arange(2)
-    place_in = (parity + 1, parity - 1)  # of an even and an odd pixel, in its window and the next
+    # The place of an even and an odd pixel in their window, and in the next one.
+    place_in = (parity + 1, parity - 1)
     total = jnp.zeros((), jnp.promote_types(of_maximum.dtype, jnp.float32))
     for down, right in itertools.product((0, 1), repeat=2):
         rows, columns = np.meshgrid(place_in[down], place_in[right], indexing="ij")

@@ -1,4 +1,4 @@
-"""COCO's json: of CVAT, Roboflow, COCO itself; and of Label Studio, as far as it is complete."""
+"""COCO's json of CVAT, Roboflow and COCO itself, and of Label Studio where it is complete."""
 
 import collections
 import pathlib

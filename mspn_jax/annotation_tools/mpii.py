@@ -17,11 +17,11 @@ from mspn_jax.data.coco import load_json
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import MPII
 
-SCALE_PX = 200  # a person's scale is the height in units of so many pixels
-LOWER = 15  # pixels at scale 1 that the box is moved down, to have the feet in it
+SCALE_PX = 200  # a person's scale is their height over so many pixels
+LOWER = 15  # pixels at scale 1 by which the box moves down, so that it holds the feet
 FIRST_PIXEL = 1  # MPII counts from 1
 HEAD_BIAS = 0.6  # of the diagonal of a head's box, in MPII's evaluation
-_SAME_PX = 2.0  # between the joints of the two files, at most, in the median
+_SAME_PX = 2.0  # the largest median distance between the joints of the two files
 
 
 def is_format(content: Any) -> bool:
@@ -138,14 +138,14 @@ def _head_sizes(
         missing = np.asarray(content["jnt_missing"], float)
     except KeyError as error:
         raise DataError(f"{paths[0]}: has no {error}, as MPII's ground truth does") from None
-    except Exception as error:  # scipy raises what its parsers meet
+    except Exception as error:  # scipy's parsers raise errors of many classes
         raise DataError(f"{paths[0]}: not a whole .mat ({error})") from None
     count, num_keypoints = len(people), MPII.num_keypoints
     shapes = (2, 2, count), (num_keypoints, 2, count), (num_keypoints, count)
     if (corners.shape, joints.shape, missing.shape) != shapes:
         raise DataError(
-            f"{paths[0]}: is of {corners.shape[-1]} people, and {file.name} of {count}: it must be"
-            " that of this json"
+            f"{paths[0]}: is of {corners.shape[-1]} people, and {file.name} of {count}: give the"
+            " .mat of this json"
         )
     off = [
         abs(value - FIRST_PIXEL - at)
@@ -154,9 +154,9 @@ def _head_sizes(
         if name in person.keypoints and not missing[k, n]
         for value, at in zip(joints[k, :, n], person.keypoints[name])
     ]
-    if off and not np.median(off) <= _SAME_PX:  # NaN is not
+    if off and not np.median(off) <= _SAME_PX:  # true for NaN
         raise DataError(
-            f"{paths[0]}: its joints are not those of {file.name}, person by person: it must be"
-            " that of this json"
+            f"{paths[0]}: its joints are not those of {file.name}, person by person: give the"
+            " .mat of this json"
         )
     return HEAD_BIAS * np.linalg.norm(corners[1] - corners[0], axis=0)

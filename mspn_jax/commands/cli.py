@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """Attributes:
-    module: in `mspn_jax.commands`; its `command` runs it.
-    does: a line for the list.
-    arguments: given before those of the command line.
+    """A command of `mspn`.
+
+    Attributes:
+      module: in `mspn_jax.commands`; its `command` runs it.
+      does: a line for the list.
+      arguments: given before those of the command line.
     """
 
     module: str

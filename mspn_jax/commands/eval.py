@@ -45,11 +45,11 @@ _CHECKPOINT = flags.DEFINE_string(
     " in gs://",
     required=True,
 )
-_STAGES = flags.DEFINE_integer("stages", None, "stop after so many; by default the last")
+_STAGES = flags.DEFINE_integer("stages", None, "run only so many stages; by default all")
 _MEAN_POSE = flags.DEFINE_bool(
-    "mean_pose", False, "score beside it the training split's mean pose, put into every box"
+    "mean_pose", False, "also score a baseline: the training split's mean pose in every box"
 )
-_PICTURES = flags.DEFINE_integer("pictures", 0, "draw people on so many pictures, into DIR")
+_PICTURES = flags.DEFINE_integer("pictures", 0, "annotate so many pictures, in --output")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "where to write, maybe gs://...; by default metrics are only printed"
 )

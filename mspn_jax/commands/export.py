@@ -35,7 +35,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 1, "crops at a time, if not any number", lower_bound=1
 )
 _BF16 = flags.DEFINE_bool("bf16", False, "compute in bfloat16 (stablehlo)")
-_STAGES = flags.DEFINE_integer("stages", None, "stop after so many; by default the last")
+_STAGES = flags.DEFINE_integer("stages", None, "run only so many stages; by default all")
 _FLIP_TEST = flags.DEFINE_bool("flip_test", True, "average with the mirrored; twice the work")
 flags.DEFINE_alias("with-decode", "with_decode")
 flags.DEFINE_alias("dynamic-batch", "dynamic_batch")

@@ -61,7 +61,7 @@ _MIN_SCORE = flags.DEFINE_float(
     "leave out detected people with a lower confidence: box score times mean heatmap peak, from 0"
     " (no keypoint found) to 1",
 )
-_STAGES = flags.DEFINE_integer("stages", None, "stop after so many; by default the last")
+_STAGES = flags.DEFINE_integer("stages", None, "run only so many stages; by default all")
 _FLIP_TEST = flags.DEFINE_bool("flip_test", True, "average with the mirrored; twice the work")
 _DECODING = flags.DEFINE_enum(
     "decoding", "quarter", heatmaps.DECODINGS, "how a heatmap gives its keypoint"

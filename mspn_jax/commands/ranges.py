@@ -20,9 +20,11 @@ LOGS = ("tensorboard", *SERVICES)
 
 
 class Rule(NamedTuple):
-    """Attributes:
-    must: what the value must be, for messages.
-    holds: whether a value is that. Its numbers are finite.
+    """What a value may be.
+
+    Attributes:
+      must: what it must be, for messages.
+      holds: whether a value is that. Its numbers are finite.
     """
 
     must: str

@@ -30,7 +30,7 @@ _MIN_BOX_SCORE = flags.DEFINE_float("min_box_score", 0.3, "leave out boxes with 
 _MIN_SCORE = flags.DEFINE_float(
     "min_score", finder.MIN_SCORE, "leave out people with a lower confidence, from 0 to 1"
 )
-_STAGES = flags.DEFINE_integer("stages", None, "stop after so many; by default the last")
+_STAGES = flags.DEFINE_integer("stages", None, "run only so many stages; by default all")
 _FLIP_TEST = flags.DEFINE_bool("flip_test", True, "average with the mirrored; twice the work")
 _BF16 = flags.DEFINE_bool("bf16", False, "compute in bfloat16")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "of an interface; 0.0.0.0 for all of them")

@@ -303,7 +303,7 @@ class Run:
             self.checkpoints.save(step, state)
 
     def evaluate(self, step: int, state: TrainState) -> None:
-        """Evaluates a state that is saved, and keeps the metrics beside its checkpoint."""
+        """Evaluates a saved state, and keeps the metrics beside its checkpoint."""
         with self.report.pause():
             _, metrics = self.evaluate_variables(state.variables)
             self.check_alone()

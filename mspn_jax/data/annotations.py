@@ -1,6 +1,6 @@
-"""A split's annotations as columns, which all else is made from.
+"""A split's annotations, as columns.
 
-Records, boxes to evaluate and the truth to score against come from them.
+Records, boxes to evaluate and the truth to score against are made from them.
 """
 
 import dataclasses
@@ -51,8 +51,8 @@ class Annotations:
       is_person: has labelled keypoints and a box with an area in its picture, and is no crowd.
         Others are neither trained on nor counted in a score.
       clip_boxes: whether crops are cut around what of a box is inside its picture.
-      crowd_indices: CrowdPose's measure of how much people overlap, of every image; NaN where none
-        is given, and None where none is given at all.
+      crowd_indices: CrowdPose's measure of how much people overlap, of each image: NaN where it
+        is missing, and None if every image lacks it.
     """
 
     file: pathlib.Path
@@ -94,7 +94,7 @@ class Annotations:
         return self.select(self.is_person)
 
     def with_areas_of_boxes(self, share: float) -> "Annotations":
-        """The same with a share of everyone's box as their area."""
+        """The same annotations, with a share of each box as the area."""
         return dataclasses.replace(self, areas=share * self.boxes_xywh[:, 2:].prod(1))
 
     def first_people(self, count: int) -> "Annotations":

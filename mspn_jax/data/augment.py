@@ -204,7 +204,8 @@ def apply(
 
     half_body = np.broadcast_to(augmentation.half_body, visibility.shape)
     is_half = half_body.any(-1, keepdims=True)
-    kept = (half_body | ~is_half)[..., None]  # all of a whole person's: a mean over none is NaN
+    # All of a whole person's keypoints, since a mean over none is NaN.
+    kept = (half_body | ~is_half)[..., None]
     low = keypoints_image_xy.min(-2, where=kept, initial=np.inf)
     high = keypoints_image_xy.max(-2, where=kept, initial=-np.inf)
     center_xy = np.where(is_half, keypoints_image_xy.mean(-2, where=kept), center_xy)

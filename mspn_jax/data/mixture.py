@@ -1,4 +1,4 @@
-"""Several data sets to train on as one: keypoints by their names, records one after the other."""
+"""Several data sets as one: keypoints are matched by name, and records are concatenated."""
 
 import bisect
 import dataclasses
@@ -46,15 +46,15 @@ def open_mixture(
 ) -> Mixture:
     """Opens the records of data sets, each with its own skeleton, and gives them one skeleton.
 
-    A keypoint that a data set lacks is not labelled in it. One that the skeleton lacks is left out,
-    and so are people without any other. With several data sets, a line of each is logged.
+    Keypoints that a data set lacks are unlabelled in it. Keypoints that the skeleton lacks are left
+    out, and so are people without any other. With several data sets, a line is logged for each.
 
     Args:
       first_people, records_dir: of each data set, as in `open_records`.
 
     Raises:
       DataError: as `open_records`; or a data set shares no keypoint with the skeleton, or nobody
-        in it has one; or one folder has the records of two.
+        in it has one; or two data sets would have their records in one folder.
       StorageError: as `open_records`.
     """
     for each, own in data_sets:
@@ -123,7 +123,7 @@ def describe_match(own: Skeleton, skeleton: Skeleton) -> str:
 
 
 def _with_skeleton(records: Records, own: Skeleton, skeleton: Skeleton) -> Records:
-    """Records with the keypoints of another skeleton, and the people who have one labelled."""
+    """The records with another skeleton's keypoints, of the people who have one labelled."""
     columns = match(own, skeleton)
     people = records.people
     visibility = people.visibility[:, columns] * (columns >= 0)
@@ -153,7 +153,7 @@ def _check_folders(data_sets: Sequence[DataSet], opened: Sequence[Records]) -> N
 
 
 def _joined(parts: Sequence[Records]) -> Records:
-    """Records one after the other."""
+    """All records, concatenated."""
     if len(parts) == 1:
         return parts[0]
 
@@ -174,7 +174,7 @@ def _joined(parts: Sequence[Records]) -> Records:
 
 
 class _JoinedSource(Sequence):
-    """Sources of records, one after the other."""
+    """Sources of records, concatenated."""
 
     def __init__(self, sources: Sequence[Sequence[dict[str, Any]]]):
         self.sources = sources

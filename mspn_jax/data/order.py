@@ -1,9 +1,10 @@
-"""The order of training: whom each position of an endless stream of people shows, and how.
+"""The order of training: an endless stream of people, each with an augmentation.
 
-The order is a pure function of the seed. A pass of a data set is a permutation of its pictures,
-with the people of each in their order, and an augmentation for everyone. The passes of a data set
-form one sequence of people. An epoch takes the next so many of every data set, and shuffles the
-pictures of one among those of the others. Without others an epoch is a pass.
+The order is a pure function of the seed. A pass over a data set shuffles its pictures, keeps the
+people of a picture together, and samples an augmentation for everyone. The passes of a data set,
+one after another, are its sequence of people. An epoch takes the next people of each sequence, as
+many as `Share.per_epoch` says, and interleaves their pictures at random. With one data set, an
+epoch is by default a pass.
 """
 
 import dataclasses
@@ -23,8 +24,8 @@ class Share(NamedTuple):
     """What an epoch takes of a data set.
 
     Attributes:
-      num_pictures: of the data set; its records follow those of the one before.
-      per_epoch: people, the next in the data set's sequence.
+      num_pictures: of the data set. Its records follow those of the data set before it.
+      per_epoch: how many people an epoch takes.
     """
 
     num_pictures: int
@@ -33,12 +34,12 @@ class Share(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """N people in the order of training.
+    """N people of the stream.
 
     Attributes:
-      records: of each.
-      rows: of each in `Records.people`.
-      augmentation: of each.
+      records: the index of each one's record.
+      rows: the row of each in `Records.people`.
+      augmentation: one for each.
     """
 
     records: Int[np.ndarray, "N"]
@@ -56,8 +57,8 @@ class Order:
     """The endless stream of people, epoch after epoch.
 
     Args:
-      shares: of every data set, in the order of their records; by default there is one, and an
-        epoch shows everyone once.
+      shares: of every data set, in the order of their records. By default there is one data set,
+        and an epoch shows everyone once.
     """
 
     def __init__(
@@ -92,11 +93,11 @@ class Order:
             for sequence, count in zip(self.sequences, self.taken)
         ]
         everyone = _joined(parts)
-        is_first = np.diff(everyone.records, prepend=-1) != 0  # of the people of a picture
+        is_first = np.diff(everyone.records, prepend=-1) != 0  # of their picture
         sequence_of_picture = np.repeat(np.arange(len(parts)), self.taken)[is_first]
         rng = np.random.default_rng([self.seed, epoch, len(parts)])
-        turns = rng.permutation(sequence_of_picture)  # whose picture is at each place
-        place = np.argsort(turns, kind="stable")  # of each picture
+        turns = rng.permutation(sequence_of_picture)  # the data set of the picture at each place
+        place = np.argsort(turns, kind="stable")  # the place of each picture
         return everyone[np.argsort(place[np.cumsum(is_first) - 1], kind="stable")]
 
 
@@ -104,8 +105,8 @@ class _Sequence:
     """The people of one data set, pass after pass.
 
     Args:
-      pictures: the data set's, an interval of the records.
-      seed: of the training, and the number of the data set in it.
+      pictures: the interval of the records that are the data set's.
+      seed: the training's seed, and the index of the data set.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class _Sequence:
 
 
 def rounds(start: int, stop: int, length: int) -> Iterator[tuple[int, int, int]]:
-    """Positions of a stream as (number, first, last) within each epoch, or pass, of `length`."""
+    """Positions of a stream as (number, first, last) in each epoch, or pass, of `length`."""
     while start < stop:
         number, first = divmod(start, length)
         last = min(length, first + stop - start)

@@ -34,10 +34,11 @@ class Sigmas:
 
     Attributes:
       num_people: who were annotated twice.
-      counts: of how many of them each keypoint is labelled twice.
+      counts: for each keypoint, how many of them have it labelled twice.
       sigmas: COCO's, as fractions of sqrt(area).
-      of_medians: the same if errors were normal: d² / s² is exponential then, and its median is
-        ln 2 of its mean. A sigma far above it comes from few pairs that are far apart.
+      of_medians: the same, from the median of d² / s². If errors are normal, d² / s² is
+        exponential, and its mean is its median / ln 2. A sigma far above this one comes from few
+        pairs that are far apart.
       farthest: the greatest d / s of each keypoint.
       farthest_ids: its annotation in the first file.
     """
@@ -122,7 +123,7 @@ def pairs(
             first.boxes_xywh[mine], second.boxes_xywh[theirs]
         )
         is_pair = (overlaps >= MIN_OVERLAP) & is_labelled.any(1).reshape(costs.shape)
-        apart = 1 + costs.sum()  # more than any assignment of pairs
+        apart = 1 + costs.sum()  # costs more than any assignment of pairs
         i, j = linear_sum_assignment(np.where(is_pair, costs, apart))
         kept = is_pair[i, j]
         rows += mine[i[kept]].tolist()

@@ -163,7 +163,7 @@ def check(names: Sequence[str], annotations: Annotations, skeleton: Skeleton) ->
     """Checks before any work that these metrics can be computed.
 
     Raises:
-      UsageError: there is no metric of a name, or the skeleton has no such joint.
+      UsageError: a name is no metric's, or the skeleton has no such joint.
       DataError: PCKh is asked for, and somebody has no `head_size`.
     """
     for name in names:

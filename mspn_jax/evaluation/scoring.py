@@ -212,9 +212,9 @@ def summarize(evaluation: COCOeval) -> tuple[dict[str, float], str]:
 def crowd_metrics(
     annotations: Annotations, results: list[dict[str, Any]], skeleton: Skeleton
 ) -> dict[str, float]:
-    """CrowdPose's AP of pictures with a crowd index below 0.2, from there below 0.8, and above.
+    """CrowdPose's AP by crowd index of the picture: below 0.2, from 0.2 to below 0.8, and above.
 
-    -1 if nobody is in such pictures. Without crowd indices there are no such metrics.
+    -1 if nobody is in such pictures. Without crowd indices the result is empty.
     """
     if annotations.crowd_indices is None:
         return {}

@@ -1,7 +1,7 @@
 """A training run's log in Weights & Biases or MLflow.
 
 Their libraries may wait for a network in any call, and when Python exits. So they run in a process
-of their own, `service_writer`, which this one never waits for, but for some seconds at its end.
+of their own, `service_writer`. Training waits for it only at the end, and then a minute at most.
 """
 
 import base64
@@ -31,7 +31,7 @@ SERVICES = ("wandb", "mlflow")  # modules, and extras of this package
 RUN_ID_FILE = "run_id"
 
 _WRITER = pathlib.Path(__file__).with_name("service_writer.py")
-_MAX_WAITING = 1000  # entries that the process has not taken yet
+_MAX_WAITING = 1000  # the most entries that wait for the process
 _SECONDS_TO_SEND = 60.0  # at the end of a run
 _SECONDS_WHEN_STOPPED = 2.0
 
@@ -65,9 +65,9 @@ class ServiceLog:
 
     Args:
       service: of `SERVICES`.
-      run_id: a run that has this id goes on.
-      name: a new run's.
-      config: for json.
+      run_id: if the service has a run of this id, it is continued.
+      name: the name of a new run.
+      config: what json can hold; the service shows it.
     """
 
     def __init__(self, service: str, *, run_id: str, name: str, config: dict[str, Any]):
@@ -80,7 +80,7 @@ class ServiceLog:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is not for it
+            start_new_session=True,  # so that Ctrl-C does not reach it
         )
         self._put(service=service, run_id=run_id, name=name, config=config)
         for work in (self._send, self._listen):
@@ -96,7 +96,7 @@ class ServiceLog:
     def close(self, is_complete: bool) -> None:
         """Waits for the process for at most a minute, or two seconds if the run was stopped.
 
-        Then the process goes on alone for some minutes at most.
+        After that the process continues alone, for some minutes at most.
         """
         if self._is_lost:
             return
@@ -119,7 +119,7 @@ class ServiceLog:
 
     def _send(self) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError), self._process.stdin as pipe:  # `_listen` tells why
+        with contextlib.suppress(OSError), self._process.stdin as pipe:  # `_listen` logs the reason
             while (line := self._waiting.get()) is not None:
                 pipe.write(line)
                 pipe.flush()

@@ -1,8 +1,8 @@
 """Writes a run into Weights & Biases or MLflow: the program that `service_log` runs beside it.
 
-It reads a line of json at a time from its input: first the run, then its metrics and pictures, at
-last whether it is complete. It writes a line of json: the run's address, or the error that ended
-it. It imports nothing of this package, so that it starts in an instant and holds no accelerator.
+Each line of its input is a json object: first the run, then metrics and pictures, last whether the
+run is complete. It answers with such lines: the run's address, and the error that ended it. It
+imports nothing of this package, so that it starts fast and holds no accelerator.
 """
 
 import base64
@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 PROJECT = "mspn_jax"  # unless the service's own variables name another
-TAG = "mspn_jax.run_id"  # where MLflow has the id of the workdir
-SECONDS_TO_SEND = 300  # what is left when the run has ended
+TAG = "mspn_jax.run_id"  # MLflow's tag for the id of the workdir
+SECONDS_TO_SEND = 300  # to send what is left when the run has ended
 PARAMS_A_REQUEST = 100  # MLflow's limit
 CHARACTERS_A_PARAM = 500  # MLflow's smallest limit, of its older servers
 
@@ -74,7 +74,7 @@ class MlflowRun:
         self._id = run.info.run_id
         self.address = f"{self._client.tracking_uri}, experiment {name_of_all}, run {self._id}"
         self._client.update_run(self._id, status="RUNNING")
-        # A param cannot change. The file has what a resumed run changed.
+        # MLflow's params cannot change. The file has the values of a resumed run.
         values = {key: str(value)[:CHARACTERS_A_PARAM] for key, value in flat(config).items()}
         new = [Param(key, value) for key, value in values.items() if key not in run.data.params]
         for first in range(0, len(new), PARAMS_A_REQUEST):
@@ -127,14 +127,14 @@ def write(lines: Iterator[str], answer: Callable[[dict[str, str]], None]) -> Non
 
 
 def input_lines() -> Iterator[str]:
-    """The lines of the input, read by a thread. Some time after their end the process ends."""
+    """The lines of the input, read by a thread. It ends the process some time after the last."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def read() -> None:
         for line in sys.stdin:
             lines.put(line)
         lines.put(None)
-        time.sleep(SECONDS_TO_SEND)  # the run has ended, or was killed: nobody waits for the rest
+        time.sleep(SECONDS_TO_SEND)  # no longer: the run has ended, or was killed
         os._exit(1)
 
     threading.Thread(target=read, daemon=True).start()
@@ -142,11 +142,11 @@ def input_lines() -> Iterator[str]:
 
 
 def main() -> None:
-    # Ctrl-C and schedulers' signals are for the run; its end is the end of the input.
+    # Ctrl-C and schedulers' signals are meant for the run. This process ends with its input.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print
+    os.dup2(2, 1)  # for what libraries print
 
     def answer(content: dict[str, str]) -> None:
         with contextlib.suppress(BrokenPipeError):  # the run may be gone

@@ -40,8 +40,10 @@ class Limits:
 
 
 class Answer(NamedTuple):
-    """Attributes:
-    kind: the content's type.
+    """An HTTP answer.
+
+    Attributes:
+      kind: the content's type.
     """
 
     status: int

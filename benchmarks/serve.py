@@ -48,9 +48,9 @@ def main() -> None:
         write_checkpoint(pathlib.Path(folder), args)
         with served(folder, args.detector) as (process, port):
             for clients in args.clients:
-                figures = measured(port, pictures, clients, args.requests)
+                found = measured(port, pictures, clients, args.requests)
                 memory = psutil.Process(process.pid).memory_info().rss
-                report.row(clients=clients, **figures, server_MB=memory / 1e6)
+                report.row(clients=clients, **found, server_MB=memory / 1e6)
 
 
 def write_checkpoint(folder: pathlib.Path, args: argparse.Namespace) -> None:

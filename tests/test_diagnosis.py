@@ -146,7 +146,7 @@ def test_a_person_found_by_nobody_and_a_picture_without_anything_found():
     assert judged.closest.tolist() == [0, NOBODY]
     assert judged.nearest.tolist() == [0]
     assert (judged.kinds == NOT_JUDGED).all()
-    metrics = diagnosis.summary(judged, people, COCO)
+    metrics = diagnosis.summary(people, judged, COCO)
     assert metrics["people"] == {"labelled": 2, "matched": 0, "unmatched": 2, "mean_oks": None}
     assert metrics["errors"]["miss"] == {"count": 0, "share": None}
     assert metrics["keypoints"]["nose"]["median_error_px"] is None
@@ -160,7 +160,7 @@ def test_the_summary_counts_what_was_made():
     found_xy[RIGHT_WRIST] = found_xy[LEFT_WRIST]
     annotations = [annotation(1, pose(0), visibility), annotation(2, pose(0), image_id=2)]
     judged, people = diagnose([result(found_xy), result(pose(0), image_id=2)], annotations)
-    metrics = diagnosis.summary(judged, people, COCO)
+    metrics = diagnosis.summary(people, judged, COCO)
     counts = {kind: metrics["errors"][kind]["count"] for kind in KINDS}
     assert sum(counts.values()) == 16 + 17
     assert metrics["keypoints"]["nose"]["labelled"] == 1

@@ -115,7 +115,7 @@ def test_a_metric_equals_a_loop_over_people_and_keypoints(name, seed):
     results = results_of(annotations, seed + 10)
     expected = oracle(name, annotations, results)
     assert name in ("EPE", "RMSE") or "/" in name or 0.01 < expected < 0.999
-    (value,) = distance_metrics([name], results, annotations, MPII).values()
+    (value,) = distance_metrics([name], annotations, results, MPII).values()
     assert value == pytest.approx(expected, abs=1e-9)
 
 
@@ -124,11 +124,11 @@ def test_who_has_no_result_counts_as_wrong(name):
     annotations = split((1, 1))
     annotations = dataclasses.replace(annotations, visibility=np.full((2, 16), 2.0))
     results = results_of(annotations, spread=0.0)
-    whole = distance_metrics([name], results, annotations, MPII)[name]
-    half = distance_metrics([name], results[:1], annotations, MPII)[name]
+    whole = distance_metrics([name], annotations, results, MPII)[name]
+    half = distance_metrics([name], annotations, results[:1], MPII)[name]
     assert whole == pytest.approx(0.95 if name == "AUC" else 1)  # one threshold of AUC is 0
     assert half == pytest.approx(whole / 2)
-    assert distance_metrics([name], [], annotations, MPII)[name] == 0
+    assert distance_metrics([name], annotations, [], MPII)[name] == 0
 
 
 def test_pixels_are_of_the_found():
@@ -137,19 +137,19 @@ def test_pixels_are_of_the_found():
     row = results[0]["row"]
     alone = annotations.select([row])
     for name in ("EPE", "RMSE"):
-        value = distance_metrics([name], results, annotations, MPII)[name]
+        value = distance_metrics([name], annotations, results, MPII)[name]
         assert value == pytest.approx(oracle(name, alone, [results[0] | {"row": 0}]))
-        assert distance_metrics([name], [], annotations, MPII)[name] == UNDEFINED
+        assert distance_metrics([name], annotations, [], MPII)[name] == UNDEFINED
 
 
 def test_crowds_do_not_count():
     annotations = split()
     results = results_of(annotations)
-    before = distance_metrics(ALL, results, annotations, MPII)
+    before = distance_metrics(ALL, annotations, results, MPII)
     crowd = annotations.select([0, *range(len(annotations.ids))])
     is_person = np.arange(len(crowd.ids)) > 0
     crowd = dataclasses.replace(crowd, is_person=is_person, is_crowd=~is_person)
-    assert distance_metrics(ALL, results, crowd, MPII) == before
+    assert distance_metrics(ALL, crowd, results, MPII) == before
 
 
 def test_a_result_goes_to_the_person_whose_box_it_overlaps_most():
@@ -159,13 +159,13 @@ def test_a_result_goes_to_the_person_whose_box_it_overlaps_most():
 
     def match(*boxes):
         results = [{"image_id": image_id, "bbox": list(box)} for box in boxes]
-        return distances.match_by_box(results, people).tolist()
+        return distances.match_by_box(people, results).tolist()
 
     assert match([5, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]) == [1, 2, 0]
     assert match([1, 0, 10, 10], [0, 0, 10, 10]) == [1, 0, NOBODY]
     assert match([100, 100, 10, 10]) == [NOBODY] * 3
     elsewhere = [{"image_id": image_id + 1, "bbox": [0, 0, 10, 10]}]
-    assert distances.match_by_box(elsewhere, people).tolist() == [NOBODY] * 3
+    assert distances.match_by_box(people, elsewhere).tolist() == [NOBODY] * 3
 
 
 @pytest.mark.parametrize(

@@ -294,7 +294,7 @@ def test_pckh_is_mpiis_own(source, data, threshold, seed):
         for row, n in enumerate(order)
     ]
     names = {joint: f"PCKh@{threshold}{joint and '/'}{joint}" for joint in expected}
-    metrics = distances.distance_metrics([*names.values()], results, annotations, MPII)
+    metrics = distances.distance_metrics([*names.values()], annotations, results, MPII)
     for joint, value in expected.items():
         assert metrics[names[joint]] == pytest.approx(value, abs=1e-9), joint
 

@@ -8,7 +8,7 @@ import pytest
 
 from mspn_jax.data import augment
 from mspn_jax.data.order import Order, Share, Stretch
-from mspn_jax.data.records import People, Records
+from mspn_jax.data.records import PeopleColumns, Records
 from mspn_jax.skeletons import COCO
 
 SEED = 5
@@ -26,7 +26,7 @@ def records_of(num_people: list[int]) -> Records:
         image_ids=np.arange(count),
         image_hw=np.full((count, 2), 100),
         num_people=np.array(num_people),
-        people=People(
+        people=PeopleColumns(
             boxes_xyxy=np.zeros((total, 4), np.float32),
             keypoints_image_xy=np.zeros((total, 17, 2), np.float32),
             visibility=rng.integers(0, 3, (total, 17)).astype(np.float32),

@@ -213,7 +213,7 @@ def _logged(skeleton: Skeleton) -> Skeleton:
     return skeleton
 
 
-def check_described(description: Description, config: Any) -> None:
+def check_described(config: Any, description: Description) -> None:
     """Raises UsageError if a checkpoint's network is not the config's."""
     model = description.model | {"num_keypoints": config.model.get("num_keypoints")}
     for key, value in config.model.items():

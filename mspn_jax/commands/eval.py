@@ -64,7 +64,7 @@ log = logging.getLogger("mspn_jax")
 def main() -> None:
     config = _CONFIG.value
     description, variables, step = published.load(_CHECKPOINT.value)
-    configured.check_described(description, config)
+    configured.check_described(config, description)
     model = description.new_model(dtype=jnp.dtype(config.dtype))
     model, variables = for_inference(model, variables, _STAGES.value)
     skeleton = description.new_skeleton()

@@ -88,9 +88,9 @@ def main(words: list[str]) -> None:
     if not given:
         raise UsageError("name a picture, a folder, a video or a camera: mspn predict photo.jpg")
     sources = find_sources(given)
-    output = paths.path(_OUTPUT.value) if _OUTPUT.value else new_folder("runs/predict")
+    output = paths.path(_OUTPUT.value) if _OUTPUT.value else free_folder("runs/predict")
     check_apart(sources, output)
-    boxes = given_boxes(sources)
+    boxes = boxes_of_flags(sources)
     check_of_detector(boxes)
     people_finder = PeopleFinder.load(
         _CHECKPOINT.value or _MODEL.value,
@@ -154,7 +154,7 @@ def main(words: list[str]) -> None:
         stop.leave(stop.number, "what was done is written")
 
 
-def new_folder(name: str) -> pathlib.Path:
+def free_folder(name: str) -> pathlib.Path:
     """The name, or the first of name2, name3, ... that does not exist."""
     names = itertools.chain([name], (f"{name}{number}" for number in itertools.count(2)))
     return next(path for path in map(pathlib.Path, names) if not path.exists())
@@ -178,7 +178,7 @@ def check_of_detector(boxes: PersonBoxes | None) -> None:
             raise UsageError(f"--{name}: is of a detector, and the boxes are given without one")
 
 
-def given_boxes(sources: list[Source]) -> PersonBoxes | None:
+def boxes_of_flags(sources: list[Source]) -> PersonBoxes | None:
     """The boxes of --boxes or --box; None without these flags."""
     ways = {
         "--boxes": _BOXES.value,

@@ -186,7 +186,7 @@ def _keys_of(group: dict[str, Any]) -> Rule:
 
 def require(name: str, value: Any, rule: Rule) -> None:
     """Raises UsageError, with the name, the value and the range, if the rule does not hold."""
-    if not _holds(rule, value):
+    if not _holds(value, rule):
         raise UsageError(f"{name}={value!r}: must be {rule.must}")
 
 
@@ -203,7 +203,7 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
     return dict(items(config, ""))
 
 
-def _holds(rule: Rule, value: Any) -> bool:
+def _holds(value: Any, rule: Rule) -> bool:
     if isinstance(value, dict):
         return rule.holds(value)
     numbers = value if isinstance(value, tuple | list) else [value]

@@ -97,10 +97,10 @@ def main() -> None:
         report = stack.enter_context(new_report(config, workdir, first_step, steps, check_alone))
         started = first_step  # the last step that the devices were given
 
-        def is_saved() -> bool:
+        def all_is_saved() -> bool:
             return started == first_step or checkpoints.has(started)
 
-        stop = stack.enter_context(stopping.stop_requests(is_saved))
+        stop = stack.enter_context(stopping.stop_requests(all_is_saved))
         estimate = new_evaluation(config, description, validation, stop)
         run = Run(check_alone, checkpoints, report, estimate)
         last = steps.last

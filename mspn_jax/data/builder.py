@@ -71,7 +71,7 @@ class CocoPersonKeypoints(tfds.core.GeneratorBasedBuilder):
         paths = [str(folder / picture.file_name) for picture in pictures]
         kept, image_hw = [], []
         with multiprocessing.pool.ThreadPool() as pool:
-            checks = pool.imap(check_picture, paths, chunksize=8)
+            checks = pool.imap(measure_picture, paths, chunksize=8)
             progress = tqdm(paths, desc=f"records of {folder.name}", unit=" pictures")
             for i, (picture, path, check) in enumerate(zip(pictures, progress, checks)):
                 if isinstance(check, DataError):
@@ -104,7 +104,7 @@ class CocoPersonKeypoints(tfds.core.GeneratorBasedBuilder):
             np.savez(file, **columns)
 
 
-def check_picture(path: str) -> tuple[int, int] | DataError:
+def measure_picture(path: str) -> tuple[int, int] | DataError:
     """(height, width) of a picture file, or why it cannot be decoded completely."""
     try:
         height, width, _ = decode_picture(pathlib.Path(path).read_bytes()).shape

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from mspn_jax.data.coco import DataSet
 from mspn_jax.data.order import Share
-from mspn_jax.data.records import People, Records, open_records
+from mspn_jax.data.records import PeopleColumns, Records, open_records
 from mspn_jax.data.schema import some
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import Skeleton
@@ -132,7 +132,7 @@ def _with_skeleton(records: Records, own: Skeleton, skeleton: Skeleton) -> Recor
     return dataclasses.replace(
         records,
         num_people=np.bincount(picture[kept], minlength=len(records.num_people)),
-        people=People(
+        people=PeopleColumns(
             boxes_xyxy=people.boxes_xyxy[kept],
             keypoints_image_xy=people.keypoints_image_xy[kept][:, columns],
             visibility=visibility[kept],
@@ -163,10 +163,10 @@ def _joined(parts: Sequence[Records]) -> Records:
         image_ids=np.concatenate([part.image_ids for part in parts]),
         image_hw=np.concatenate([part.image_hw for part in parts]),
         num_people=np.concatenate([part.num_people for part in parts]),
-        people=People(
+        people=PeopleColumns(
             *(
                 np.concatenate([getattr(part.people, field.name) for part in parts])
-                for field in dataclasses.fields(People)
+                for field in dataclasses.fields(PeopleColumns)
             )
         ),
         unreadable=tuple(itertools.chain(*(part.unreadable for part in parts))),

@@ -53,12 +53,12 @@ class Records:
     image_ids: Int[np.ndarray, "N"]
     image_hw: Int[np.ndarray, "N 2"]
     num_people: Int[np.ndarray, "N"]
-    people: "People"
+    people: "PeopleColumns"
     unreadable: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class People:
+class PeopleColumns:
     """N people, a row each.
 
     Attributes:
@@ -149,7 +149,8 @@ def _opened(path: pathlib.Path, folder: paths.Path) -> Records:
         left_out = made.info.metadata
         with np.load(path / CocoPersonKeypoints.COLUMNS) as file:
             columns = dict(file)
-        people = People(**{f.name: columns.pop(f.name) for f in dataclasses.fields(People)})
+        names = [field.name for field in dataclasses.fields(PeopleColumns)]
+        people = PeopleColumns(**{name: columns.pop(name) for name in names})
     if other_size := left_out["other_size"]:
         log.warning(
             "%s: %d pictures have another size than the json says, so that their keypoints may"

@@ -157,7 +157,7 @@ def count_kinds(kinds: Int[np.ndarray, "*n"]) -> dict[str, dict[str, int | float
     }
 
 
-def summary(diagnosis: Diagnosis, people: Annotations, skeleton: Skeleton) -> dict[str, Any]:
+def summary(people: Annotations, diagnosis: Diagnosis, skeleton: Skeleton) -> dict[str, Any]:
     """The diagnosis as metrics; None if there is nothing to compute one from.
 
     Over the labelled keypoints of matched people:

@@ -40,14 +40,14 @@ class Distances(NamedTuple):
     head_sizes: Float[np.ndarray, "M"]
 
 
-def measure(results: list[dict[str, Any]], annotations: Annotations) -> Distances:
+def measure(annotations: Annotations, results: list[dict[str, Any]]) -> Distances:
     """Distances of the people of a split.
 
     Args:
       results: COCO's submission format, with boxes.
     """
     people = annotations.people()
-    matched = match_by_box(results, people)
+    matched = match_by_box(people, results)
     num_keypoints = people.visibility.shape[1]
     pixels = np.full(people.visibility.shape, np.inf)
     found = matched != NOBODY
@@ -59,7 +59,7 @@ def measure(results: list[dict[str, Any]], annotations: Annotations) -> Distance
     )
 
 
-def match_by_box(results: list[dict[str, Any]], people: Annotations) -> Int[np.ndarray, "M"]:
+def match_by_box(people: Annotations, results: list[dict[str, Any]]) -> Int[np.ndarray, "M"]:
     """The result of each person, an index, or NOBODY. Each result belongs to one person at most.
 
     The pair of one picture with the highest overlap of boxes (IoU) is matched first. Annotated
@@ -186,8 +186,8 @@ def check(names: Sequence[str], annotations: Annotations, skeleton: Skeleton) ->
 
 def distance_metrics(
     names: Sequence[str],
-    results: list[dict[str, Any]],
     annotations: Annotations,
+    results: list[dict[str, Any]],
     skeleton: Skeleton,
 ) -> dict[str, float]:
     """Metrics by name.
@@ -207,6 +207,6 @@ def distance_metrics(
       UsageError, DataError: see `check`.
     """
     check(names, annotations, skeleton)
-    distances = measure(results, annotations)
+    distances = measure(annotations, results)
     functions = {name: find(name) for name in names}
     return {name: f(distances, skeleton) for name, f in functions.items() if f}

@@ -314,6 +314,6 @@ def evaluate(
     if metrics["AP"] < _NEXT_TO_NOTHING:
         log.warning("AP %.3f: %s", metrics["AP"], how_far_off(dataset, results))
     more = crowd_metrics(dataset.annotations, results, skeleton)
-    more |= distance_metrics(more_metrics, results, dataset.annotations, skeleton)
+    more |= distance_metrics(more_metrics, dataset.annotations, results, skeleton)
     table += "".join(f" {name:18} = {value:.3f}\n" for name, value in more.items())
     return results, metrics | more, table

@@ -48,7 +48,7 @@ def write(
     if not results:
         raise DataError("nobody was found in any picture, so there is nothing to report on")
     metrics, people, judged = measure(dataset, results, skeleton)
-    more = distance_metrics(more_metrics, results, dataset.annotations, skeleton)
+    more = distance_metrics(more_metrics, dataset.annotations, results, skeleton)
     metrics = {"about": about, **_defined(more), **metrics}
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def measure(
     metrics = {
         **_defined(ten),
         "precision_recall": _precision_recall(evaluation),
-        **diagnosis.summary(judged, people, skeleton),
+        **diagnosis.summary(people, judged, skeleton),
         "by_size": [score(name, sizes == i) for i, name in enumerate(_size_names(SIZE_EDGES_PX))],
         "by_labelled": [
             score(f"{low + 1} to {high}", labelled == i) for i, (low, high) in ranges if high > low

@@ -196,14 +196,6 @@ def test_serve(tmp_path):
 
 
 @pytest.mark.slow
-def test_tracking(tmp_path):
-    rows = run("tracking.py", "--videos", 1, "--json", tmp_path / "rows.json")
-    scenes = [row for row in rows if "scene" in row]
-    assert len(scenes) == 9 and all(row["people"] > 20 and row["missed"] < 0.7 for row in scenes)
-    assert all(row["milliseconds_a_frame"]["median"] > 0 for row in rows[9:])
-
-
-@pytest.mark.slow
 def test_predict(tmp_path):
     rows = run("predict.py", "--people", 1, 3, "--onnxruntime", "--json", tmp_path / "rows.json")
     assert [row["people"] for row in rows] == [1, 3]

@@ -1,6 +1,10 @@
 """Ids that stay with people: crossing, missing, coming back; boxes between detections."""
 
 import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -207,3 +211,15 @@ def test_drawn_people_keep_their_ids(scene):
             num_returns += frame.time_s - last_s.get(true, frame.time_s) > KEEP_S
             ids[true], last_s[true] = given, frame.time_s
     assert len(ids) == len(walking) and (num_returns > 0) == (scene == "returning")
+
+
+@pytest.mark.slow
+def test_switches_are_counted_where_detector_and_network_err(tmp_path):
+    root, file = pathlib.Path(__file__).parents[1], tmp_path / "rows.json"
+    program = root / "tests" / "stress" / "tracking.py"
+    flags = ("--quick", "--repeats=1", "--videos=1", f"--json={file}")
+    subprocess.run([sys.executable, program, *flags], check=True, capture_output=True, cwd=root)
+    rows = json.loads(file.read_text())["rows"]
+    scenes = [row for row in rows if "scene" in row]
+    assert len(scenes) == 9 and all(row["people"] > 20 and row["missed"] < 0.7 for row in scenes)
+    assert all(row["milliseconds_a_frame"]["median"] > 0 for row in rows[9:])

@@ -1,13 +1,14 @@
-"""Tracking: identity switches on drawn videos whose true ids are known; frames a second.
+"""Tracks people while detector and network err: identity switches, and frames a second.
 
-    python benchmarks/tracking.py [--videos 20] [--detector FILE.onnx]
+    python tests/stress/tracking.py [--videos 20] [--detector FILE.onnx]
 
-Identity switches: the detector and the network are simulated from the truth, as no network here
-is trained on these people. Boxes are 3% off, one in twelve is missing, one frame in six has a false
-one, and hidden people are missing more often. Joints have an OKS of about 0.86; hidden ones have
-less, or are those of the person in front. People are assigned to the truth by OKS above 0.5, as in
-MOTA. A switch is a person whose id differs from the last one. A clear sight is one where OKS to all
-others is below 0.3, and at least 60% of the person is visible and inside the picture.
+Identity switches, on drawn videos with known ids: the detector and the network are simulated from
+the truth, as no network here is trained on these people. Boxes are 3% off, one in twelve is
+missing, one frame in six has a false one, and hidden people are missing more often. Joints have an
+OKS of about 0.86; hidden ones have less, or are those of the person in front. People are assigned
+to the truth by OKS above 0.5, as in MOTA. A switch is a person whose id differs from the last one.
+A clear sight is one where OKS to all others is below 0.3, and at least 60% of the person is visible
+and inside the picture.
 
 Frames a second, if --detector is given: from a drawn video's file to people, with that detector and
 a tiny network. Both run, and what they find is replaced by the simulation.
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, ratio, spread

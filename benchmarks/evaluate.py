@@ -40,6 +40,7 @@ from mspn_jax.data import evaluation_set
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.devices import replicate, shard
 from mspn_jax.evaluation import scoring
+from mspn_jax.evaluation.results import coco_results
 from mspn_jax.model import STRIDE
 from mspn_jax.skeletons import COCO
 from mspn_jax.storage import files
@@ -218,7 +219,7 @@ def one_pass(
     keypoints_image_xy, keypoint_scores = clock("collect", to_image)
     results = clock(
         "results",
-        scoring.coco_results,
+        coco_results,
         boxes.image_ids,
         boxes.boxes_xyxy,
         boxes.scores,

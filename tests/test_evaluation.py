@@ -13,6 +13,7 @@ from mspn_jax.data.annotations import Annotations
 from mspn_jax.data.validator import read_annotations
 from mspn_jax.errors import DataError
 from mspn_jax.evaluation import scoring
+from mspn_jax.evaluation.results import coco_results
 from mspn_jax.skeletons import COCO
 
 CROP_HW, HEATMAP_HW = (256, 192), (64, 48)
@@ -54,7 +55,7 @@ def synthetic_truth() -> Annotations:
 )
 def test_results_and_metrics_equal_the_references(predictions, four_pictures, kind, threshold):
     expected = golden_json("eval_results.json")[kind]
-    results = scoring.coco_results(**predictions, skeleton=COCO, oks_nms_threshold=threshold)
+    results = coco_results(**predictions, skeleton=COCO, oks_nms_threshold=threshold)
     assert len(results) == expected["n_results"]
     theirs = expected.get("results") or [{"score": score} for score in expected["scores"]]
     np.testing.assert_allclose(
@@ -77,7 +78,7 @@ def test_results_and_metrics_equal_the_references(predictions, four_pictures, ki
 
 def test_results_have_the_references_rows(predictions):
     expected = golden_json("eval_results.json")["none"]["results"]
-    results = scoring.coco_results(**predictions, skeleton=COCO)
+    results = coco_results(**predictions, skeleton=COCO)
     ours = {tuple(np.round(r["keypoints"][:2], 3)): r for r in results}
     for row in expected:
         mine = ours[tuple(np.round(row["keypoints"][:2], 3))]
@@ -174,7 +175,7 @@ def test_people_through_crops_targets_and_decoding_score_as_the_references(coco_
     center_xy, size_wh = geometry.crop_regions(boxes_xyxy, 1.25, CROP_HW)
 
     def average_precision(keypoints_crop_xy):
-        results = scoring.coco_results(
+        results = coco_results(
             image_ids,
             boxes_xyxy,
             np.ones(len(people)),

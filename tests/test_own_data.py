@@ -15,6 +15,7 @@ from mspn_jax.data import coco, evaluation_set, records
 from mspn_jax.data.validator import read_annotations
 from mspn_jax.errors import DataError, SkeletonError
 from mspn_jax.evaluation import scoring
+from mspn_jax.evaluation.results import coco_results
 from mspn_jax.synthetic import animals, coco_files
 from mspn_jax.synthetic.animals import QUADRUPED
 
@@ -100,7 +101,7 @@ def test_the_annotations_shown_are_enough(root):
     records.open_records(root=root, split=SPLIT, skeleton=QUADRUPED, only_with_people=True)
     truth = np.reshape(shown["annotations"][0]["keypoints"], (1, 11, 3))
     boxes = dataset.boxes
-    results = scoring.coco_results(
+    results = coco_results(
         boxes.image_ids,
         boxes.boxes_xyxy,
         boxes.scores,
@@ -210,7 +211,7 @@ def test_what_is_said_where_nobody_is_found(root):
     boxes, count = dataset.boxes, len(dataset.boxes)
 
     def said(image_ids, keypoints) -> str:
-        results = scoring.coco_results(
+        results = coco_results(
             image_ids,
             boxes.boxes_xyxy,
             boxes.scores,

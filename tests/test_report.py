@@ -15,7 +15,8 @@ import commands
 from mspn_jax.data import evaluation_set
 from mspn_jax.errors import DataError
 from mspn_jax.evaluation.diagnosis import KINDS
-from mspn_jax.evaluation.scoring import METRICS, coco_metrics, coco_results
+from mspn_jax.evaluation.results import coco_results
+from mspn_jax.evaluation.scoring import METRICS, coco_metrics
 from mspn_jax.reports import charts, evaluation
 from mspn_jax.reports.cases import CasePicture
 from mspn_jax.skeletons import COCO

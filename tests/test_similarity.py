@@ -6,6 +6,7 @@ import pytest
 from conftest import GOLDEN, golden_json
 from mspn_jax.data.validator import read
 from mspn_jax.evaluation import scoring
+from mspn_jax.evaluation.results import oks_nms
 from mspn_jax.evaluation.similarity import keypoint_similarities, object_keypoint_similarity
 from mspn_jax.skeletons import COCO
 
@@ -45,5 +46,5 @@ def test_nms_keeps_the_better_of_two_alike():
     one = rng.uniform(0, 100, (17, 2))
     keypoints = np.stack([one, one + 0.5, one + 300])
     scores, areas = np.array([0.5, 0.9, 0.1]), np.full(3, 1e4)
-    assert scoring.oks_nms(keypoints, scores, areas, COCO.oks_sigmas, 0.9).tolist() == [1, 2]
-    assert scoring.oks_nms(keypoints, scores, areas, COCO.oks_sigmas, 1.0).tolist() == [1, 0, 2]
+    assert oks_nms(keypoints, scores, areas, COCO.oks_sigmas, 0.9).tolist() == [1, 2]
+    assert oks_nms(keypoints, scores, areas, COCO.oks_sigmas, 1.0).tolist() == [1, 0, 2]

@@ -28,7 +28,8 @@ from mspn_jax.data.validator import read_annotations
 from mspn_jax.drawing import annotate_people, grid, write_picture
 from mspn_jax.errors import UsageError
 from mspn_jax.evaluation import distances
-from mspn_jax.evaluation.scoring import coco_metrics, evaluate, mean_pose_results
+from mspn_jax.evaluation.results import mean_pose_results
+from mspn_jax.evaluation.scoring import coco_metrics, evaluate
 from mspn_jax.folding import for_inference
 from mspn_jax.reports import evaluation
 from mspn_jax.skeletons import Skeleton

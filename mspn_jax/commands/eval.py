@@ -19,17 +19,15 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from mspn_jax import inference
-from mspn_jax.commands import configured, program
+from mspn_jax.commands import configured, evaluating, program
 from mspn_jax.crops import decode_picture
-from mspn_jax.data import evaluation_set
 from mspn_jax.data.annotations import Annotations
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.validator import read_annotations
 from mspn_jax.drawing import annotate_people, grid, write_picture
 from mspn_jax.errors import UsageError
-from mspn_jax.evaluation import distances
 from mspn_jax.evaluation.results import mean_pose_results
-from mspn_jax.evaluation.scoring import coco_metrics, evaluate
+from mspn_jax.evaluation.scoring import coco_metrics
 from mspn_jax.folding import for_inference
 from mspn_jax.reports import evaluation
 from mspn_jax.skeletons import Skeleton
@@ -69,15 +67,7 @@ def main() -> None:
     model = description.new_model(dtype=jnp.dtype(config.dtype))
     model, variables = for_inference(model, variables, _STAGES.value)
     skeleton = description.new_skeleton()
-    dataset = evaluation_set.open_split(
-        root=config.data.root,
-        split=config.data.val_split,
-        skeleton=skeleton,
-        first_people=config.data.first_people,
-        records_dir=config.data.records_dir,
-        detections=config.data.detections,
-        box_area_share=config.eval.box_area_share,
-    )
+    dataset = evaluating.open_validation(config, skeleton)
     training = None
     if _MEAN_POSE.value and dataset.has_annotations:
         training = read_annotations(
@@ -88,7 +78,6 @@ def main() -> None:
             f"--report: {config.data.val_split} has no annotations, so there is nothing to report"
             " on; without it the results are written"
         )
-    distances.check(config.eval.metrics, dataset.annotations, skeleton)
     log.info(
         "%s from %s: %d %s boxes in %d pictures of %s, %s flip test",
         description.variant,
@@ -112,18 +101,8 @@ def main() -> None:
             decoding=config.eval.decoding,
         )
         with tqdm(total=len(dataset.boxes), unit="box", disable=jax.process_index() > 0) as bar:
-            results, metrics, table = evaluate(
-                estimate,
-                variables,
-                dataset,
-                skeleton,
-                crop_hw=description.crop_hw,
-                batch_size=config.eval.batch_size,
-                padding=description.padding,
-                oks_nms_threshold=config.eval.oks_nms_threshold or None,
-                more_metrics=config.eval.metrics,
-                num_threads=config.data.num_threads,
-                progress=bar.update,
+            results, metrics, table = evaluating.evaluate(
+                config, description, dataset, estimate, variables, bar.update
             )
         if jax.process_index() > 0:
             return

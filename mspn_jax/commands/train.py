@@ -16,11 +16,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mspn_jax import training
-from mspn_jax.commands import configured, program, stopping
+from mspn_jax.commands import configured, evaluating, program, stopping
 from mspn_jax.commands.final_report import REPORT, Evaluation, report_on_best
 from mspn_jax.commands.steps import Steps
 from mspn_jax.commands.training_data import new_batches, open_training
-from mspn_jax.data import evaluation_set
 from mspn_jax.data.coco import DataSet
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.mixture import Mixture
@@ -28,8 +27,6 @@ from mspn_jax.data.records import Records
 from mspn_jax.devices import replicate, shard
 from mspn_jax.drawing import overlay_heatmaps
 from mspn_jax.errors import UsageError
-from mspn_jax.evaluation import distances
-from mspn_jax.evaluation.scoring import evaluate
 from mspn_jax.folding import fold
 from mspn_jax.reports import service_log
 from mspn_jax.reports.service_log import ServiceLog
@@ -154,23 +151,15 @@ def open_data(config: ConfigDict, description: Description) -> tuple[Mixture, Ev
     """What is trained on, and the validation set.
 
     Raises:
-      DataError: a split cannot be read, or lacks what `config.eval.metrics` need.
-      UsageError: the validation split has no annotations.
+      DataError, StorageError: as `open_training` and `open_validation`.
+      UsageError: the validation split has no annotations, or as those two.
     """
-    skeleton, data = description.new_skeleton(), config.data
+    skeleton = description.new_skeleton()
     training = open_training(config, skeleton)
-    validation = evaluation_set.open_split(
-        root=data.root,
-        split=data.val_split,
-        skeleton=skeleton,
-        first_people=data.first_people,
-        records_dir=data.records_dir,
-        detections=data.detections,
-        box_area_share=config.eval.box_area_share,
-    )
+    validation = evaluating.open_validation(config, skeleton)
     if not validation.has_annotations:
-        raise UsageError(f"{data.val_split}: has no annotations, so its AP cannot be computed")
-    distances.check(config.eval.metrics, validation.annotations, skeleton)
+        split = config.data.val_split
+        raise UsageError(f"{split}: has no annotations, so its AP cannot be computed")
     return training, validation
 
 
@@ -264,18 +253,8 @@ def new_evaluation(
             stop.leave(stop.number, "left the evaluation; the same command begins it again")
 
     def evaluate_variables(variables: Any) -> tuple[list[dict[str, Any]], dict[str, float]]:
-        results, metrics, _ = evaluate(
-            estimate,
-            fold(variables),
-            validation,
-            description.new_skeleton(),
-            crop_hw=description.crop_hw,
-            batch_size=config.eval.batch_size,
-            padding=config.padding,
-            oks_nms_threshold=config.eval.oks_nms_threshold or None,
-            more_metrics=config.eval.metrics,
-            num_threads=config.data.num_threads,
-            progress=leave_if_asked,
+        results, metrics, _ = evaluating.evaluate(
+            config, description, validation, estimate, fold(variables), leave_if_asked
         )
         assert metrics is not None, "the validation split has annotations"
         return results, metrics

@@ -8,32 +8,19 @@ Conditions on generations (ifGenerationMatch) hold everywhere. `refuse` is asked
 request and can give a status to answer with instead, or do anything else at that moment.
 """
 
-import base64
-import dataclasses
-import hashlib
 import http.server
-import itertools
 import json
-import os
 import re
 import socketserver
 import threading
-import time
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
+from bucket_objects import Buckets, Refused
+
 LARGEST_PAGE = 1000
 NO_CONTENT = (204, 304)  # statuses whose answer has no body
-
-
-@dataclasses.dataclass
-class Object:
-    data: bytes
-    generation: int
-    content_type: str = "application/octet-stream"
-    metadata: dict = dataclasses.field(default_factory=dict)
-    created: float = dataclasses.field(default_factory=time.time)
 
 
 def refuse_writing(method: str, path: str, query: dict) -> int | None:
@@ -41,20 +28,14 @@ def refuse_writing(method: str, path: str, query: dict) -> int | None:
     return 403 if method != "GET" else None
 
 
-class Refused(Exception):
-    """Raised with the status of the answer."""
-
-
-class BucketServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
+class BucketServer(Buckets, socketserver.ThreadingMixIn, http.server.HTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(self, port: int = 0):
-        super().__init__(("127.0.0.1", port), _Handler)
+        Buckets.__init__(self)
+        http.server.HTTPServer.__init__(self, ("127.0.0.1", port), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.buckets: dict[str, dict[str, Object]] = {}
-        self.lock = threading.RLock()
-        self.generations = itertools.count(int(time.time() * 1e6))
         self.uploads: dict[str, dict] = {}
         self.requests: list[str] = []
         self.refuse: Callable[[str, str, dict], int | None] = lambda method, path, query: None
@@ -82,13 +63,6 @@ class BucketServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     def handle_error(self, request, client_address) -> None:
         """Prints nothing when a client disconnects."""
 
-    def objects(self, folder: str | os.PathLike) -> dict[str, Object]:
-        """The objects below gs://BUCKET/FOLDER, by their names relative to it."""
-        bucket, _, prefix = os.fspath(folder).removeprefix("gs://").partition("/")
-        prefix = f"{prefix}/" if prefix else ""
-        found = self.buckets[bucket].items()
-        return {name.removeprefix(prefix): each for name, each in found if name.startswith(prefix)}
-
     def reads(self) -> list[str]:
         """The names of the objects whose bytes gcsfs asked for since the last call."""
         names = [
@@ -98,57 +72,6 @@ class BucketServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         ]
         self.requests.clear()
         return sorted(map(urllib.parse.unquote, names))
-
-    def resource(self, bucket: str, name: str) -> dict[str, Any]:
-        """The API's description of an object."""
-        found = self.buckets[bucket][name]
-        seconds, fraction = divmod(found.created, 1)
-        created = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        created += f".{int(fraction * 1000):03d}Z"
-        return {
-            "kind": "storage#object",
-            "id": f"{bucket}/{name}/{found.generation}",
-            "bucket": bucket,
-            "name": name,
-            "size": str(len(found.data)),
-            "generation": str(found.generation),
-            "metageneration": "1",
-            "contentType": found.content_type,
-            "metadata": found.metadata,
-            "timeCreated": created,
-            "updated": created,
-            "storageClass": "STANDARD",
-            "etag": str(found.generation),
-            "md5Hash": base64.b64encode(hashlib.md5(found.data).digest()).decode(),
-        }
-
-    def put(
-        self,
-        bucket: str,
-        name: str,
-        data: bytes,
-        query: dict[str, str],
-        content_type: str = "",
-        metadata: dict | None = None,
-    ) -> dict[str, Any]:
-        with self.lock:
-            self.check(bucket, name, query)
-            self.buckets[bucket][name] = Object(
-                bytes(data), next(self.generations), content_type, metadata or {}
-            )
-            return self.resource(bucket, name)
-
-    def check(self, bucket: str, name: str, query: dict[str, str]) -> Object | None:
-        """The object, if there is one; refuses where a condition does not hold."""
-        if bucket not in self.buckets:
-            raise Refused(404)
-        found = self.buckets[bucket].get(name)
-        generation = found.generation if found else 0
-        if int(query.get("ifGenerationMatch", generation)) != generation:
-            raise Refused(412)
-        if int(query.get("ifGenerationNotMatch", -1)) == generation:
-            raise Refused(304)
-        return found
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -4,7 +4,8 @@ import threading
 import time
 
 import pytest
-from bucket_server import Refused, refuse_writing
+from bucket_objects import Refused
+from bucket_server import refuse_writing
 
 from mspn_jax.errors import HeldError, StorageError
 from mspn_jax.storage import lease, paths

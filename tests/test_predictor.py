@@ -231,3 +231,16 @@ print(*{{name.partition(".")[0] for name in sys.modules}})
         check=True,
     )
     assert not absent & set(done.stdout.split())
+
+
+def test_the_predictor_is_imported_in_a_moment():
+    """Processor time, since a busy machine makes a program wait."""
+    program = "import time, mspn_jax; mspn_jax.Predictor; print(time.process_time())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+        check=True,
+    )
+    assert float(done.stdout) < 1.5

@@ -5,7 +5,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import jax
@@ -249,10 +248,3 @@ def test_two_processes_are_as_one_with_two_devices(config, tmp_path):
     for one, two in zip(*results, strict=True):
         assert one["image_id"] == two["image_id"] and one["bbox"] == two["bbox"]
         np.testing.assert_allclose(one["score"], two["score"], rtol=1e-4)
-
-
-@pytest.mark.slow
-def test_the_library_is_imported_in_a_moment():
-    program = "import time; t = time.time(); import mspn_jax; print(time.time() - t)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=HERE)
-    assert float(done.stdout) < 2

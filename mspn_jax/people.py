@@ -1,4 +1,4 @@
-"""The people of one picture: a result that is drawn, written as json or csv, or given on."""
+"""The people of one picture: a result to annotate the picture with, to write or to pass on."""
 
 import csv
 import dataclasses

@@ -79,6 +79,17 @@ def run(program: str, *arguments: object, devices: int = 1) -> subprocess.Comple
     )
 
 
+def start(program: str, *arguments: object, devices: int = 1) -> subprocess.Popen:
+    """Starts a command. Its log can be read from `stderr`."""
+    return subprocess.Popen(
+        command(program, *arguments),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(devices),
+        cwd=HERE,
+    )
+
+
 def error_of(done: subprocess.CompletedProcess) -> str:
     """Returns the one line that says why a command failed."""
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_checkpoints import DESCRIPTION
 
-from commands import HERE, command, environment, error_of, metrics_of, run, variables_at
+from commands import error_of, metrics_of, run, start, variables_at
 from mspn_jax.data import records
 from mspn_jax.errors import CheckpointError, DamagedCheckpointError, DataError, StorageError
 from mspn_jax.skeletons import COCO
@@ -106,16 +106,6 @@ def test_weights_are_kept_in_a_bucket(bucket, buckets):
 # Whole commands
 
 
-def start(*arguments: object) -> subprocess.Popen:
-    return subprocess.Popen(
-        command("train.py", *arguments),
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=HERE,
-        env=environment(),
-    )
-
-
 def assert_ends_like(run_in_bucket, expected: pathlib.Path) -> None:
     leaves = zip(variables_at(run_in_bucket, 12), variables_at(expected, 12), strict=True)
     for mine, theirs in leaves:
@@ -136,7 +126,7 @@ def test_a_run_killed_while_it_saves_and_then_damaged_ends_in_the_very_same_numb
         bucket / "run",
         f"--config.data.root={bucket}/coco",
     )
-    with start(*arguments) as process:
+    with start("train.py", *arguments) as process:
 
         def kill(method: str, path: str, query: dict) -> None:
             if query.get("name", "").startswith("run/checkpoints/9/training"):
@@ -179,7 +169,7 @@ def test_a_second_run_is_refused_and_a_bucket_that_goes_away_leaves_what_was_sav
         return 403 if stays.is_set() and method != "GET" else None
 
     buckets.refuse = away
-    with start(*arguments) as process:
+    with start("train.py", *arguments) as process:
         assert stopped.wait(120)
         second = run("train.py", *arguments)
         assert f"another run is at work in it (process {process.pid} on" in error_of(second)

@@ -14,20 +14,10 @@ import jax
 import numpy as np
 import pytest
 
-from commands import HERE, command, environment, error_of, metrics_of, run, variables_at
+from commands import HERE, command, environment, error_of, metrics_of, run, start, variables_at
 from mspn_jax.weights import checkpoints
 
 pytestmark = pytest.mark.slow
-
-
-def start(*arguments: object, **more) -> subprocess.Popen:
-    return subprocess.Popen(
-        command("train.py", *arguments),
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=HERE,
-        env=environment(**more),
-    )
 
 
 def read_until(process: subprocess.Popen, words: str) -> str:
@@ -55,10 +45,10 @@ def wait_for(pattern: str, folder: pathlib.Path, seconds: float = 300) -> None:
 
 def test_killed_while_it_saves_and_while_it_evaluates(workdir, config, tmp_path):
     arguments = ("--config", config, "--workdir", tmp_path)
-    with start(*arguments) as process:  # orbax writes into a folder of another name first
+    with start("train.py", *arguments) as process:  # orbax writes under another name first
         wait_for("checkpoints/*orbax-checkpoint-tmp*", tmp_path)
         process.kill()
-    with start(*arguments) as process:  # a step that is evaluated is saved before it is
+    with start("train.py", *arguments) as process:  # a step is saved before it is evaluated
         wait_for("checkpoints/9", tmp_path)
         process.kill()
     again = run("train.py", *arguments)
@@ -68,7 +58,7 @@ def test_killed_while_it_saves_and_while_it_evaluates(workdir, config, tmp_path)
 
 def test_a_signal_during_an_evaluation_leaves_it_for_the_next_start(workdir, config, tmp_path):
     arguments = ("--config", config, "--workdir", tmp_path, "--config.eval.batch_size=1")
-    with start(*arguments) as process:
+    with start("train.py", *arguments) as process:
         wait_for("checkpoints/9", tmp_path)  # it is saved first, and every box is a batch
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
@@ -92,7 +82,7 @@ def test_a_schedulers_signal_saves_and_leaves_with_a_status_of_its_own(
     workdir, config, tmp_path, number
 ):
     arguments = ("--config", config, "--workdir", tmp_path)
-    with start(*arguments) as process:
+    with start("train.py", *arguments) as process:
         read_until(process, "step 2/")
         process.send_signal(number)
         rest = process.stderr.read()
@@ -110,6 +100,7 @@ def test_one_processs_signal_stops_all_at_the_same_step(config, tmp_path):
         port = free.getsockname()[1]
     processes = [
         start(
+            "train.py",
             "--config",
             config,
             "--workdir",
@@ -136,7 +127,7 @@ def test_one_processs_signal_stops_all_at_the_same_step(config, tmp_path):
 
 def test_a_second_run_in_a_workdir_is_refused(config, tmp_path):
     arguments = ("--config", config, "--workdir", tmp_path)
-    with start(*arguments, "--config.num_steps=1000") as process:
+    with start("train.py", *arguments, "--config.num_steps=1000") as process:
         read_until(process, "step 2/")
         second = run("train.py", *arguments)
         assert process.poll() is None

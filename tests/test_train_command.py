@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from commands import HERE, command, environment, error_of, metrics_of, run, variables_at
+from commands import HERE, command, environment, error_of, metrics_of, run, start, variables_at
 from mspn_jax.weights import checkpoints
 
 
@@ -36,13 +36,7 @@ def test_a_run_leaves_what_it_promises(workdir):
 @pytest.mark.slow
 def test_a_run_stopped_and_started_again_ends_in_the_very_same_numbers(workdir, config, tmp_path):
     arguments = ("--config", config, "--workdir", tmp_path)
-    with subprocess.Popen(
-        command("train.py", *arguments),
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=HERE,
-        env=environment(),
-    ) as process:
+    with start("train.py", *arguments) as process:
         for line in process.stderr:
             if line.startswith("step 4/"):
                 process.send_signal(signal.SIGINT)
@@ -67,13 +61,7 @@ def test_a_run_stopped_and_started_again_ends_in_the_very_same_numbers(workdir, 
 @pytest.mark.slow
 def test_a_run_killed_without_warning_ends_in_the_very_same_numbers(workdir, config, new_workdir):
     arguments = ("--config", config, "--workdir", new_workdir)
-    with subprocess.Popen(
-        command("train.py", *arguments),
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=HERE,
-        env=environment(),
-    ) as process:
+    with start("train.py", *arguments) as process:
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             steps = (new_workdir / "checkpoints").glob("[0-9]*")

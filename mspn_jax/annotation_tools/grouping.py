@@ -5,7 +5,7 @@ import dataclasses
 from mspn_jax.annotation_tools.labelled import Box, Instance, Keypoint, LeftOut
 from mspn_jax.errors import DataError
 
-_EDGE = 1e-6  # of a box, pixels: shares of a picture become pixels with an error of rounding
+_EDGE = 1e-6  # pixels around a box: shares of a picture become pixels with rounding errors
 
 
 @dataclasses.dataclass

@@ -99,7 +99,7 @@ def _reference(data: dict[str, Any], task: str) -> str:
 
 @dataclasses.dataclass
 class _Marks:
-    """What is drawn in a picture: rectangles of the category, ids of others, keypoints."""
+    """What is marked in a picture: rectangles of the category, ids of others, keypoints."""
 
     boxes: dict[str, Box] = dataclasses.field(default_factory=dict)
     labels: dict[str, None] = dataclasses.field(default_factory=dict)

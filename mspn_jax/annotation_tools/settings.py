@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from mspn_jax.skeletons import Skeleton
 
-_STEPS = 4000  # of a whole training, where few instances do not make it shorter
+_STEPS = 4000  # of a training; few instances make it shorter
 # crop_hw: the least width over height of boxes
 _SHAPES = {(192, 256): 1.2, (256, 256): 0.83, (256, 192): 0.0}
 _TEXT = '''"""{name}: {count} instances with {keypoints} keypoints, from {tool}. To be edited.

@@ -15,7 +15,7 @@ class Steps:
 
     Attributes:
       last: the number of steps of the whole run.
-      stop_after: evaluations without a better AP that end the run; 0: none do.
+      stop_after: the run ends after so many evaluations without a better AP; 0: never.
     """
 
     per_epoch: int

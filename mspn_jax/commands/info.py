@@ -35,7 +35,7 @@ def main() -> None:
     else:
         config = _CONFIG.value
         description = configured.describe(config)
-        said = json.loads(config.to_json_best_effort())
+        said = configured.as_dict(config)
     height, width = description.crop_hw
     print(f"{description.variant}, of one crop of {height}x{width}:\n")
     model = description.new_model()

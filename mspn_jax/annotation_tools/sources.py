@@ -130,7 +130,7 @@ def _read(
     for folder in pictures:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder of pictures")
-    index = PictureIndex([*pictures, *_picture_folders(source, files)])
+    index = PictureIndex([*pictures, _picture_folder(source)])
     if not len(index) and kind != "labelme":
         where = ", ".join(map(str, index.folders))
         raise DataError(
@@ -206,12 +206,12 @@ def _kind(path: pathlib.Path) -> str:
     return next((kind for kind, is_its in OF_JSON.items() if is_its(content)), "")
 
 
-def _picture_folders(source: pathlib.Path, files: list[pathlib.Path]) -> list[pathlib.Path]:
+def _picture_folder(source: pathlib.Path) -> pathlib.Path:
     """The source's folder; for a json of annotations/ or MPII's annot/ the folder above."""
     if source.is_dir():
-        return [source]
+        return source
     is_below = source.parent.name in ("annotations", "annot")
-    return [source.parent.parent if is_below else source.parent]
+    return source.parent.parent if is_below else source.parent
 
 
 def _in_order(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ epoch is by default a pass.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,10 +82,7 @@ class Order:
 
     def take(self, start: int, stop: int) -> Stretch:
         """The people at these positions of the stream."""
-        return _joined(
-            self.nth_epoch(epoch)[first:last]
-            for epoch, first, last in rounds(start, stop, self.per_epoch)
-        )
+        return _taken(self.nth_epoch, self.per_epoch, start, stop)
 
     def _epoch(self, epoch: int) -> Stretch:
         parts = [
@@ -128,10 +125,7 @@ class _Sequence:
         self.nth_pass = functools.lru_cache(maxsize=2)(self._pass)
 
     def take(self, start: int, stop: int) -> Stretch:
-        return _joined(
-            self.nth_pass(number)[first:last]
-            for number, first, last in rounds(start, stop, self.total)
-        )
+        return _taken(self.nth_pass, self.total, start, stop)
 
     def _pass(self, number: int) -> Stretch:
         seed, data_set = self.seed
@@ -151,17 +145,17 @@ class _Sequence:
         return Stretch(self.first_record + records, self.first_row + rows, augmentation[rows])
 
 
-def rounds(start: int, stop: int, length: int) -> Iterator[tuple[int, int, int]]:
-    """Positions of a stream as (number, first, last) in each epoch, or pass, of `length`."""
+def _taken(nth: Callable[[int], Stretch], length: int, start: int, stop: int) -> Stretch:
+    """Positions of a stream of epochs, or of passes, each of `length` people."""
+    parts = []
     while start < stop:
         number, first = divmod(start, length)
-        last = min(length, first + stop - start)
-        yield number, first, last
-        start += last - first
+        parts.append(nth(number)[first : first + stop - start])
+        start += len(parts[-1])
+    return _joined(parts)
 
 
-def _joined(stretches: Iterable[Stretch]) -> Stretch:
-    parts = list(stretches)
+def _joined(parts: Sequence[Stretch]) -> Stretch:
     if len(parts) == 1:
         return parts[0]
     return Stretch(

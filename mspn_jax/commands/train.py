@@ -83,8 +83,8 @@ def main() -> None:
         if evaluated is not None and steps.is_over(first_step, checkpoints.best_step()):
             if config.eval.report and not (workdir / REPORT).exists():  # it was stopped before
                 stop = stack.enter_context(stopping.stop_requests(lambda: True))
-                estimate = new_evaluation(config, description, validation, stop)
-                report_on_best(config, workdir, description, validation, estimate)
+                evaluate = new_evaluation(config, description, validation, stop)
+                report_on_best(config, workdir, description, validation, evaluate)
             return
         if jax.process_index() == 0:  # A run that is refused has changed no file.
             files.write_json(workdir / "config.json", configured.as_dict(config), indent=2)
@@ -98,8 +98,8 @@ def main() -> None:
             return started == first_step or checkpoints.has(started)
 
         stop = stack.enter_context(stopping.stop_requests(all_is_saved))
-        estimate = new_evaluation(config, description, validation, stop)
-        run = Run(check_alone, checkpoints, report, estimate)
+        evaluate = new_evaluation(config, description, validation, stop)
+        run = Run(check_alone, checkpoints, report, evaluate)
         last = steps.last
         if evaluated is not None:
             report.evaluation(first_step, evaluated)
@@ -134,7 +134,7 @@ def main() -> None:
             if steps.is_evaluated(done) and steps.is_over(done, checkpoints.best_step()):
                 break
         if config.eval.report:
-            report_on_best(config, workdir, description, validation, estimate)
+            report_on_best(config, workdir, description, validation, evaluate)
     log.info(
         "done. Next: mspn eval --config %s --checkpoint %s",
         config_flags.get_config_filename(flags.FLAGS["config"]),

@@ -69,7 +69,7 @@ def get_config(variant: str, num_stages: int) -> ConfigDict:
     config.eval.batch_size = 64  # of one process
     config.eval.flip_test = True
     config.eval.decoding = "quarter"  # as for the published metrics; or "dark"
-    config.eval.oks_nms_threshold = 0.0  # 0: no NMS, as for the published metrics; older: 0.9
+    config.eval.oks_nms_threshold = 0.0  # 0: no NMS, as in the published metrics; older ones: 0.9
     config.eval.box_area_share = 0.0  # an area as a share of the box; 0: the annotated areas
     config.eval.metrics = ()  # besides COCO's: "PCK@0.2", "PCKh@0.5/knee", "AUC", "EPE", "RMSE"
     config.eval.report = False  # report on the best checkpoint at the end of a run

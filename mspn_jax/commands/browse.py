@@ -99,7 +99,7 @@ def check_splits() -> None:
 
 
 def chosen() -> tuple[ConfigDict, Skeleton]:
-    """The config and its skeleton. With --split, only that split is trained on."""
+    """The config and its skeleton. With --split, that split is the only one."""
     config = _CONFIG.value
     skeleton = configured.skeleton_of(config)  # it may be that of the config's own train_split
     if _SPLIT.value:

@@ -146,7 +146,7 @@ class _Sequence:
 
 
 def _taken(nth: Callable[[int], Stretch], length: int, start: int, stop: int) -> Stretch:
-    """Positions of a stream of epochs, or of passes, each of `length` people."""
+    """The people at positions of a stream of epochs, or of passes, of `length` people."""
     parts = []
     while start < stop:
         number, first = divmod(start, length)

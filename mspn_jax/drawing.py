@@ -18,7 +18,7 @@ OUTLINE_RGB = (20, 20, 20)
 # One for each id, again from the first after the last. Neighbours differ for colour-blind people.
 _ID_COLORS = "e69f00 56b4e9 f0e442 5b8cff ff733c 00c896 cc79a7 ffffff 965ae6 aadc5a"
 ID_RGB: tuple[RGB, ...] = tuple((c[0], c[1], c[2]) for c in map(bytes.fromhex, _ID_COLORS.split()))
-# Keypoint scores are heatmap peaks / 255 + 0.5. A keypoint below FAINT_SCORE is not drawn; opacity
+# Keypoint scores are heatmap peaks / 255 + 0.5. A keypoint below FAINT_SCORE is not shown; opacity
 # rises from FAINTEST to 1 between the two scores.
 FAINT_SCORE, FULL_SCORE, FAINTEST = 0.55, 1.0, 0.35
 MAX_THICKNESS = 100  # of a limb, in pixels
@@ -44,7 +44,7 @@ def annotate_people(
     the lower of its two joints'.
 
     Args:
-      boxes_xywh: drawn if given.
+      boxes_xywh: shown if given.
       labels: a text for each person, above their box.
     """
     annotated = image.copy()

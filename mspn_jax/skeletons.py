@@ -9,8 +9,8 @@ as the class's own:
      "oks_sigmas": [0.03, 0.06, 0.06],
      "upper_body": ["nose"]}
 
-`limbs`, `upper_body` and `oks_sigmas` may be left out: nothing is drawn between the joints, there
-is no half-body augmentation, and every sigma is `DEFAULT_SIGMA`.
+`limbs`, `upper_body` and `oks_sigmas` may be left out: no line joins the joints, there is no
+half-body augmentation, and every sigma is `DEFAULT_SIGMA`.
 """
 
 import dataclasses

@@ -46,7 +46,7 @@ def test_the_answer_is_what_the_finder_finds(served, finder, suffix):
         assert answer == {"model": "tiny", "detector": "quarter.onnx", "width": 120, "height": 90}
 
 
-def test_the_picture_is_drawn_if_it_is_asked_for(served, finder):
+def test_the_picture_is_annotated_if_it_is_asked_for(served, finder):
     data = encode_picture(some_picture((90, 120)), ".png")
     status, headers, content = ask(served.place, data, "/v1/people?draw=1")
     assert status == 200 and headers["Content-Type"] == "image/jpeg"

@@ -185,7 +185,7 @@ class Server:
             async with asyncio.timeout(limits.seconds):
                 data = await _picture_of(request)
                 is_uploaded = True
-                answer = await self._service.answer(data, is_drawn=draw == "1")
+                answer = await self._service.answer(data, is_annotated=draw == "1")
         except TimeoutError:
             if is_uploaded:
                 raise RequestError(504, f"no answer in {limits.seconds:g} s; try later") from None

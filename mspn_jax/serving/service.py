@@ -111,7 +111,7 @@ class Service:
         finally:
             self.num_held, self._bytes_held = self.num_held - 1, self._bytes_held - num_bytes
 
-    async def answer(self, data: bytes, *, is_drawn: bool) -> Answer:
+    async def answer(self, data: bytes, *, is_annotated: bool) -> Answer:
         """Answers a picture's bytes.
 
         A cancelled call that still waits is never worked on.
@@ -134,14 +134,14 @@ class Service:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(finished)
 
-        pending = self._thread.submit(self._work, given, is_drawn)
+        pending = self._thread.submit(self._work, given, is_annotated)
         del data
         pending.add_done_callback(is_done)
         return await asyncio.wrap_future(pending)
 
-    def _work(self, given: list[bytes], is_drawn: bool) -> Answer:
+    def _work(self, given: list[bytes], is_annotated: bool) -> Answer:
         try:
-            return self._found(given.pop(), is_drawn)
+            return self._found(given.pop(), is_annotated)
         # An exception that went on would keep the picture, by its traceback, for a while.
         except RequestError as error:
             return refusal(error)
@@ -149,11 +149,11 @@ class Service:
             log.exception("a picture was not answered")
             return refusal(RequestError(500, "the server failed; its log says why"))
 
-    def _found(self, data: bytes, is_drawn: bool) -> Answer:
+    def _found(self, data: bytes, is_annotated: bool) -> Answer:
         start = time.perf_counter()
         image = read_picture(data, self.limits.max_pixels)
         people = self._finder(image)
-        if is_drawn:
+        if is_annotated:
             return Answer(200, "image/jpeg", encode_picture(people.draw(), ".jpg"))
         content: dict[str, Any] = self._names | {
             "width": image.shape[1],

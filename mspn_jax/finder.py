@@ -67,6 +67,7 @@ class PeopleFinder:
         num_stages: int | None = None,
         dtype: Any = jnp.float32,
         decoding: str = "quarter",
+        backend: str | None = None,
     ) -> "PeopleFinder":
         """Loads what is named; published names are fetched once.
 
@@ -75,11 +76,16 @@ class PeopleFinder:
           detector: what `Detector.load` takes, or a function like a Detector. None: each picture is
             one person's box.
           min_score: see the class.
-          flip_test, num_stages, dtype, decoding: as in `Predictor.load`.
+          flip_test, num_stages, dtype, decoding, backend: as in `Predictor.load`.
         """
         if not isinstance(model, Predictor):
             model = Predictor.load(
-                model, flip_test, num_stages=num_stages, dtype=dtype, decoding=decoding
+                model,
+                flip_test,
+                num_stages=num_stages,
+                dtype=dtype,
+                decoding=decoding,
+                backend=backend,
             )
         if isinstance(detector, str | os.PathLike):
             detector = load_detector(detector)
@@ -207,6 +213,7 @@ def find_people(
     num_stages: int | None = None,
     dtype: Any = jnp.float32,
     decoding: str = "quarter",
+    backend: str | None = None,
     track: bool = False,
     detect_every: int = 1,
     smooth: bool = False,
@@ -231,7 +238,7 @@ def find_people(
         loaded then.
       min_score: detected people with a lower `People.confidences` (0 to 1) are left out.
       max_frames: of each video or camera; None: all.
-      flip_test, num_stages, dtype, decoding: as in `Predictor.load`.
+      flip_test, num_stages, dtype, decoding, backend: as in `Predictor.load`.
       track: give the people of a video `ids`. An iterable of arrays is a video, 25 frames a second.
       detect_every: detect people on every n-th frame; between, boxes follow the keypoints.
       smooth: smooth keypoints over time. It implies `track`, as does `detect_every` above 1.
@@ -245,7 +252,7 @@ def find_people(
       ValueError: `detect_every` is below 1, or above 1 without a detector.
     """
     if not isinstance(model, Predictor):
-        model = _predictor(os.fspath(model), flip_test, num_stages, dtype, decoding)
+        model = _predictor(os.fspath(model), flip_test, num_stages, dtype, decoding, backend)
     if boxes is not None:
         detector = None
     elif isinstance(detector, str | os.PathLike):
@@ -322,9 +329,21 @@ def _as_image(source: Any) -> UInt8[np.ndarray, "H W 3"] | None:
 
 @functools.lru_cache(maxsize=1)
 def _predictor(
-    model: str, flip_test: bool, num_stages: int | None, dtype: Any, decoding: str
+    model: str,
+    flip_test: bool,
+    num_stages: int | None,
+    dtype: Any,
+    decoding: str,
+    backend: str | None,
 ) -> Predictor:
-    return Predictor.load(model, flip_test, num_stages=num_stages, dtype=dtype, decoding=decoding)
+    return Predictor.load(
+        model,
+        flip_test,
+        num_stages=num_stages,
+        dtype=dtype,
+        decoding=decoding,
+        backend=backend,
+    )
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Float64, Real, UInt8
 
-from mspn_jax import devices, geometry, heatmaps, inference
+from mspn_jax import backends, devices, geometry, heatmaps
+from mspn_jax.backends import Wait
 from mspn_jax.crops import check_picture, cut
-from mspn_jax.folding import for_inference
+from mspn_jax.export.formats import Deployment
 from mspn_jax.weights import published
 from mspn_jax.weights.description import Description
 
@@ -32,6 +33,7 @@ class Predictor:
     Attributes:
       description: the checkpoint's `model.json`.
       skeleton: names and limbs of the keypoints.
+      backend: what computes, of `backends.BACKENDS`.
     """
 
     def __init__(
@@ -43,20 +45,17 @@ class Predictor:
         num_stages: int | None = None,
         dtype: Any = jnp.float32,
         decoding: str = "quarter",
+        backend: str | None = None,
     ):
         """`variables` are those of `checkpoints.load`; the other arguments are those of `load`."""
         heatmaps.check_decoding(decoding)
         self.description = description
         self.skeleton = description.new_skeleton()
-        model, variables = for_inference(description.new_model(dtype=dtype), variables, num_stages)
-        self._variables = jax.device_put(variables)
-
-        def estimate(variables: Any, crops: UInt8[jax.Array, "B H W 3"]):
-            return inference.estimate(
-                model, variables, crops, self.skeleton.flip_permutation, flip_test, decoding
-            )
-
-        self._estimate = devices.jit(estimate)
+        self.backend = backends.choose(backend, dtype)
+        deployment = Deployment(
+            description, variables, num_stages, flip_test, batch_size=None, dtype=dtype
+        )
+        self._start_batch = backends.open_network(self.backend, deployment, decoding)
 
     @classmethod
     def load(
@@ -67,6 +66,7 @@ class Predictor:
         num_stages: int | None = None,
         dtype: Any = jnp.float32,
         decoding: str = "quarter",
+        backend: str | None = None,
     ) -> "Predictor":
         """Loads a checkpoint. Its `model.json` describes the network.
 
@@ -77,13 +77,16 @@ class Predictor:
           num_stages: the number of stages to run; None runs all.
           dtype: the convolutions' dtype, float32 or bfloat16.
           decoding: "quarter", as for the published metrics, or "dark": see `heatmaps.decode`.
+          backend: "jax" or "onnxruntime", which computes on the CPU, in float32. None: onnxruntime
+            where it is faster (JAX's device is a CPU) and the extra `onnx` is installed.
 
         Raises:
           CheckpointError: there is no checkpoint, it is damaged, its skeleton is unknown, or it has
             fewer stages.
-          ValueError: there is no such decoding.
+          ValueError: there is no such decoding or backend, or the backend cannot compute it.
         """
         heatmaps.check_decoding(decoding)
+        backend = backends.choose(backend, dtype)
         description, variables, _ = published.load(checkpoint)
         return cls(
             description,
@@ -92,6 +95,7 @@ class Predictor:
             num_stages=num_stages,
             dtype=dtype,
             decoding=decoding,
+            backend=backend,
         )
 
     def __call__(
@@ -137,7 +141,7 @@ class Predictor:
 
     def _start(
         self, group: list[tuple[Picture, Boxes]]
-    ) -> tuple[list[Regions], list[tuple[Any, int]]]:
+    ) -> tuple[list[Regions], list[tuple[Wait, int]]]:
         """Cuts the crops and starts the device.
 
         Returns:
@@ -161,18 +165,18 @@ class Predictor:
             crops = np.zeros((size, *crop_hw, 3), np.uint8)
             for crop, (image, image_to_crop) in zip(crops, rows):
                 cut(image, image_to_crop, False, crop)
-            batches.append((self._estimate(self._variables, crops), len(rows)))
+            batches.append((self._start_batch(crops), len(rows)))
         return regions, batches
 
     def _finish(
-        self, regions: list[Regions], batches: list[tuple[Any, int]]
+        self, regions: list[Regions], batches: list[tuple[Wait, int]]
     ) -> Iterator[tuple[Float32[np.ndarray, "N K 2"], Float32[np.ndarray, "N K"]]]:
         """Waits for the batches, and yields the results of each picture."""
         num_keypoints = self.skeleton.num_keypoints
         keypoints_crop_xy = np.zeros((0, num_keypoints, 2), np.float32)
         keypoint_scores = np.zeros((0, num_keypoints), np.float32)
         if batches:
-            outputs = [[x[:count] for x in jax.device_get(output)] for output, count in batches]
+            outputs = [[x[:count] for x in wait()] for wait, count in batches]
             keypoints_crop_xy, keypoint_scores = map(np.concatenate, zip(*outputs))
         first = 0
         for center_xy, size_wh in regions:

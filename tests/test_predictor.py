@@ -12,7 +12,7 @@ from test_folding import trained_variables
 
 import mspn_jax
 from commands import HERE
-from mspn_jax import devices, inference
+from mspn_jax import backends, devices, inference
 from mspn_jax.crops import decode_picture
 from mspn_jax.data import evaluation_set
 from mspn_jax.errors import CheckpointError
@@ -38,14 +38,21 @@ DESCRIPTION = Description(
 VARIABLES = trained_variables(DESCRIPTION.new_model())
 
 
-@pytest.fixture(scope="module")
-def predictor() -> Predictor:
-    return Predictor(DESCRIPTION, VARIABLES)
+@pytest.fixture(scope="module", params=backends.BACKENDS)
+def backend(request) -> str:
+    if request.param == "onnxruntime":
+        pytest.importorskip("onnx")
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def dark() -> Predictor:
-    return Predictor(DESCRIPTION, VARIABLES, decoding="dark")
+def predictor(backend) -> Predictor:
+    return Predictor(DESCRIPTION, VARIABLES, backend=backend)
+
+
+@pytest.fixture(scope="module")
+def dark(backend) -> Predictor:
+    return Predictor(DESCRIPTION, VARIABLES, decoding="dark", backend=backend)
 
 
 def some_picture(hw=(90, 120)) -> np.ndarray:
@@ -117,14 +124,14 @@ def test_nobody_is_somebody_less_not_an_error(predictor):
 
 
 @pytest.mark.slow
-def test_nothing_is_compiled_twice():
+def test_nothing_is_compiled_twice(backend):
     compiled = []
 
     def listen(event: str, *_, **__):
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(event)
 
-    predictor = Predictor(DESCRIPTION, VARIABLES, flip_test=False)
+    predictor = Predictor(DESCRIPTION, VARIABLES, flip_test=False, backend=backend)
     for count in (1, 8):
         predictor(some_picture(), some_boxes(count))
     jax.monitoring.register_event_duration_secs_listener(listen)
@@ -132,7 +139,8 @@ def test_nothing_is_compiled_twice():
         for count in (0, 3, 5, 7, 9, 30, 33, 70, 1):
             predictor(some_picture((40 + count, 50)), some_boxes(count))
         assert not compiled
-        Predictor(DESCRIPTION, VARIABLES, flip_test=True)(some_picture(), some_boxes(1))
+        other = Predictor(DESCRIPTION, VARIABLES, flip_test=True, backend=backend)
+        other(some_picture(), some_boxes(1))
         assert compiled  # so the count does count
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
@@ -175,9 +183,9 @@ def test_a_stream_reads_no_further_than_it_must(predictor):
     assert done == 20 and max(ahead) == 3
 
 
-def test_fewer_stages_are_another_answer(predictor):
+def test_fewer_stages_are_another_answer(predictor, backend):
     boxes = some_boxes(4)
-    one = Predictor(DESCRIPTION, VARIABLES, num_stages=1)(some_picture(), boxes)
+    one = Predictor(DESCRIPTION, VARIABLES, num_stages=1, backend=backend)(some_picture(), boxes)
     assert np.abs(one[1] - predictor(some_picture(), boxes)[1]).max() > 1e-3
 
 
@@ -198,9 +206,9 @@ def test_what_it_cannot_take_is_said(predictor, image, boxes, message):
         predictor(image, boxes)
 
 
-def test_it_loads_what_was_saved_and_needs_no_config(predictor, tmp_path):
+def test_it_loads_what_was_saved_and_needs_no_config(predictor, backend, tmp_path):
     checkpoints.save_variables(tmp_path / "saved", DESCRIPTION, VARIABLES)
-    loaded = mspn_jax.Predictor.load(tmp_path / "saved")
+    loaded = mspn_jax.Predictor.load(tmp_path / "saved", backend=backend)
     for mine, expected in zip(
         loaded(some_picture(), some_boxes(2)), predictor(some_picture(), some_boxes(2)), strict=True
     ):

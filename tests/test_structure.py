@@ -22,12 +22,12 @@ ROOMS = {
         "convolution cpu devices folding heatmaps losses model optimizer pooling upsampling"
         " variables"
     ),
-    "what needs no JAX": modules("allocator crops errors geometry skeletons"),
+    "what needs no JAX": modules("allocator crops errors geometry onnx_session skeletons"),
     "the steps": modules("inference training"),
     "compiling": modules("compiled cost hardware"),
     "people in pictures": modules(
-        "drawing finder following frame_boxes live_page people people_files predictor smoothing"
-        " tracking"
+        "backends drawing finder following frame_boxes live_page people people_files predictor"
+        " smoothing tracking"
     ),
 }
 FOLDERS = modules(

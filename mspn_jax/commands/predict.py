@@ -20,7 +20,7 @@ from absl import flags
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mspn_jax import finder, heatmaps
+from mspn_jax import backends, finder, heatmaps
 from mspn_jax.commands import program, stopping
 from mspn_jax.data.person_boxes import PersonBoxes, parse_boxes, read_person_boxes
 from mspn_jax.data.pictures import Frame, Source, count_frames, find_sources, frames
@@ -67,6 +67,13 @@ _DECODING = flags.DEFINE_enum(
     "decoding", "quarter", heatmaps.DECODINGS, "how a heatmap gives its keypoint"
 )
 _BF16 = flags.DEFINE_bool("bf16", False, "compute in bfloat16")
+_BACKEND = flags.DEFINE_enum(
+    "backend",
+    None,
+    backends.BACKENDS,
+    "what computes the network; by default onnxruntime on a CPU in float32 if the extra onnx is"
+    " installed, else jax",
+)
 _DRAW = flags.DEFINE_bool("draw", True, "write the pictures and videos, not only the numbers")
 _SHOW = flags.DEFINE_bool("show", False, "show the pictures in a browser as they come")
 _TRACK = flags.DEFINE_bool("track", False, "give the people of each video ids")
@@ -107,6 +114,7 @@ def main(words: list[str]) -> None:
         num_stages=_STAGES.value,
         dtype=jnp.bfloat16 if _BF16.value else jnp.float32,
         decoding=_DECODING.value,
+        backend=_BACKEND.value,
     )
     passed_over: list[Source] = []
 

@@ -15,7 +15,7 @@ import time
 import jax.numpy as jnp
 from absl import flags
 
-from mspn_jax import finder
+from mspn_jax import backends, finder
 from mspn_jax.commands import program, stopping
 from mspn_jax.errors import UsageError
 from mspn_jax.finder import PeopleFinder
@@ -33,6 +33,13 @@ _MIN_SCORE = flags.DEFINE_float(
 _STAGES = flags.DEFINE_integer("stages", None, "run only so many stages; by default all")
 _FLIP_TEST = flags.DEFINE_bool("flip_test", True, "average with the mirrored; twice the work")
 _BF16 = flags.DEFINE_bool("bf16", False, "compute in bfloat16")
+_BACKEND = flags.DEFINE_enum(
+    "backend",
+    None,
+    backends.BACKENDS,
+    "what computes the network; by default onnxruntime on a CPU in float32 if the extra onnx is"
+    " installed, else jax",
+)
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "of an interface; 0.0.0.0 for all of them")
 _PORT = flags.DEFINE_integer("port", 8000, "0 takes a free one", lower_bound=0, upper_bound=65535)
 _ALLOW_HOST = flags.DEFINE_multi_string(
@@ -84,6 +91,7 @@ def main() -> None:
         flip_test=_FLIP_TEST.value,
         num_stages=_STAGES.value,
         dtype=jnp.bfloat16 if _BF16.value else jnp.float32,
+        backend=_BACKEND.value,
     )
     service = Service(
         people_finder,

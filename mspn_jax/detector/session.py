@@ -15,14 +15,13 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 from mspn_jax.errors import DataError
+from mspn_jax.onnx_session import CPU_PROVIDER, new_session
 
 log = logging.getLogger(__name__)
 
 # In the order of preference. TensorRT compiles for minutes, and CoreML refuses outputs without
 # boxes, so neither is asked for.
 GPU_PROVIDERS = ("CUDAExecutionProvider", "MIGraphXExecutionProvider", "DmlExecutionProvider")
-CPU_PROVIDER = "CPUExecutionProvider"
-_ERRORS_ONLY = 3  # onnxruntime's level of messages
 
 
 class Session:
@@ -48,18 +47,13 @@ class Session:
             raise DataError(f"{path}: no such file")
         self.path = path
         self._model = _model(path)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
         try:
             # onnxruntime prints what the warning below says
             with contextlib.redirect_stdout(io.StringIO()):
                 asked = list(providers or _providers(onnxruntime))
-                self._session: Any = onnxruntime.InferenceSession(
-                    self._model, options, providers=asked
-                )
+                self._session = new_session(self._model, asked)
         except Exception as error:  # onnxruntime's errors share no narrower base class
             raise DataError(f"{path}: onnxruntime cannot load it ({_reason(error)})") from None
-        self._session.disable_fallback()  # it prints, and hides why
         self.provider: str = self._session.get_providers()[0]
         log.info("%s: runs on onnxruntime's %s", path, self.provider)
         if self.provider != asked[0]:

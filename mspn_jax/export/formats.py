@@ -23,6 +23,7 @@ from mspn_jax import heatmaps, inference
 from mspn_jax.errors import ExportError
 from mspn_jax.folding import Variables, for_inference
 from mspn_jax.model import MEAN_RGB, MSPN, STD_RGB, STRIDE
+from mspn_jax.onnx_session import new_session
 from mspn_jax.storage import files
 from mspn_jax.synthetic import people
 from mspn_jax.weights.description import Description
@@ -125,9 +126,7 @@ def open_stablehlo(data: bytes) -> Run:
 
 
 def open_onnx(data: bytes) -> Run:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    session = new_session(data)
     return lambda crops: session.run(None, {"crops": crops})
 
 

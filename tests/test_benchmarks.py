@@ -197,12 +197,16 @@ def test_serve(tmp_path):
 
 @pytest.mark.slow
 def test_predict(tmp_path):
-    rows = run("predict.py", "--people", 1, 3, "--onnxruntime", "--json", tmp_path / "rows.json")
-    assert [row["people"] for row in rows] == [1, 3]
+    rows = run("predict.py", "--people", 1, 3, "--beside", "--json", tmp_path / "rows.json")
+    assert [row["people"] for row in rows if "beside" not in row] == [1, 3]
+    assert {row["beside"] for row in rows if "beside" in row} >= {"JAX", "file", "file, spinning"}
     for row in rows:
-        assert row["one_by_one_over_together"]["median"] > 0
-        assert row["ours_over_onnxruntime_time"]["median"] > 0
-        assert row["pixels_apart"] < 1e-3
+        if "beside" not in row:
+            assert row["backend"] == "onnxruntime"
+            assert row["one_by_one_over_together"]["median"] > 0
+        else:
+            assert row["its_time_over_ours"]["median"] > 0
+            assert row["pixels_apart"] < 1e-3
 
 
 @pytest.mark.slow

@@ -38,12 +38,14 @@ def root(tmp_path_factory) -> pathlib.Path:
     return root
 
 
-def predict(*arguments: object, cwd: pathlib.Path = HERE) -> subprocess.CompletedProcess:
+def predict(
+    *arguments: object, cwd: pathlib.Path = HERE, path: str = str(HERE)
+) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(HERE / "predict.py"), *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(HERE)},
+        env=os.environ | {"PYTHONPATH": path},
         cwd=cwd,
     )
 
@@ -104,6 +106,30 @@ def test_the_decoding_is_the_predictors(root, tmp_path):
         assert np.allclose(found, people.keypoints_image_xy[0], atol=0.01) == is_it
     done = predict(picture, *where, "--decoding", "light")
     assert done.returncode == 1 and "quarter|dark" in done.stderr
+
+
+@pytest.mark.slow
+def test_without_onnx_jax_computes_and_the_extra_is_named(root, tmp_path):
+    absent = "raise ModuleNotFoundError('No module named onnx', name='onnx')\n"
+    (tmp_path / "onnx.py").write_text(absent)
+    (picture, *_) = sorted((root / "val2017").glob("0*.jpg"))
+    arguments = [picture, "--model", root / "checkpoint", "--whole_picture", "--nodraw"]
+    done = predict(*arguments, "--output", tmp_path / "jax", path=f"{tmp_path}:{HERE}")
+    assert done.returncode == 0, done.stderr
+    assert "tiny: runs on JAX (cpu)" in done.stderr
+    done = predict(*arguments, "--backend", "onnxruntime", path=f"{tmp_path}:{HERE}")
+    line = "backend onnxruntime: onnx is not installed: pip install 'mspn-jax[onnx]'"
+    assert done.returncode == 1 and f"error: {line}\n" in done.stderr
+
+    pytest.importorskip("onnx")
+    done = predict(*arguments, "--output", tmp_path / "onnxruntime")
+    assert done.returncode == 0, done.stderr
+    assert "tiny: runs on onnxruntime's CPUExecutionProvider" in done.stderr
+    mine, other = (
+        np.array(json.loads((tmp_path / each / "keypoints.json").read_text())[0]["keypoints"])
+        for each in ("onnxruntime", "jax")
+    )
+    np.testing.assert_allclose(mine, other, atol=0.01)
 
 
 @pytest.mark.slow

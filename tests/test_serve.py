@@ -118,6 +118,8 @@ def test_what_cannot_be_served_is_one_line(served_files):
         error_of(done)
         == f"error: --host 127.0.0.1 --port {port}: Address already in use; choose others"
     )
+    done = run("mspn_jax", "serve", *arguments, "--backend=onnxruntime", "--bf16")
+    assert error_of(done).startswith("error: backend onnxruntime: computes in float32")
 
 
 def test_without_the_extra_it_names_the_extra():

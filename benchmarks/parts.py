@@ -1,14 +1,17 @@
 """The time of each part of inference or of a training step, on a CPU.
 
-    python benchmarks/parts.py [--of forward step] [--stages 1] [--batch 8] [--repeats 5]
+    python benchmarks/parts.py [--of forward step] [--stages 1] [--batch 8] [--repeats 5] [--torch]
 
-`jax.profiler` traces some rounds. Its events name the compiled program's instructions, whose
+`jax.profiler` traces each round. Its events name the compiled program's instructions, whose
 metadata names the model's operation. Parts that run at the same time add up to more than the whole.
 Convolutions and products run on Eigen's threads, where a trace sees only their start: they are
 taken to last until the next instruction starts.
+
+--torch adds PyTorch, channels-last, by `torch.profiler`. Both are traced in turn, round by round.
 """
 
 import collections
+import functools
 import itertools
 import pathlib
 import re
@@ -22,8 +25,10 @@ import jax
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+from benchmarks import beside
 from benchmarks.compiled import compiled, two_programs
 from benchmarks.report import Report, new_parser
+from benchmarks.step import torch_step
 from benchmarks.timing import spread
 from benchmarks.workload import (
     Network,
@@ -58,18 +63,55 @@ def main() -> None:
     parser.add_argument("--of", nargs="+", choices=("forward", "step"), default=["forward", "step"])
     parser.add_argument("--stages", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--torch", action="store_true", help="beside PyTorch")
     args = parser.parse_args()
     if jax.default_backend() != "cpu":
         sys.exit("error: needs a CPU: only there are a trace's events the program's instructions")
     report = Report(args.json)
+    network = new_network(args.stages, "float32", args.quick)
+    theirs = beside.torch_beside(network, ["channels-last"] if args.torch else [], report)
     for of in args.of:
         report.say(f"{of}, batch {args.batch}, {args.stages} stages:")
-        network = new_network(args.stages, "float32", args.quick)
         programs, way = (forward if of == "forward" else step)(network, args.batch)
-        parts, seconds = traced(programs, way, args.repeats)
-        for part, milliseconds in parts.most_common():
-            report.row(part=part, milliseconds=milliseconds)
-        report.row(whole_milliseconds=spread([1e3 * t for t in seconds]))
+        traces = {"ours": functools.partial(traced, programs, way)}
+        if theirs is not None:
+            from benchmarks import torch_parts
+
+            their_way = torchs_way(of, network, args.batch, theirs)
+            traces["PyTorch"] = functools.partial(torch_parts.traced, their_way)
+        for whose, rounds in in_rounds(traces, args.repeats).items():
+            parts = {part: spread([each[part] for each, _ in rounds]) for part in rounds[0][0]}
+            for part, milliseconds in sorted(parts.items(), key=lambda entry: -entry[1].median):
+                report.row(whose=whose, part=part, milliseconds=milliseconds)
+            report.row(whose=whose, whole_milliseconds=spread([1e3 * t for _, t in rounds]))
+
+
+Trace = Callable[[], tuple[collections.Counter, float]]
+
+
+def in_rounds(
+    traces: dict[str, Trace], repeats: int
+) -> dict[str, list[tuple[collections.Counter, float]]]:
+    """What each trace finds, in turn; the first two rounds warm up and are not counted."""
+    found: dict[str, list] = {name: [] for name in traces}
+    for counted in range(-2, repeats):
+        for name, trace in traces.items():
+            result = trace()
+            if counted >= 0:
+                found[name].append(result)
+    return found
+
+
+def torchs_way(
+    of: str, network: Network, batch_size: int, theirs: beside.Torch
+) -> Callable[[], Any]:
+    batch = random_batch(batch_size, network.crop_hw)
+    (setup,) = theirs.setups
+    if of == "step":
+        return torch_step(network, batch, theirs, setup, "float32")
+    return theirs.mspn.forward_way(
+        theirs.new_network(setup), batch.crops, setup, "float32", flip_permutation=None
+    )
 
 
 def forward(network: Network, batch_size: int) -> tuple[list[str], Callable[[], Any]]:
@@ -95,20 +137,14 @@ def step(network: Network, batch_size: int) -> tuple[list[str], Callable[[], Any
     return [program.as_text() for program in programs], way
 
 
-def traced(
-    programs: list[str], way: Callable[[], Any], repeats: int
-) -> tuple[collections.Counter, list[float]]:
-    """(milliseconds of each part in a round, seconds of every round)."""
+def traced(programs: list[str], way: Callable[[], Any]) -> tuple[collections.Counter, float]:
+    """(milliseconds of each part in a round, seconds of the round)."""
     part_of = {instruction: part for text in programs for instruction, part in parts_of(text)}
-    for _ in range(2):
-        jax.block_until_ready(way())
-    seconds = []
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            for _ in range(repeats):
-                start = time.perf_counter()
-                jax.block_until_ready(way())
-                seconds.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            jax.block_until_ready(way())
+            seconds = time.perf_counter() - start
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
         data = jax.profiler.ProfileData.from_file(str(path))
     events = sorted(
@@ -121,7 +157,7 @@ def traced(
     )
     parts: collections.Counter = collections.Counter()
     for (start, end, part, seen_whole), (next_start, *_) in itertools.pairwise(events):
-        parts[part] += ((end if seen_whole else next_start) - start) / 1e6 / repeats
+        parts[part] += ((end if seen_whole else next_start) - start) / 1e6
     return parts, seconds
 
 

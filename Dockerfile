@@ -17,7 +17,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY mspn_jax mspn_jax
 COPY configs configs
 RUN python -m venv /opt/mspn \
-  && /opt/mspn/bin/pip install --no-cache-dir -c constraints.txt ".[serve${EXTRA:+,$EXTRA}]"
+  && /opt/mspn/bin/pip install --no-cache-dir -c constraints.txt ".[serve,onnx${EXTRA:+,$EXTRA}]"
 
 FROM python:${PYTHON}-slim
 RUN useradd --create-home --uid 10001 mspn \

@@ -17,10 +17,10 @@ def given(instruction: str) -> list[str]:
 
 def test_its_extras_exist():
     (install,) = [line for line in given("RUN") if "pip install" in line]
-    assert '".[serve${EXTRA:+,$EXTRA}]"' in install and "-c constraints.txt" in install
+    assert '".[serve,onnx${EXTRA:+,$EXTRA}]"' in install and "-c constraints.txt" in install
     named = set(re.findall(r"EXTRA=(\w+)", TEXT)) | set(re.findall(r"cuda\d+", TEXT))
     assert named == {"cuda12", "cuda13"}
-    assert named | {"serve"} <= set(PROJECT["optional-dependencies"])
+    assert named | {"onnx", "serve"} <= set(PROJECT["optional-dependencies"])
 
 
 def test_its_python_is_one_that_the_project_takes():

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mspn_jax import skeletons
-from mspn_jax.commands import configured, program, ranges
+from mspn_jax.commands import command_line, configured, ranges
 from mspn_jax.configs import quickstart
 from mspn_jax.errors import Error
 
@@ -72,7 +72,7 @@ def outcome(seed: list[int]) -> str:
     changes = {rng.choice(keys): rng.choice(VALUES) for _ in range(rng.randint(1, 3))}
     try:
         change(config, changes)
-    except program.OF_CONFIG_FLAGS:
+    except command_line.OF_CONFIG_FLAGS:
         return "refused"
     try:
         ranges.check(config)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -120,7 +121,54 @@ def other_category(content):
     content["annotations"].append(row | {"id": 77, "category_id": 2, "keypoints": [1, 1, 2]})
 
 
+def labelme_with(**changes):
+    def make(root):
+        tools.labelme(root, SHOTS[:3])
+        return changed(root / "shot_001.json", lambda c: c.update(changes))
+
+    return make
+
+
+def first_shape(**changes):
+    def make(root):
+        tools.labelme(root, SHOTS[:3])
+        return changed(root / "shot_001.json", lambda c: c["shapes"][0].update(changes))
+
+    return make
+
+
+def first_region(**changes):
+    return of_label_studio(lambda content: result_of(content)[0]["value"].update(changes))
+
+
+def zip_of(name, content="{}"):
+    def make(root):
+        with zipfile.ZipFile(root.with_suffix(".zip"), "w") as file:
+            file.writestr(name, content)
+        return root.with_suffix(".zip")
+
+    return make
+
+
 FAULTS = {
+    "width of 401 digits": (labelme_with(imageWidth=10**400), "its size: a huge number where a"),
+    "width NaN": (labelme_with(imageWidth=float("nan")), "its size: nan where a number from 1 to"),
+    "no picture inside": (
+        labelme_with(imagePath="gone.jpg", imageData="aGVsbG8="),
+        "shot_001.json: the picture in it: not a picture",
+    ),
+    "label of two lines": (first_shape(label="no\nse"), r"label: 'no\\nse' where a line of text"),
+    "point 1e300": (first_shape(points=[[1e300, 2]]), r"x: 1e\+300 where a number from -100,000"),
+    "point of 3": (first_shape(points=[[1, 2, 3]]), "a point has 3 numbers; needed are x, y"),
+    "no address": (
+        of_label_studio(lambda c: c[0]["data"].update(image="http://[::1/x.jpg")),
+        "task 1: there is no picture 'http://",
+    ),
+    "no task": (of_label_studio(lambda c: c.append(5)), "not an export that is known; needed are"),
+    "region NaN": (first_region(x=float("nan")), "task 1: region .*: x: nan where a number from"),
+    "region of text": (first_region(rotation="1"), "rotation: '1' where a number from -100,000"),
+    "long name in a zip": (zip_of(300 * "a"), r"export.zip: cannot be unpacked into .* \(File n"),
+    "json in a zip": (zip_of("n.json", "[1"), r"n.json: not json"),
     "no pictures": (no_pictures, "there are no pictures in .*--pictures names their folder"),
     "picture missing": (picture_missing, "default.json: there is no picture '.*shot_001.jpg' in"),
     "other size": (
@@ -165,7 +213,7 @@ def test_a_fault_is_one_line_and_leaves_nothing(fault, tmp_path):
     with pytest.raises(Error, match=message) as caught:
         imported(tmp_path, make(tmp_path / "export"))
     assert "\n" not in str(caught.value)
-    assert {path.name for path in tmp_path.iterdir()} == {"export"}
+    assert {path.stem for path in tmp_path.iterdir()} == {"export"}
 
 
 def test_an_unknown_label_is_named_where_the_names_are_given(tmp_path):

@@ -102,6 +102,26 @@ REFUSED: dict[str, tuple[Callable[[dict], Any], str]] = {
     "category id a string": (category(id="1"), 'category at index 0: id is "1"; needed is'),
     "category keypoints a string": (category(keypoints="nose"), "category 1: keypoints is"),
     "category of numbers": (whole(categories=[1]), "category at index 0: 1 is not a json object"),
+    "categories of lists": (whole(categories=[[]]), "category at index 0: [] is not a json object"),
+    "category id 2**63": (category(id=2**63), "category at index 0: id is 9223372036854775808;"),
+    "clip_boxes a string": (
+        whole(info={"clip_boxes": "false"}),
+        'clip_boxes is "false"; needed is',
+    ),
+    "clip_boxes 2": (whole(info={"clip_boxes": 2}), "clip_boxes is 2; needed is true or false"),
+    "crowdIndex a string": (image(crowdIndex="0.5"), 'image 1: crowdIndex is "0.5"; needed is'),
+    "crowdIndex infinite": (image(crowdIndex=INF), "image 1: crowdIndex is Infinity; needed is"),
+    "crowdIndex 10**400": (image(crowdIndex=10**400), "image 1: crowdIndex is 1000"),
+    "crowdIndex negative": (image(crowdIndex=-0.1), "image 1: crowdIndex is -0.1; needed is"),
+    "head_size negative": (first(head_size=-1), "annotation 11: head_size is -1; needed is"),
+    "head_size a string": (first(head_size="3"), 'annotation 11: head_size is "3"; needed is'),
+    "area true": (first(area=True), "annotation 11: area is true; needed is square pixels"),
+    "iscrowd NaN": (first(iscrowd=NAN), "annotation 11: iscrowd is NaN; needed is 0 or 1"),
+    "iscrowd an empty string": (first(iscrowd=""), 'annotation 11: iscrowd is ""; needed is 0 or'),
+    "all crowds": (
+        lambda c: [a.update(iscrowd=1) for a in c["annotations"]],
+        "no annotation has a labelled keypoint and a box with an area and is of category 1",
+    ),
     "bbox missing": (without("bbox"), "annotation 11: bbox is missing; needed is x, y, width"),
     "bbox a string": (first(bbox="1234"), 'annotation 11: bbox is "1234"; needed is x, y, width'),
     "bbox of strings": (first(bbox=["1", 2, 3, 4]), 'annotation 11: bbox is ["1", 2, 3, 4]'),
@@ -151,6 +171,31 @@ REFUSED: dict[str, tuple[Callable[[dict], Any], str]] = {
 # What is read, with a part of the warning, and the people that count.
 READ: dict[str, tuple[Callable[[dict], Any], str, list[int]]] = {
     "nothing odd": (lambda c: None, "", [11, 12, 13, 14]),
+    "info a list": (whole(info=[1]), "", [11, 12, 13, 14]),
+    "clip_boxes null": (whole(info={"clip_boxes": None}), "", [11, 12, 13, 14]),
+    "crowdIndex null": (image(crowdIndex=None), "", [11, 12, 13, 14]),
+    "categories empty": (whole(categories=[]), "", [11, 12, 13, 14]),
+    "category 0": (
+        lambda c: (
+            [row.update(category_id=0) for row in c["annotations"]]
+            + [c["categories"][0].update(id=0)]
+        ),
+        "",
+        [11, 12, 13, 14],
+    ),
+    "a box of 1e-300": (
+        first(bbox=[5, 5, 1e-300, 1e-300]),
+        "annotation 11: the box has no area inside",
+        [12, 13, 14],
+    ),
+    "area 1e-300": (first(area=1e-300), "", [11, 12, 13, 14]),
+    "num_keypoints a list": (first(num_keypoints=[1, 2]), "", [11, 12, 13, 14]),
+    "num_keypoints 10**400": (first(num_keypoints=10**400), "", [11, 12, 13, 14]),
+    "one file of two images": (
+        lambda c: c["images"].append(c["images"][0] | {"id": 99}),
+        "",
+        [11, 12, 13, 14],
+    ),
     "ids as floats": (first(id=11.0, image_id=1.0, category_id=1.0), "", [11, 12, 13, 14]),
     "id 0": (first(id=0), "", [0, 12, 13, 14]),
     "id negative": (first(id=-1), "", [-1, 12, 13, 14]),

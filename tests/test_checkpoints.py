@@ -148,7 +148,27 @@ def test_what_is_not_a_checkpoint_is_refused(tmp_path, run):
         checkpoints.load(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["5", "[]", "{", '{"AP": null}', "{}", '{"AP": NaN}', "\xff"])
+HUGE = "1" + 400 * "0"
+DAMAGED = [
+    "5",
+    "[]",
+    "{",
+    '{"AP": null}',
+    "{}",
+    '{"AP": NaN}',
+    '{"AP": true}',
+    '{"AP": 1.5}',
+    "\xff",
+]
+DAMAGED += [
+    '{"AP": 0.9, "AR": "high"}',
+    f'{{"AP": {HUGE}}}',
+    f'{{"AP": 1{5000 * "0"}}}',
+    "[" * 99999,
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_evaluation_counts_as_none_with_a_warning(run, tmp_path, content, caplog):
     shutil.copytree(run, tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "20" / checkpoints.EVALUATION

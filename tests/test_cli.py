@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import pathlib
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 
+import mutations
 import pytest
 from ml_collections import ConfigDict
 
@@ -17,6 +19,7 @@ from mspn_jax.commands import ranges
 from mspn_jax.commands.cli import COMMANDS
 from mspn_jax.configs import quickstart
 from mspn_jax.errors import UsageError
+from mspn_jax.skeletons import COCO
 
 
 def test_mspn_alone_lists_the_commands():
@@ -130,9 +133,32 @@ def test_the_wheel_trains_the_quickstart(root, tmp_path):
 
 BAD_VALUES = {
     "num_hard_keypoints=0": "0: must be 1 or more",
-    "padding=0.0": "0.0: must be more than 0",
-    "padding=inf": "inf: must be more than 0",
-    "ema_decay=1.5": "1.5: must be 0 or more, and less than 1",
+    "padding=0.0": "0.0: must be 0.1 or more",
+    "padding=inf": "inf: must be 0.1 or more",
+    "padding=1e-300": "1e-300: must be 0.1 or more",
+    "augment.half_body_padding=1e-300": "1e-300: must be 0.1 or more",
+    "ema_decay=1.5": "1.5: must be from 0 to 0.999999",
+    "ema_decay=0.999999999999": "0.999999999999: must be from 0 to 0.999999",
+    "clip_norm=1e-320": "1e-320: must be 0, or 1e-09 or more",
+    "clip_norm=inf": "inf: must be 0 or more",
+    "eval.box_area_share=-0.1": "-0.1: must be from 0 to 1",
+    "eval.box_area_share=nan": "nan: must be from 0 to 1",
+    "eval.box_area_share=1e-300": "1e-300: must be 0, or 1e-09 or more",
+    "eval.decoding='DARK'": "'DARK': must be quarter or dark",
+    "log='tensorbord'": "'tensorbord': must be tensorboard or wandb or mlflow",
+    "data.also=('a',)": (
+        "('a',): must be a tuple of texts ROOT:SPLIT:WEIGHT, with weights of more than 0 and at"
+        " most 1,000"
+    ),
+    "data.also=('a:b:nan',)": (
+        "('a:b:nan',): must be a tuple of texts ROOT:SPLIT:WEIGHT, with weights of more than 0 and"
+        " at most 1,000"
+    ),
+    "optimizer.drop_epochs=(1e400,)": "(inf,): must be epochs, each more than 0",
+    "optimizer.drop_epochs=(1,'a')": "(1, 'a'): must be epochs, each more than 0",
+    "crop_hw=()": "(): must be two multiples of 32, height and width",
+    "augment.scale=1.0": "1.0: must be 0 or more, and less than 1",
+    "max_skipped_in_a_row=0": "0: must be 1 or more",
     "data.first_people=-1": "-1: must be 0 or more",
     "data.num_threads=-1": "-1: must be 0 or more",
     "data.also=('a:b:0',)": (
@@ -187,6 +213,41 @@ def changed(assignment: str) -> ConfigDict:
     return config
 
 
+# What only a file can do: ml_collections refuses it on the command line.
+BAD_GROUPS = {
+    "config.optimizer: is missing": ("del", "optimizer"),
+    "config.eval.flip_test: is missing": ("del", "eval.flip_test"),
+    "config.foo: no such key; there are accumulate,": ("foo", 1),
+    "config.data.rot: no such key; there are also,": ("data.rot", "x"),
+    "config.optimizer.drop_epochs: is missing": ("optimizer", ConfigDict()),
+    "config.eval=3: must be a ConfigDict of": ("eval", 3),
+    "config.padding={}: must be a value such as 1.25": ("padding", ConfigDict()),
+    "config.remat='no': must be True or False": ("remat", "no"),
+    "config.eval.report=1: must be True or False": ("eval.report", 1),
+    "config.data.root=3: must be a text": ("data.root", 3),
+    "config.data.root=None: must be a text": ("data.root", None),
+    "config.skeleton=Skeleton(name='coco',": ("skeleton", COCO),
+    "config.seed=None: must be 0 or more": ("seed", None),
+}
+
+
+@pytest.mark.parametrize("message", BAD_GROUPS)
+def test_a_file_cannot_change_what_the_keys_are(message):
+    key, value = BAD_GROUPS[message]
+    *groups, name = (value if key == "del" else key).split(".")
+    config = inner = quickstart.get_config()
+    for group in groups:
+        inner = inner[group]
+    with config.unlocked():
+        if name in inner:
+            del inner[name]
+        if key != "del":
+            inner[name] = value
+    with pytest.raises(UsageError) as error:
+        ranges.check(config)
+    assert str(error.value).startswith(message) and len(str(error.value)) < 1000
+
+
 @pytest.mark.parametrize("value", [64, (64.0, 64.0), None, "64", (64, 64, 64), 10**400, True])
 def test_a_crop_size_is_two_whole_numbers(value):
     with pytest.raises(UsageError, match="must be two multiples of 32"):
@@ -220,6 +281,10 @@ BAD_FILES = {
     "    config.batch_size = = 8\n    return config\n": "line 6: invalid syntax",
     "    import nothing_there\n    return config\n": "line 6: No module named 'nothing_there'",
     "    return config.to_dict()\n": "mine.py: get_config must return a ConfigDict",
+    "    config.seed = 1\n": "mine.py: get_config must return a ConfigDict",
+    "    1 / 0\n": "mine.py, line 6: division by zero",
+    "    raise RuntimeError('one\\ntwo')\n": "mine.py, line 6: one two",
+    "    x = '\0'\n": "mine.py: source code string cannot contain null bytes",
     "    config.eval = 3\n    return config\n": "Could not override field 'eval'",
     "    config.num_epochs = 0\n    return config\n": "config.num_epochs=0: must be 1 or more",
 }
@@ -234,12 +299,51 @@ def test_a_bad_config_file_is_one_line(body, tmp_path):
     assert done.returncode == 1 and line.startswith("error: ") and BAD_FILES[body] in line
 
 
-def test_an_empty_workdir_is_refused():
-    done = run("mspn_jax", "train", "--config", "quickstart", "--workdir=")
-    assert (done.returncode, done.stderr) == (
-        1,
-        "error: --workdir: is empty; name a folder or file\n",
-    )
+NO_CONFIG = HERE / "tests" / "commands.py"
+BAD_FLAGS = {
+    "train --config quickstart --workdir=": "--workdir: is empty; give it a value, or leave it out",
+    "train --config quickstart": "--workdir: is missing; --help lists the flags",
+    "train --workdir=new": "--config: is missing; --help lists the flags",
+    f"info --config {NO_CONFIG}": f"{NO_CONFIG}: module 'config_config' has no attribute",
+    f"info --config {HERE}/configs/quickstart.py:3": "quickstart.py:3: TypeError: get_config() tak",
+    "info --config quickstart --config.model.depth=17": "the config has no key 'depth'.",
+    "info --config quickstart --config.sead=17": "the config has no key 'sead'. Did you mean",
+    "info --config quickstart --config.seed=1.5": "--config.seed=1.5: invalid literal for int()",
+    "eval --config quickstart --checkpoint x --output=": "--output: is empty; give it a value",
+    "eval --config quickstart --checkpoint x --pictures=-1": "--pictures=-1: -1 is not a non-neg",
+    "predict --source= --whole_picture": "--source: is empty; give it a value, or leave it out",
+    "predict x.jpg --min_score=nan": "--min_score=nan: must be a finite number",
+    "predict http://[::1": "http://[::1: is no address (Invalid IPv6 URL)",
+    "import x.zip --output=new --keypoint_names=a,": "--keypoint_names: is empty; give it a value",
+    "split data --val=nan": "--val=nan: must be a finite number",
+    "split data --train_name=../x": "--train_name, --val_name: only letters, digits,",
+}
+
+
+@pytest.mark.parametrize("line", BAD_FLAGS)
+def test_a_bad_flag_is_one_line(line):
+    done = run("mspn_jax", *line.split())
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ") and BAD_FLAGS[line] in done.stderr
+
+
+def test_an_empty_name_is_not_the_current_folder():
+    done = run("mspn_jax", "import", "", "--output=new")
+    assert done.stderr == "error: an argument is empty; give it a value, or leave it out\n"
+
+
+def test_control_characters_in_a_files_name_are_written_out(tmp_path):
+    content = mutations.sound_content()
+    content["images"][0]["file_name"] = "a\n\x1b[31mb.jpg"
+    text = json.dumps(content)
+    (tmp_path / "annotations").mkdir()
+    for split in ("train2017", "val2017"):
+        (tmp_path / split).mkdir()
+        (tmp_path / "annotations" / f"person_keypoints_{split}.json").write_text(text)
+    given = ("--config", "quickstart", f"--config.data.root={tmp_path}")
+    done = run("mspn_jax", "train", *given, "--workdir", tmp_path / "run")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.endswith(r"(a\n\x1b[31mb.jpg, 2.jpg): unpack the split's pictures there")
 
 
 def test_a_file_as_workdir_is_refused(tmp_path):

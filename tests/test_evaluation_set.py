@@ -5,12 +5,15 @@ import json
 import logging
 import pathlib
 import re
+import shutil
 
 import mutations
 import numpy as np
 import pytest
 from coco_files import SPLIT, edit, read
 
+from mspn_jax.commands import configured, training_data
+from mspn_jax.configs import quickstart
 from mspn_jax.data import coco, evaluation_set, records, validator
 from mspn_jax.data.detections import read_detections
 from mspn_jax.errors import DataError
@@ -129,6 +132,24 @@ def test_the_json_is_parsed_once_for_a_split(drawn_copy, monkeypatch):
     coco.annotation_file(drawn_copy, SPLIT).unlink()  # nothing reads it later
     metrics, _ = scoring.coco_metrics(dataset.annotations, results, COCO)
     assert metrics["AP"] == pytest.approx(1) and len(parsed) == 1
+
+
+def test_a_training_parses_each_json_once(drawn_copy, monkeypatch):
+    """Also where jsons describe the skeletons, and records are made, of several data sets."""
+    other = drawn_copy.parent / "other"
+    shutil.copytree(drawn_copy, other)
+    files = [coco.annotation_file(root, SPLIT) for root in (drawn_copy, other)]
+    files[1].write_text(files[1].read_text() + "\n")  # records are named after the json
+    config = quickstart.get_config()
+    config.skeleton, config.data.root, config.data.train_split = "", str(drawn_copy), SPLIT
+    config.data.also = (f"{other}:{SPLIT}:1",)
+    parsed, load = [], json.load
+    monkeypatch.setattr(json, "load", lambda file: parsed.append(file.name) or load(file))
+    with coco.parsed_once():
+        training = training_data.open_training(config, configured.skeleton_of(config))
+        assert not coco._kept  # a large one takes gigabytes
+    of_ours = [name for name in parsed if name in map(str, files)]
+    assert sorted(of_ours) == sorted(map(str, files)) and len(training.shares) == 2
 
 
 def test_detections_of_the_first_people_are_those_on_their_pictures(drawn, detections):

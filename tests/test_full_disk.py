@@ -7,6 +7,8 @@ import subprocess
 import numpy as np
 import pytest
 import small_disk
+import tool_exports as tools
+from imported import SHOTS
 from test_pictures import write_video
 
 from commands import HERE, command, environment, error_of, metrics_of, variables_at
@@ -77,6 +79,31 @@ def test_records(config, root, disk, tmp_path):
     done = run("train.py", *arguments, f"--config.data.records_dir={disk}")
     assert f"{disk}: " in error_of(done) and "make room or name another place" in error_of(done)
     assert names_in(disk) <= {"other"} | {path for path in names_in(disk) if path.endswith(".lock")}
+
+
+def test_import_and_split(disk, tmp_path):
+    root = tools.cvat(tmp_path / "task", SHOTS[:4])
+    fill(disk, 8192)
+    done = run("mspn_jax", "import", root, "--output", disk / "new", "--copy")
+    line = error_of(done)
+    assert f"error: {disk}/new: " in line and "No space left on device" in line
+    assert names_in(disk) == {"other"}
+    small_disk.resize(disk, "10m")
+    done = run("mspn_jax", "import", root, "--output", disk / "new", "--copy")
+    assert done.returncode == 0, done.stderr
+    fill_again = disk / "more"
+    fill_again.write_bytes(bytes(shutil.disk_usage(disk).free))
+    before = names_in(disk)
+    line = error_of(run("mspn_jax", "split", disk / "new"))
+    assert "person_keypoints_train.json: No space left on device; make room" in line
+    assert names_in(disk) == before
+
+
+def test_check(config, disk):
+    fill(disk, 0)
+    done = run("mspn_jax", "check", "--config", config, "--output", disk)
+    assert f"error: {disk}/check_train2017.json: No space left on device" in error_of(done)
+    assert names_in(disk) == {"other"}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """One run per workdir, also when several start at once, die, sleep or lose responses."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -7,6 +10,7 @@ import pytest
 from bucket_objects import Refused
 from bucket_server import refuse_writing
 
+from commands import environment
 from mspn_jax.errors import HeldError, StorageError
 from mspn_jax.storage import lease, paths
 
@@ -109,3 +113,30 @@ def test_a_lease_names_what_the_bucket_refuses(leases, bucket, buckets):
     buckets.refuse = lambda *request: None
     with pytest.raises(StorageError, match=r"no such bucket: gs://nowhere$"):
         lease.Lease(paths.path("gs://nowhere/run/.lease"), "run").take()
+
+
+STUCK = """
+import hashlib, sys
+from mspn_jax.commands import stopping
+from mspn_jax.storage import lease, paths
+with stopping.watched(), lease.sole_use(paths.path(sys.argv[1]), "the run"):
+    with stopping.stop_requests():  # something is not saved yet
+        print("stuck", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)  # a minute in C, as a compilation
+"""
+
+
+def test_a_run_that_is_ended_at_once_gives_its_lease_back(bucket, buckets):
+    command = [sys.executable, "-c", STUCK, f"{bucket}/run"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        assert process.stdout.readline() == "stuck\n"
+        assert buckets.objects(bucket)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        assert process.poll() is None and buckets.objects(bucket)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=10)
+    assert process.returncode == 128 + signal.SIGTERM and "SIGTERM: stopped at once" in said
+    assert not buckets.objects(bucket)

@@ -84,3 +84,33 @@ def test_what_cannot_be_split(farm, given, message):
     with pytest.raises(DataError, match=message):
         split(farm, **given)
     assert not splitting.annotation_path(farm, "val").exists()
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ([], "a list where a json object is needed"),
+        ({"images": 3}, "images: 3 where a list is needed"),
+        ({"images": [None]}, "image at index 0: null is not a json object"),
+        ({"images": [{"id": 1}]}, "image 1: file_name is missing; needed is a path"),
+        (
+            {"images": [{"id": [1], "file_name": "a"}]},
+            r"image at index 0: id is \[1\]; needed",
+        ),
+        (
+            {"images": [{"id": "1", "file_name": "a"}]},
+            'image at index 0: id is "1"; needed',
+        ),
+        (
+            {"images": [{"id": 1, "file_name": "../a"}]},
+            "image 1: file_name is .*; needed",
+        ),
+        ({"annotations": [{"image_id": "1"}]}, 'annotation at index 0: image_id is "1"; needed'),
+    ],
+)
+def test_what_is_no_data_set_is_not_split(content, message, tmp_path):
+    (tmp_path / "annotations").mkdir()
+    splitting.annotation_path(tmp_path, "all").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=f"person_keypoints_all.json: {message}") as error:
+        split(tmp_path)
+    assert "\n" not in str(error.value)

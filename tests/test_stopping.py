@@ -252,6 +252,40 @@ def test_what_is_half_written_is_deleted(all_undone, tmp_path):
         undone.close()
 
 
+COMPILING = """
+import hashlib
+from mspn_jax.commands import compiling, stopping
+with stopping.watched():
+    print("compiling", flush=True)
+    compiling.in_a_process(hashlib.pbkdf2_hmac, "sha256", b"", b"", 10**8)
+"""
+
+
+def test_a_compiler_in_a_process_of_its_own_ends_with_the_command():
+    """That is how `mspn compile` compiles."""
+    with subprocess.Popen(
+        [sys.executable, "-c", COMPILING],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as process:
+        assert process.stdout.readline() == "compiling\n"
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        if not children.is_file():
+            pytest.skip("this system does not list a process's children")
+        deadline = time.monotonic() + 60
+        while len(numbers := children.read_text().split()) < 2:  # multiprocessing's tracker, too
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(3)
+        stop(process)
+    deadline = time.monotonic() + 5
+    while any(pathlib.Path(f"/proc/{number}/fd").exists() for number in numbers):
+        assert time.monotonic() < deadline, "the compiler goes on"
+        time.sleep(0.1)
+
+
 def test_handlers_are_put_back():
     before = [signal.getsignal(each) for each in stopping.SIGNALS]
     with stopping.watched(), stopping.stop_requests():

@@ -59,7 +59,14 @@ def test_a_log_survives_a_full_disk_and_is_whole_once_there_is_room(tmp_path, ca
     assert path.read_bytes() == b"1\n2\n3\n"
 
 
-@pytest.mark.parametrize("tail, warns", [(b'{"step": 5, "lo', False), (b"5\n\xff\xfe\n[]", True)])
+@pytest.mark.parametrize(
+    "tail, warns",
+    [
+        (b'{"step": 5, "lo', False),
+        (b"5\n\xff\xfe\n[]", True),
+        (b"5\n" + b"[" * 99999 + b"\n5", True),
+    ],
+)
 def test_a_resumed_run_keeps_the_lines_before_it_and_no_damaged_ones(tmp_path, tail, warns, caplog):
     path = tmp_path / "metrics.jsonl"
     lines = [{"step": 2}, {"step": 4}, {"step": 4, "AP": 0.5}, {"step": 6}]

@@ -1,6 +1,7 @@
 """Where the pictures of an export are: tools write paths of their own machines."""
 
 import collections
+import contextlib
 import os
 import pathlib
 import re
@@ -68,7 +69,10 @@ class PictureIndex:
 
 def _parts(reference: str) -> list[str]:
     """The parts of a path, of an address, or of Label Studio's /data/local-files/?d=PATH."""
-    address = urllib.parse.urlsplit(reference) if "://" in reference[:12] else None
+    address = None
+    if "://" in reference[:12]:
+        with contextlib.suppress(ValueError):  # no address after all
+            address = urllib.parse.urlsplit(reference)
     text = reference
     if "/local-files/" in reference and "?" in reference:
         query = urllib.parse.parse_qs(reference.partition("?")[2])

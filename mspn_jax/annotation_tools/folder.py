@@ -151,7 +151,8 @@ def _place(picture: LabelledPicture, path: pathlib.Path, copy: bool) -> bool:
 
 def _measure(picture: LabelledPicture, path: pathlib.Path) -> tuple[int, int]:
     """The width and height of a picture, as training decodes it."""
-    place = picture.data if isinstance(picture.data, pathlib.Path) else picture.name
+    inside = f"{picture.source}: the picture in it"
+    place = picture.data if isinstance(picture.data, pathlib.Path) else inside
     try:
         height, width = decode_picture(path.read_bytes()).shape[:2]
     except DataError as error:

@@ -1,6 +1,5 @@
 """Values of a tool's files, with the place of what is wrong in the message."""
 
-import math
 import pathlib
 from typing import Any
 
@@ -29,16 +28,16 @@ def items(value: Any, where: str) -> list[Any]:
 
 
 def text(value: Any, where: str) -> str:
-    """A string that is not empty. Raises DataError with the place."""
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: {_kind(value)} where text is needed")
+    """A line that is not empty. Raises DataError with the place."""
+    if not isinstance(value, str) or not value.strip() or not value.strip().isprintable():
+        raise DataError(f"{where}: {_kind(value)} where a line of text is needed")
     return value.strip()
 
 
 def number(value: Any, where: str, low: float = -PIXELS, high: float = PIXELS) -> float:
     """A finite number in a range, pixels by default. Raises DataError with the place."""
-    if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
-        said = value if type(value) in (int, float) and abs(value) < 1e15 else _kind(value)
+    if type(value) not in (int, float) or not low <= value <= high:  # NaN is not
+        said = value if type(value) is float else _kind(value)
         raise DataError(f"{where}: {said} where a number from {low:,} to {high:,} is needed")
     return float(value)
 
@@ -85,5 +84,7 @@ def _kind(value: Any) -> str:
         return "nothing"
     if isinstance(value, str):
         return f"{value[:40]!r}"
-    names = {dict: "an object", list: "a list", bool: "true or false"}
+    if type(value) is int and abs(value) < 10**15:
+        return str(value)
+    names = {dict: "an object", list: "a list", bool: "true or false", int: "a huge number"}
     return names.get(type(value), f"a {type(value).__name__}")

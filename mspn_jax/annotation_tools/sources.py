@@ -61,6 +61,11 @@ def unpacked(sources: Sequence[str]) -> Iterator[list[pathlib.Path]]:
                     raise DataError(f"{source}: not a whole zip ({error})") from None
                 except zlib.error as error:
                     raise DataError(f"{source}: not a whole zip ({error})") from None
+                except OSError as error:
+                    raise DataError(
+                        f"{source}: cannot be unpacked into {folder} ({error.strerror}): unpack it"
+                        " by hand and name its folder, or let TMPDIR name another place"
+                    ) from None
                 path = folder / path.stem
             found.append(path)
         yield found

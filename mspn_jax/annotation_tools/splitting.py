@@ -10,6 +10,8 @@ import numpy as np
 
 from mspn_jax.annotation_tools import parsing
 from mspn_jax.data.coco import load_json
+from mspn_jax.data.fields import IMAGE, IMAGE_OF
+from mspn_jax.data.schema import Findings, read_columns
 from mspn_jax.errors import DataError
 from mspn_jax.storage import files
 
@@ -52,22 +54,20 @@ def split(
     """
     file = annotation_path(root, source)
     content = parsing.mapping(load_json(file), str(file))
-    images = [
-        parsing.mapping(i, f"{file}: an image")
-        for i in parsing.items(content.get("images"), f"{file}: images")
-    ]
-    rows = [
-        parsing.mapping(a, f"{file}: an annotation")
-        for a in parsing.items(content.get("annotations"), f"{file}: annotations")
-    ]
+    images = parsing.items(content.get("images"), f"{file}: images")
+    rows = parsing.items(content.get("annotations"), f"{file}: annotations")
+    findings = Findings()
+    image_ids = read_columns(images, IMAGE[:2], "image", findings)[0]["id"]
+    of_image = read_columns(rows, [IMAGE_OF], "annotation", findings)[0]["image_id"]
+    findings.raise_error(file)
     groups = [_group(image, by, group, file) for image in images]
     chosen = _of_subset(groups, file) if by == "subset" else _choose(groups, share, seed, file)
     counts: tuple[list[int], list[int], list[int]] = ([], [], [])
     texts = []
     for name, is_second in zip(names, (False, True)):
-        mine = [image for image, each in zip(images, groups) if (each in chosen) == is_second]
-        ids = {str(image.get("id")) for image in mine}
-        annotated = [row for row in rows if str(row.get("image_id")) in ids]
+        is_mine = np.array([(each in chosen) == is_second for each in groups])
+        mine = [images[i] for i in np.flatnonzero(is_mine)]
+        annotated = [rows[i] for i in np.flatnonzero(np.isin(of_image, image_ids[is_mine]))]
         texts.append((name, content | {"images": mine, "annotations": annotated}))
         of_mine = {each for each in groups if (each in chosen) == is_second}
         for column, count in zip(counts, (len(mine), len(of_mine), len(annotated))):
@@ -77,7 +77,7 @@ def split(
 
 
 def _group(image: dict[str, Any], by: str, pattern: str, file: pathlib.Path) -> str:
-    name = parsing.text(image.get("file_name"), f"{file}: file_name")
+    name = image["file_name"]
     if by == "picture":
         return name
     if by == "subset":

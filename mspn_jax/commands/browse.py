@@ -16,7 +16,7 @@ from mspn_jax.commands import configured, program
 from mspn_jax.commands.training_data import data_sets, new_batches, open_training
 from mspn_jax.data import check, mixture, sigmas, validator
 from mspn_jax.data.check import Inspection
-from mspn_jax.data.coco import annotation_file
+from mspn_jax.data.coco import annotation_file, parsed_once
 from mspn_jax.data.schema import Finding
 from mspn_jax.data.sigmas import Sigmas
 from mspn_jax.errors import DataError, UsageError
@@ -41,12 +41,13 @@ flags.mark_flag_as_required("config")
 
 
 def main() -> None:
-    if _SIGMAS.value is not None:
-        estimate_sigmas(_SIGMAS.value)
-    elif _CHECK.value:
-        check_splits()
-    else:
-        browse()
+    with parsed_once():
+        if _SIGMAS.value is not None:
+            estimate_sigmas(_SIGMAS.value)
+        elif _CHECK.value:
+            check_splits()
+        else:
+            browse()
 
 
 def browse() -> None:

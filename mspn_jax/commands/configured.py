@@ -179,7 +179,7 @@ def skeleton_of_data(root: str, split: str, default: Skeleton | None = None) -> 
     if has_file:
         return skeletons.read(mirror.fetched(path))
     file = annotation_file(root, split)
-    return categories.described(load_json(file), file, default)
+    return categories.described(load_json(file, keep=True), file, default)
 
 
 def skeleton_named(name: str) -> Skeleton:
@@ -246,12 +246,12 @@ def check_resumable(config: ConfigDict, workdir: paths.Path) -> None:
     """
     path = workdir / "config.json"
     try:
-        content = json.loads(files.read_text(path))
+        content = files.parsed(files.read_text(path))
         if not isinstance(content, dict):
             raise ValueError("not an object")
     except FileNotFoundError:
         return
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(
             f"{path}: damaged ({error}), so nothing tells the batch_size that this run began with."
             f" If it was {config.batch_size}, delete the file and run the same command again"
@@ -261,8 +261,8 @@ def check_resumable(config: ConfigDict, workdir: paths.Path) -> None:
     for key, why in _FIXED.items():
         if before.get(key, now[key]) != now[key]:
             raise UsageError(
-                f"{workdir}: its run began with {key} {before[key]} and cannot continue with"
-                f" {now[key]}: {why}. For another {key}, use another --workdir with"
+                f"{workdir}: its run began with {key} {before[key]!r} and cannot continue"
+                f" with {now[key]!r}: {why}. For another {key}, use another --workdir with"
                 f" config.init.checkpoint={workdir}"
             )
     for key in sorted(before.keys() | now.keys()):

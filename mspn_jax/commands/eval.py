@@ -48,7 +48,9 @@ _STAGES = flags.DEFINE_integer("stages", None, "run only so many stages; by defa
 _MEAN_POSE = flags.DEFINE_bool(
     "mean_pose", False, "also score a baseline: the training split's mean pose in every box"
 )
-_PICTURES = flags.DEFINE_integer("pictures", 0, "annotate so many pictures, in --output")
+_PICTURES = flags.DEFINE_integer(
+    "pictures", 0, "annotate so many pictures, in --output", lower_bound=0
+)
 _OUTPUT = flags.DEFINE_string(
     "output", None, "where to write, maybe gs://...; by default metrics are only printed"
 )

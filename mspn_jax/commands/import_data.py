@@ -43,13 +43,16 @@ def main(given: list[str]) -> None:
     output = pathlib.Path(_OUTPUT.value).absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{_OUTPUT.value}: exists already; name a new folder with --output")
+    names = tuple(name.strip() for name in _KEYPOINT_NAMES.value)
+    if not all(names):
+        raise UsageError("--keypoint_names: one of them is empty")
     with sources.unpacked(given) as places:
         dataset = sources.read(
             places,
             format=_FORMAT.value,
             pictures=[pathlib.Path(each) for each in _PICTURES.value],
             category=_CATEGORY.value,
-            keypoint_names=tuple(name.strip() for name in _KEYPOINT_NAMES.value),
+            keypoint_names=names,
         )
         written = folder.write(dataset, output, box_margin=_BOX_MARGIN.value, copy=_COPY.value)
     print("\n".join(lines(dataset, written)))

@@ -6,21 +6,18 @@ import functools
 import gc
 import logging
 import os
-import pathlib
 import re
 import socket
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-import mspn_jax
 from mspn_jax import cpu
-from mspn_jax.commands import launch, ranges, stopping
+from mspn_jax.commands import command_line, launch, ranges, stopping
 from mspn_jax.configs import default
 from mspn_jax.errors import Error, HeldError, UsageError
 from mspn_jax.storage import lease, paths
@@ -43,10 +40,13 @@ _JOIN_TIMEOUT = flags.DEFINE_float(
 )
 _PROCESS_FLAGS = (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID, _DISTRIBUTED, _JOIN_TIMEOUT)
 
-CONFIGS = pathlib.Path(mspn_jax.__file__).parent / "configs"
-
-# What ml_collections and a config's own file raise.
-OF_CONFIG_FLAGS = (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, OSError)
+_REASONS = {
+    errno.EEXIST: "is a file; a folder is needed",  # of making a folder
+    **{
+        number: f"{os.strerror(number)}; make room, and run the same command again"
+        for number in (errno.ENOSPC, errno.EDQUOT)
+    },
+}
 
 # How long a process that ends with an error waits for the others to leave.
 _SECONDS_TO_LEAVE = 10
@@ -70,6 +70,9 @@ def run(
         print(_help(main, several_processes))
         return
 
+    # Libraries log what they also raise. The error is printed once, as one line.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+
     def guarded(argv: Sequence[str]) -> None:
         words = list(argv[1:])
         if words and not takes_words:
@@ -77,7 +80,7 @@ def run(
         _guarded(functools.partial(main, words) if takes_words else main, several_processes)
 
     with stopping.watched():
-        app.run(guarded, flags_parser=_parse_flags)
+        app.run(guarded, flags_parser=command_line.parsed)
 
 
 def _help(main: Callable[..., None], several_processes: bool) -> str:
@@ -96,7 +99,7 @@ def _help(main: Callable[..., None], several_processes: bool) -> str:
 
 def _keys_of_configs() -> list[str]:
     """--config.KEY=VALUE for every key, with its comment in configs/default.py."""
-    text = (CONFIGS / "default.py").read_text()
+    text = (command_line.CONFIGS / "default.py").read_text()
     comments = dict(re.findall(r"^    config\.([\w.]+) = .*?  # (.*)$", text, re.MULTILINE))
 
     def lines(config: ConfigDict, prefix: str) -> Iterator[str]:
@@ -110,76 +113,8 @@ def _keys_of_configs() -> list[str]:
     return list(lines(default.get_config("NAME", num_stages=1), ""))
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    try:
-        rest = flags.FLAGS(_with_path_of_config(argv))
-    except flags.Error as error:  # of a config file's TypeError, its whole traceback
-        line = str(error).strip().splitlines()[-1]
-        if "get_config() missing" in line:  # configs/default.py
-            line = f"--config: get_config needs arguments there; name one of {_known_configs()}"
-        sys.exit(f"error: {line}")
-    except Exception as error:  # from the code of a config file, too
-        where = _line_of_config(error, argv)
-        if not where and not isinstance(error, OF_CONFIG_FLAGS):
-            raise
-        # ml_collections raises these for keys that a config does not have and values that do not
-        # fit them.
-        text = str(error.args[0] if error.args else type(error).__name__)
-        text = text.replace("\\n", " ").replace("\\'", "'")
-        text = re.sub(r"^'(.*)'$", r"\1", text)
-        text = re.sub(r'Other fields present: "\{.*\}" ?', "", text)  # in a file: all of them
-        sys.exit(f"error: {where}{' '.join(text.split())}")
-    if "config" in flags.FLAGS and flags.FLAGS["config"].present:
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
-        if not os.path.isfile(path):
-            reason = "a folder, not a config" if os.path.isdir(path) else "no such config"
-            sys.exit(f"error: {path}: {reason}")
-        if not isinstance(flags.FLAGS["config"].value, ConfigDict):
-            sys.exit(
-                f"error: {path}: get_config must return a ConfigDict, as configs/default.py does"
-            )
-    for name in ("workdir", "checkpoint", "source"):
-        if name in flags.FLAGS and flags.FLAGS[name].value == "":
-            sys.exit(f"error: --{name}: is empty; name a folder or file")
-    return rest
-
-
-def _line_of_config(error: Exception, argv: Sequence[str]) -> str:
-    """ "FILE, line N: " where an error comes from the config's file; else empty."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}, line {error.lineno}: "
-    configs = [os.path.abspath(word.rpartition("=")[2]) for word in argv if word.endswith(".py")]
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) in configs[-1:]]
-    return f"{configs[-1]}, line {lines[-1]}: " if lines else ""
-
-
-def _with_path_of_config(argv: Sequence[str]) -> list[str]:
-    """The arguments, with `--config NAME` replaced by the path of the published config."""
-    words = list(argv)
-    for i, word in enumerate(words):
-        flag, equals, name = word.partition("=")
-        if flag not in ("--config", "-config") or (not equals and i + 1 == len(words)):
-            continue
-        at, prefix = (i, f"{flag}=") if equals else (i + 1, "")
-        name = name if equals else words[at]
-        path = CONFIGS / f"{name}.py"
-        if name.isidentifier() or name[:1].isdigit():
-            if not path.is_file():
-                known = _known_configs()
-                sys.exit(f"error: --config {name}: neither a file nor one of {known}")
-            words[at] = f"{prefix}{path}"
-    return words
-
-
-def _known_configs() -> str:
-    names = {path.stem for path in CONFIGS.glob("[!_]*.py")} - {"default"}
-    return ", ".join(sorted(names))
-
-
 def _guarded(main: Callable[[], None], several_processes: bool) -> None:
-    # Libraries log what they also raise. The error is printed once, as one line.
-    absl_logging.set_verbosity(absl_logging.FATAL)
+    absl_logging.set_verbosity(absl_logging.FATAL)  # parsing its flags has changed it
     sys.unraisablehook = _report_unraisable
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
     try:
@@ -195,7 +130,7 @@ def _guarded(main: Callable[[], None], several_processes: bool) -> None:
         line = _one_line(error)
         if line is None:
             raise
-        sys.exit(f"error: {line}")
+        sys.exit(f"error: {_printable(line)}")
 
 
 def _join_processes(several_processes: bool) -> None:
@@ -214,10 +149,13 @@ def _one_line(error: BaseException) -> str | None:
     if isinstance(error, Error):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "; make room, and run the same command again" if is_full else ""
-        return f"{error.filename}: {error.strerror}{remedy}"
+        return f"{error.filename}: {_REASONS.get(error.errno or 0, error.strerror)}"
     return paths.reason_of(error)
+
+
+def _printable(line: str) -> str:
+    """With the control characters that a file's name can hold as Python writes them."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
 
 
 def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:

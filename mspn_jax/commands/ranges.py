@@ -13,6 +13,7 @@ from mspn_jax.evaluation import distances
 from mspn_jax.heatmaps import DECODINGS
 from mspn_jax.model import COARSEST_STRIDE, NUM_UNITS
 from mspn_jax.reports.service_log import SERVICES
+from mspn_jax.weights import description
 
 DTYPES = ("float32", "bfloat16")
 SCHEDULES = ("drops", "linear", "cosine")
@@ -55,6 +56,9 @@ AT_LEAST_0 = Rule("0 or more", lambda value: value >= 0)
 AT_LEAST_1 = Rule("1 or more", lambda value: value >= 1)
 POSITIVE = Rule("more than 0", lambda value: value > 0)
 FRACTION = Rule("from 0 to 1", lambda value: 0 <= value <= 1)
+SHARE_OF_BOX = Rule(
+    f"{description.SMALLEST_PADDING} or more", lambda value: value >= description.SMALLEST_PADDING
+)
 CROP = Rule(
     f"two multiples of {COARSEST_STRIDE}, height and width",
     _ints(2, lambda side: side >= COARSEST_STRIDE and side % COARSEST_STRIDE == 0),
@@ -62,7 +66,7 @@ CROP = Rule(
 
 RULES = {
     "crop_hw": CROP,
-    "padding": POSITIVE,
+    "padding": SHARE_OF_BOX,
     "seed": AT_LEAST_0,
     "dtype": Rule(" or ".join(DTYPES), lambda name: name in DTYPES),
     "model.num_stages": AT_LEAST_1,
@@ -80,7 +84,7 @@ RULES = {
     "augment.half_body_min_keypoints": AT_LEAST_0,
     "augment.min_upper_keypoints": AT_LEAST_0,
     "augment.min_lower_keypoints": AT_LEAST_0,
-    "augment.half_body_padding": POSITIVE,
+    "augment.half_body_padding": SHARE_OF_BOX,
     "augment.shift": AT_LEAST_0,
     "augment.scale": Rule("0 or more, and less than 1", lambda value: 0 <= value < 1),
     "augment.rotation_deg": AT_LEAST_0,
@@ -94,7 +98,7 @@ RULES = {
     "num_steps": AT_LEAST_0,
     "num_hard_keypoints": AT_LEAST_1,
     "clip_norm": AT_LEAST_0,
-    "ema_decay": Rule("0 or more, and less than 1", lambda value: 0 <= value < 1),
+    "ema_decay": Rule("from 0 to 0.999999", lambda value: 0 <= value <= 0.999999),  # float32
     "stop_after": AT_LEAST_0,
     "max_skipped_in_a_row": AT_LEAST_1,
     "optimizer.learning_rate": POSITIVE,
@@ -127,16 +131,14 @@ RULES = {
 _INT32 = 2**31 - 1
 # Larger values are mistakes: no machine has the memory or the time for them.
 LARGEST = {
-    "crop_hw": 4096,
-    "padding": 10,
+    "crop_hw": description.LARGEST_CROP,
+    "padding": description.LARGEST_PADDING,
     "seed": 2**32 - 1,
-    "model.num_stages": 16,
-    "model.blocks_per_unit": 64,
-    "model.stem_channels": 4096,
-    "model.unit_channels": 4096,
+    "model.blocks_per_unit": description.LARGEST_LAYERS,
+    **{f"model.{name}": largest for name, largest in description.LARGEST_SIZES.items()},
     "data.first_people": _INT32,
     "data.num_threads": 1024,
-    "augment.half_body_padding": 10,
+    "augment.half_body_padding": description.LARGEST_PADDING,
     "augment.shift": 10,
     "augment.rotation_deg": 360,
     "augment.hue_deg": 180,
@@ -156,17 +158,24 @@ LARGEST = {
     "log_every_steps": _INT32,
 }
 
+SMALLEST = 1e-9  # numbers nearer to 0 are mistakes: many are 0 in float32
+
+# A file can give a value another type than the published configs'. Numbers have a rule each.
+TYPES = {
+    bool: Rule("True or False", lambda value: isinstance(value, bool)),
+    str: Rule("a text", lambda value: isinstance(value, str)),
+}
+
 
 def check(config: Any) -> None:
     """Checks every value of a config.
 
     Raises:
-      UsageError: a value is out of its range. The message names the key, the value and the range.
+      UsageError: a key is missing or unknown, or a value is of another type or out of its range.
+        The message names the key, and the value and what it must be.
     """
     values = config.to_dict()
-    for name, group in default.get_config("", num_stages=1).to_dict().items():
-        if isinstance(group, dict):
-            require(f"config.{name}", values[name], _keys_of(group))
+    _check_types("config", values, default.get_config("", num_stages=1).to_dict())
     for key, value in flat(values).items():
         rule = RULES.get(key, FRACTION if key.endswith("_probability") else None)
         if rule is not None:
@@ -174,20 +183,32 @@ def check(config: Any) -> None:
         largest = LARGEST.get(key)
         if largest is not None and np.max(value) > largest:
             raise UsageError(f"config.{key}={value!r}: must be at most {largest:,}")
+        if isinstance(value, float) and 0 < abs(value) < SMALLEST:
+            raise UsageError(f"config.{key}={value!r}: must be 0, or {SMALLEST} or more")
 
 
-def _keys_of(group: dict[str, Any]) -> Rule:
-    """A file can replace a whole group of keys."""
-    return Rule(
-        f"a ConfigDict of {', '.join(group)}",
-        lambda value: isinstance(value, dict) and set(value) == set(group),
-    )
+def _check_types(name: str, value: Any, usual: Any) -> None:
+    """Raises UsageError if a value, or one in a group, is not such as the usual one."""
+    if not isinstance(usual, dict):
+        if type(usual) in TYPES:
+            require(name, value, TYPES[type(usual)])
+        elif isinstance(value, dict):
+            raise UsageError(f"{name}={value!r}: must be a value such as {usual!r}, not keys")
+        return
+    if not isinstance(value, dict):
+        raise UsageError(f"{name}={value!r}: must be a ConfigDict of {', '.join(usual)}")
+    for key in sorted(usual.keys() ^ value.keys(), key=str):
+        what = "is missing" if key in usual else f"no such key; there are {', '.join(usual)}"
+        raise UsageError(f"{name}.{key}: {what}")
+    for key, each in usual.items():
+        _check_types(f"{name}.{key}", value[key], each)
 
 
 def require(name: str, value: Any, rule: Rule) -> None:
     """Raises UsageError, with the name, the value and the range, if the rule does not hold."""
     if not _holds(value, rule):
-        raise UsageError(f"{name}={value!r}: must be {rule.must}")
+        shown = repr(value)
+        raise UsageError(f"{name}={shown:.200}: must be {rule.must}")
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:
@@ -204,8 +225,6 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _holds(value: Any, rule: Rule) -> bool:
-    if isinstance(value, dict):
-        return rule.holds(value)
     numbers = value if isinstance(value, tuple | list) else [value]
     try:
         is_finite = all(math.isfinite(number) for number in numbers if not isinstance(number, str))

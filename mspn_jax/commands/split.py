@@ -6,6 +6,7 @@ split.
 """
 
 import pathlib
+import re
 
 from absl import flags
 
@@ -40,6 +41,8 @@ def main(folders: list[str]) -> None:
     names = (_TRAIN_NAME.value, _VAL_NAME.value)
     if len({*names, _SOURCE.value}) < 3 or not all(names):
         raise UsageError("--train_name, --val_name and --source must be three names")
+    if not all(re.fullmatch(r"[\w.-]+", name) for name in names):  # of files
+        raise UsageError("--train_name, --val_name: only letters, digits, _, - and . may be in it")
     by = "group" if _GROUP.value and _BY.value == "picture" else _BY.value
     pictures, groups, instances = splitting.split(
         pathlib.Path(folders[0]),

@@ -20,7 +20,7 @@ from mspn_jax.commands import configured, evaluating, program, stopping
 from mspn_jax.commands.final_report import REPORT, Evaluation, report_on_best
 from mspn_jax.commands.steps import Steps
 from mspn_jax.commands.training_data import new_batches, open_training
-from mspn_jax.data.coco import DataSet
+from mspn_jax.data.coco import DataSet, parsed_once
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.mixture import Mixture
 from mspn_jax.data.records import Records
@@ -56,11 +56,11 @@ def main() -> None:
         raise UsageError(f"--workdir={workdir}: is a file; a folder is needed")
     if config.log in service_log.SERVICES:
         service_log.check_installed(config.log)
-    description = configured.describe(config, source=source_of(config))
-    configured.check_batch(config.batch_size, config.accumulate, jax.device_count())
-
-    # Errors in the data are raised before anything is compiled.
-    data, validation = open_data(config, description)
+    with parsed_once():
+        description = configured.describe(config, source=source_of(config))
+        configured.check_batch(config.batch_size, config.accumulate, jax.device_count())
+        # Errors in the data are raised before anything is compiled.
+        data, validation = open_data(config, description)
     steps = Steps.of(config, data.people_per_epoch)
     network = configured.new_training(
         config, description, steps_per_epoch=steps.per_epoch, num_steps=steps.last

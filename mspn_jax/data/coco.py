@@ -131,12 +131,40 @@ def file_size(path: pathlib.Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def load_json(path: str | os.PathLike) -> Any:
+_kept: dict[str, Any] | None = None  # what `load_json` keeps, by its path
+
+
+@contextlib.contextmanager
+def parsed_once() -> Iterator[None]:
+    """In this context what `load_json` keeps is not parsed again."""
+    global _kept
+    _kept = {}
+    try:
+        yield
+    finally:
+        _kept = None
+
+
+def load_json(path: str | os.PathLike, *, keep: bool = False) -> Any:
     """A json file's content.
+
+    Args:
+      keep: for the next call with this path, within `parsed_once`. That one gets the same objects,
+        and they are kept no longer: those of COCO's train take gigabytes.
 
     Raises:
       DataError: the file cannot be read, or is not json.
     """
+    if _kept is None:
+        return _parsed(path)
+    name = os.fspath(path)
+    content = _kept.pop(name) if name in _kept else _parsed(path)
+    if keep:
+        _kept[name] = content
+    return content
+
+
+def _parsed(path: str | os.PathLike) -> Any:
     try:
         with open(mirror.fetched(path), "rb") as file, no_garbage_collection():
             return json.load(file)

@@ -37,7 +37,8 @@ IMAGE = (
     Field("file_name", "a path within the split's folder", texts(_is_inside)),
     Field("height", "a whole number of pixels, 1 or more", whole, low=1, high=PIXELS),
     Field("width", "a whole number of pixels, 1 or more", whole, low=1, high=PIXELS),
-    Field("crowdIndex", "a number", number, default=None),  # CrowdPose's; else NaN
+    # CrowdPose's; NaN where it is left out
+    Field("crowdIndex", "a number from 0 to 1,000", number, default=None, low=0, high=1000),
 )
 BOX = Field(
     "bbox",
@@ -70,14 +71,11 @@ CATEGORY = (
     Field("keypoints", "a list of names", lists_of_texts, default=[]),
 )
 CATEGORY_ID = Field("category_id", "a whole number, the id of a category", whole)
-IDS = (
-    Field("id", "a whole number", whole),
-    Field("image_id", "a whole number, the id of an image", whole),
-    CATEGORY_ID,
-)
+IMAGE_OF = Field("image_id", "a whole number, the id of an image", whole)
+IDS = (Field("id", "a whole number", whole), IMAGE_OF, CATEGORY_ID)
 # Boxes that are not finite are left out of detections, and so are such scores.
 DETECTION = (
-    Field("image_id", "a whole number, the id of an image", whole),
+    IMAGE_OF,
     Field("bbox", "x, y, width, height: 4 numbers, in pixels", numbers(4)),
     Field("score", "a number", number),
 )

@@ -89,6 +89,8 @@ def find_sources(given: Sequence[str]) -> list[Source]:
     others: dict[int | str, Source] = {}
     paths: dict[pathlib.Path, None] = {}
     for text in given:
+        if not text:
+            raise DataError("an empty name: name a picture, a folder, a video or a camera")
         if text.startswith(ADDRESSES):
             others[text] = _source_of_address(text)
         elif text.isdecimal() and not pathlib.Path(text).exists():
@@ -133,7 +135,10 @@ def _is_video(path: pathlib.PurePath) -> bool:
 
 
 def _source_of_address(address: str) -> Source:
-    parts = urllib.parse.urlsplit(address)
+    try:
+        parts = urllib.parse.urlsplit(address)
+    except ValueError as error:
+        raise DataError(f"{address}: is no address ({error})") from None
     path = pathlib.PurePosixPath(urllib.parse.unquote(parts.path))
     name = re.sub(r"[^\w.-]", "_", path.name or parts.hostname or "stream").lstrip(".")
     is_picture = path.suffix.lower() in PICTURE_ENDINGS

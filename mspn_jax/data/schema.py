@@ -84,7 +84,8 @@ class Field:
     Attributes:
       must: what its value must be, for messages.
       convert: values -> (column, which of them could be converted).
-      default: the value where the key is missing or null. Without one the key is required.
+      default: the value where the key is missing or null, maybe out of bounds. Without one the key
+        is required.
       low, high: bounds of the converted values; NaN is never within bounds.
       remedy: how to correct it.
     """
@@ -99,12 +100,14 @@ class Field:
 
     def read(self, values: list[Any]) -> tuple[Shaped[np.ndarray, "N ..."], Bool[np.ndarray, "N"]]:
         """(column, which values are good). Values that are not good are 0 or "" in the column."""
+        is_left_out = np.zeros(len(values), bool)
         if self.default is not _REQUIRED:
+            is_left_out = np.array([value is None for value in values], bool)
             values = [self.default if value is None else value for value in values]
         column, good = self.convert(values)
         if self.low is not None:
             within = (column >= self.low) & (column <= self.high)
-            good = good & (within if within.ndim == 1 else within.all(1))
+            good = good & ((within if within.ndim == 1 else within.all(1)) | is_left_out)
             column[~good] = 0
         return column, good
 

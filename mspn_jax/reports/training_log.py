@@ -221,7 +221,7 @@ def _forget_after(path: pathlib.Path, step: int) -> None:
 def _entry(line: bytes) -> dict[str, Any] | None:
     """A line of `metrics.jsonl`; None if it is damaged."""
     with contextlib.suppress(ValueError):
-        entry = json.loads(line)
+        entry = files.parsed(line)
         if isinstance(entry, dict) and isinstance(entry.get("step"), int):
             return entry
     return None

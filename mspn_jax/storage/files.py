@@ -30,6 +30,18 @@ def read_text(path: str | os.PathLike) -> str:
     return paths.read_bytes(paths.path(path)).decode()
 
 
+def parsed(text: str | bytes) -> Any:
+    """The content of a json.
+
+    Raises:
+      ValueError: it is no json, or lists or objects are nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("lists or objects are nested too deeply") from None
+
+
 @contextlib.contextmanager
 def replaced(path: str | os.PathLike, *, sync: bool = True) -> Iterator[pathlib.Path]:
     """Gives a temporary file beside `path`, which replaces `path` when the context ends.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mspn_jax.errors import HeldError
-from mspn_jax.storage import leaving, paths
+from mspn_jax.storage import files, leaving, paths
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Lease:
 
 def _json(data: bytes) -> dict:
     with contextlib.suppress(ValueError):
-        content = json.loads(data)
+        content = files.parsed(data)
         if isinstance(content, dict):
             return content
     return {}

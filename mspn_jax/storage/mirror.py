@@ -5,7 +5,6 @@ For a path on a disk every function here returns that path.
 """
 
 import contextlib
-import json
 import logging
 import os
 import pathlib
@@ -83,7 +82,7 @@ def _copy(there: Any, found: dict[str, dict[str, Any]], local: pathlib.Path) -> 
     note = local.parent / f".{local.name}.copied.json"
     copied: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
-        copied = json.loads(note.read_text())
+        copied = files.parsed(note.read_text())
     system, key = paths.file_system(there)
     version = {name: [info["size"], info.get("generation")] for name, info in found.items()}
     wanted = [

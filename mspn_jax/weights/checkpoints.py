@@ -11,7 +11,6 @@ such a folder with the one step 0.
 import concurrent.futures
 import contextlib
 import functools
-import json
 import logging
 import math
 import os
@@ -98,19 +97,24 @@ def metrics_of(step: paths.Path) -> dict[str, float] | None:
     """
     path = step / EVALUATION
     try:
-        metrics = json.loads(files.read_text(path))
+        metrics = files.parsed(files.read_text(path))
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
+    except ValueError:
         metrics = None
-    if not (
-        isinstance(metrics, dict)
-        and all(isinstance(value, int | float) for value in metrics.values())
-        and math.isfinite(metrics.get("AP", math.nan))
-    ):
+    if not _are_metrics(metrics):
         _warn_once(f"{path}: damaged; the step counts as not evaluated. Delete the file")
         return None
     return metrics
+
+
+def _are_metrics(content: Any) -> bool:
+    """Whether a json's content is numbers by name, with an AP from -1 (nobody to find) to 1."""
+    return (
+        isinstance(content, dict)
+        and all(type(value) in (int, float) for value in content.values())
+        and -1 <= content.get("AP", math.nan) <= 1
+    )
 
 
 @functools.cache

@@ -1,7 +1,6 @@
 """`model.json`: what inference needs to know besides the weights."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,16 @@ from mspn_jax.skeletons import COCO, SKELETONS, Skeleton
 from mspn_jax.storage import files, paths
 
 FILE = "model.json"
-_SIZES = {"num_stages", "num_keypoints", "stem_channels", "unit_channels"}  # of an MSPN
+# Larger values are mistakes: no machine has the memory or the time for them.
+LARGEST_SIZES = {  # of an MSPN
+    "num_stages": 16,
+    "num_keypoints": 4096,
+    "stem_channels": 4096,
+    "unit_channels": 4096,
+}
+LARGEST_LAYERS = 64
+LARGEST_CROP = 4096  # pixels
+SMALLEST_PADDING, LARGEST_PADDING = 0.1, 10
 _LAYERS = "blocks_per_unit"
 
 
@@ -63,7 +71,7 @@ class Description:
         """Raises CheckpointError if the file is missing, cut, or not as `write` writes it."""
         path = paths.path(folder) / FILE
         try:
-            fields = json.loads(files.read_text(path))
+            fields = files.parsed(files.read_text(path))
             if problems := list(_problems(fields)):
                 raise ValueError("; ".join(problems))
             skeleton = fields.get("skeleton", COCO.name)
@@ -73,7 +81,7 @@ class Description:
                 skeleton = Skeleton.from_json(skeleton)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise CheckpointError(
                 f"{path}: cannot be read ({error}): copy it from another checkpoint of the same"
                 " network, or convert again"
@@ -94,14 +102,20 @@ def _problems(content: Any) -> Iterator[str]:
     names = {field.name for field in dataclasses.fields(Description)} | {"mean_rgb", "std_rgb"}
     for key in sorted(content.keys() - names):
         yield f"unknown key {key}"
-    for key in sorted(model.keys() - _SIZES - {_LAYERS}):
+    for key in sorted(model.keys() - LARGEST_SIZES.keys() - {_LAYERS}):
         yield f"unknown key model.{key}"
-    for key in sorted(_SIZES & model.keys() | {"num_stages"}):  # the others have defaults
-        if not _is_size(model.get(key)):
-            yield f"model.{key} is {model.get(key)!r}, must be an integer of 1 or more"
+    for key, largest in LARGEST_SIZES.items():
+        if key not in model and key != "num_stages":  # the others have defaults
+            continue
+        if not _is_size(model.get(key), largest):
+            yield f"model.{key} is {model.get(key)!r}, must be an integer from 1 to {largest:,}"
     blocks = model.get(_LAYERS, [1, 1, 1, 1])
-    if not (isinstance(blocks, list) and len(blocks) == 4 and all(map(_is_size, blocks))):
-        yield f"model.{_LAYERS} is {blocks!r}, must be four integers of 1 or more"
+    if not (
+        isinstance(blocks, list)
+        and len(blocks) == 4
+        and all(_is_size(each, LARGEST_LAYERS) for each in blocks)
+    ):
+        yield f"model.{_LAYERS} is {blocks!r}, must be four integers from 1 to {LARGEST_LAYERS}"
     for key, value in (("variant", content.get("variant")), ("source", content.get("source", ""))):
         if not isinstance(value, str):
             yield f"{key} is {value!r}, must be a string"
@@ -109,16 +123,20 @@ def _problems(content: Any) -> Iterator[str]:
     if not (
         isinstance(crop_hw, list)
         and len(crop_hw) == 2
-        and all(_is_size(side) and side % COARSEST_STRIDE == 0 for side in crop_hw)
+        and all(_is_size(side, LARGEST_CROP) and side % COARSEST_STRIDE == 0 for side in crop_hw)
     ):
-        yield f"crop_hw is {crop_hw!r}, must be two multiples of {COARSEST_STRIDE}"
+        yield (
+            f"crop_hw is {crop_hw!r}, must be two multiples of {COARSEST_STRIDE}, at most"
+            f" {LARGEST_CROP:,}"
+        )
     padding = content.get("padding", 1.0)
-    if isinstance(padding, bool) or not isinstance(padding, int | float) or not 0 < padding < 100:
-        yield f"padding is {padding!r}, must be a positive number"
+    low, high = SMALLEST_PADDING, LARGEST_PADDING
+    if type(padding) not in (int, float) or not low <= padding <= high:
+        yield f"padding is {padding!r}, must be a number from {low} to {high}"
     for key, constant in (("mean_rgb", MEAN_RGB), ("std_rgb", STD_RGB)):  # older versions' keys
         if (value := content.get(key, list(constant))) != list(constant):
             yield f"{key} {value}, where the network takes {list(constant)}"
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _is_size(value: Any, largest: int) -> bool:
+    return type(value) is int and 1 <= value <= largest

@@ -1,7 +1,6 @@
 """Where weights come from: the note beside converted weights, and the published files."""
 
 import dataclasses
-import json
 import pathlib
 
 from mspn_jax.errors import CheckpointError
@@ -92,9 +91,15 @@ class Origin:
     def read(cls, folder: paths.Path) -> "Origin | None":
         """None if the folder has no readable note."""
         try:
-            return cls(**json.loads(files.read_text(folder / "source.json")))
+            origin = cls(**files.parsed(files.read_text(folder / "source.json")))
         except (OSError, ValueError, TypeError):
             return None
+        tracked = origin.batches_tracked
+        is_sound = all(
+            isinstance(each, str) for each in (origin.source, origin.kind, origin.sha256)
+        )
+        is_sound &= isinstance(tracked, dict) and all(type(v) is int for v in tracked.values())
+        return origin if is_sound else None
 
 
 def published_as(file_name: str) -> PublishedModel | None:

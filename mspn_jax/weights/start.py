@@ -5,7 +5,7 @@ import os
 
 from flax import traverse_util
 
-from mspn_jax.errors import ConversionError
+from mspn_jax.errors import CheckpointError, ConversionError
 from mspn_jax.storage import mirror, paths
 from mspn_jax.weights import checkpoints, published
 from mspn_jax.weights.conversion import (
@@ -39,8 +39,11 @@ def initial_from(
         another network.
     """
     try:
-        path = published.local(path)
-        if paths.is_folder(paths.path(path)):
+        path = paths.path(published.local(path))
+        with paths.named(path):
+            if not path.exists():
+                raise CheckpointError(f"{path}: no such checkpoint")
+        if paths.is_folder(path):
             return start_from(checkpoints.load(path)[1], variables, new_heads=new_heads)
         state_dict = state_dicts.read(mirror.fetched(path))
         if kind_of(state_dict) == "torchvision":

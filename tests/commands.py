@@ -98,35 +98,38 @@ def error_of(done: subprocess.CompletedProcess) -> str:
 
 
 # A fork has JAX imported, and no other program's flags.
-_HELP = """
+_FORKS = """
 import contextlib, io, json, multiprocessing, os, runpy, sys
 import jax, mspn_jax.training
 
-def help_of(target):
-    out = io.StringIO()
+def outcome(words):
+    out, said = io.StringIO(), io.StringIO()
     status = None
-    with contextlib.redirect_stdout(out):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
         try:
-            if target[0] == "-m":
-                sys.argv = [target[1], *target[2:], "--help"]
-                runpy.run_module(target[1], run_name="__main__", alter_sys=True)
+            if words[0] == "-m":
+                sys.argv = words[1:]
+                runpy.run_module(words[1], run_name="__main__", alter_sys=True)
             else:
-                sys.argv = [target[0], "--help"]
-                sys.path.insert(0, os.path.dirname(target[0]))
-                runpy.run_path(target[0], run_name="__main__")
+                sys.argv = words
+                sys.path.insert(0, os.path.dirname(words[0]))
+                runpy.run_path(words[0], run_name="__main__")
         except SystemExit as end:
             status = end.code
-    return status or 0, out.getvalue()
+            if isinstance(status, str):
+                print(status, file=said)
+                status = 1
+    return status or 0, out.getvalue(), said.getvalue()
 
 with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-    print(json.dumps(pool.map(help_of, json.load(sys.stdin), chunksize=1)))
+    print(json.dumps(pool.map(outcome, json.load(sys.stdin), chunksize=1)))
 """
 
 
-def help_of(programs: list[tuple[str, ...]]) -> list[str]:
-    """Returns what each program, a file or ("-m", module, ...), prints with --help."""
+def run_all(programs: list[tuple[str, ...]]) -> list[subprocess.CompletedProcess]:
+    """Runs short commands, each a file or ("-m", module) with its arguments, in forks."""
     done = subprocess.run(
-        [sys.executable, "-c", _HELP],
+        [sys.executable, "-c", _FORKS],
         input=json.dumps(programs),
         capture_output=True,
         text=True,
@@ -134,9 +137,15 @@ def help_of(programs: list[tuple[str, ...]]) -> list[str]:
         cwd=HERE,
     )
     assert done.returncode == 0, done.stderr
-    statuses, texts = zip(*json.loads(done.stdout))
-    assert set(statuses) == {0}, statuses
-    return list(texts)
+    outcomes = zip(programs, json.loads(done.stdout), strict=True)
+    return [subprocess.CompletedProcess(words, *outcome) for words, outcome in outcomes]
+
+
+def help_of(programs: list[tuple[str, ...]]) -> list[str]:
+    """Returns what each program, a file or ("-m", module, ...), prints with --help."""
+    done = run_all([(*words, "--help") for words in programs])
+    assert {each.returncode for each in done} == {0}, done
+    return [each.stdout for each in done]
 
 
 def metrics_of(workdir: paths.Path) -> list[dict]:

@@ -14,7 +14,7 @@ import mutations
 import pytest
 from ml_collections import ConfigDict
 
-from commands import HERE, environment, help_of, run
+from commands import HERE, environment, help_of, run, run_all
 from mspn_jax.commands import ranges
 from mspn_jax.commands.cli import COMMANDS
 from mspn_jax.configs import quickstart
@@ -290,13 +290,15 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize("body", BAD_FILES)
-def test_a_bad_config_file_is_one_line(body, tmp_path):
-    path = tmp_path / "mine.py"
-    path.write_text(HEAD + body)
-    done = run("mspn_jax", "info", "--config", path)
-    (line,) = done.stderr.splitlines()
-    assert done.returncode == 1 and line.startswith("error: ") and BAD_FILES[body] in line
+def test_a_bad_config_file_is_one_line(tmp_path):
+    paths = [tmp_path / str(number) / "mine.py" for number in range(len(BAD_FILES))]
+    for path, body in zip(paths, BAD_FILES):
+        path.parent.mkdir()
+        path.write_text(HEAD + body)
+    done = run_all([("-m", "mspn_jax", "info", "--config", str(path)) for path in paths])
+    for each, message in zip(done, BAD_FILES.values(), strict=True):
+        assert each.returncode == 1 and each.stderr.count("\n") == 1, each
+        assert each.stderr.startswith("error: ") and message in each.stderr
 
 
 NO_CONFIG = HERE / "tests" / "commands.py"
@@ -320,16 +322,13 @@ BAD_FLAGS = {
 }
 
 
-@pytest.mark.parametrize("line", BAD_FLAGS)
-def test_a_bad_flag_is_one_line(line):
-    done = run("mspn_jax", *line.split())
-    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("error: ") and BAD_FLAGS[line] in done.stderr
-
-
-def test_an_empty_name_is_not_the_current_folder():
-    done = run("mspn_jax", "import", "", "--output=new")
-    assert done.stderr == "error: an argument is empty; give it a value, or leave it out\n"
+def test_a_bad_flag_is_one_line():
+    lines = [("-m", "mspn_jax", *line.split()) for line in BAD_FLAGS]
+    lines.append(("-m", "mspn_jax", "import", "", "--output=new"))  # "" is not the current folder
+    messages = [*BAD_FLAGS.values(), "an argument is empty; give it a value, or leave it out"]
+    for done, message in zip(run_all(lines), messages, strict=True):
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done
+        assert done.stderr.startswith("error: ") and message in done.stderr
 
 
 def test_control_characters_in_a_files_name_are_written_out(tmp_path):

@@ -69,6 +69,19 @@ def test_its_output_is_a_checkpoint_of_all_that_was_in_the_file(converted):
     assert not list(output.parent.glob(".*"))
 
 
+def test_our_own_checkpoint_takes_the_skeleton_and_the_crops_of_the_flags(converted, tmp_path):
+    """A network does not depend on either."""
+    _, output, _ = converted
+    file = tmp_path / "five.json"
+    file.write_text(json.dumps({"name": "five", "keypoint_names": list("abcde")}))
+    flags = ("--skeleton", file, "--crop_hw", "96,64")
+    result = run("--source", output, "--output", tmp_path / "new", *flags)
+    assert result.returncode == 0, result.stderr
+    description, variables, _ = checkpoints.load(tmp_path / "new")
+    assert description.crop_hw == (96, 64) and description.skeleton.name == "five"
+    assert_same(variables, tiny_variables())
+
+
 def test_there_and_back_by_command_is_exact_to_the_bit(converted, tmp_path):
     source, output, _ = converted
     result = run("--source", output, "--output", tmp_path / "back", "--to", "torch")

@@ -35,7 +35,9 @@ _SIGMAS = flags.DEFINE_string(
 _SPLIT = flags.DEFINE_string(
     "split", None, "split to show; by default all data sets of the training"
 )
-_PEOPLE = flags.DEFINE_integer("people", 24, "number of crops to show", lower_bound=1)
+_PEOPLE = flags.DEFINE_integer(
+    "people", 24, "number of crops to show", lower_bound=1, upper_bound=10_000
+)
 _STEP = flags.DEFINE_integer("step", 0, "the first training step to show", lower_bound=0)
 flags.mark_flag_as_required("config")
 

@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def from_checkpoint(source: paths.Path) -> tuple[Description, Variables, Origin]:
-    """One of our own checkpoints, with new heads if the flags ask for them."""
+    """One of our own checkpoints, with what the flags give: new heads, a skeleton, a crop size."""
     description, variables, step = checkpoints.load(source)
     print(
         f"{source}: our own checkpoint, {description.variant}, step {step.name}:"
@@ -98,12 +98,15 @@ def from_checkpoint(source: paths.Path) -> tuple[Description, Variables, Origin]
     )
     origin = Origin.read(step.parent) or Origin(f"{source}, step {step.name}", "our own")
     variables, new = with_new_heads(variables)
+    crop_hw = crop_hw_of_flag() or description.crop_hw
     if new:
-        said = f"{description.source}; {new}"
-        padding, crop_hw = description.padding, description.crop_hw
+        said, padding = f"{description.source}; {new}", description.padding
         description = dataclasses.replace(described(variables, crop_hw, said), padding=padding)
         origin = dataclasses.replace(origin, batches_tracked={})
-    return description, variables, origin
+    elif _SKELETON.value is not None:
+        skeleton = skeleton_for(architecture_of_variables(variables).num_keypoints)
+        description = dataclasses.replace(description, skeleton=skeleton)
+    return dataclasses.replace(description, crop_hw=crop_hw), variables, origin
 
 
 def from_file(source: pathlib.Path) -> tuple[Description, Variables, Origin]:

@@ -1,7 +1,7 @@
 """What computes a predictor's network: JAX on its device, or onnxruntime on the CPU.
 
 onnxruntime runs the graph of `mspn export --format onnx`, up to the heatmaps. On a CPU it is faster
-than XLA, and starts sooner (docs/benchmarks.md). Both ways decode with `heatmaps.decode`.
+than XLA (docs/benchmarks.md). Both ways decode with `heatmaps.decode`.
 """
 
 import concurrent.futures

@@ -4,6 +4,7 @@ import copy
 import json
 import zipfile
 
+import mpii_files
 import numpy as np
 import pytest
 import tool_exports as tools
@@ -233,6 +234,11 @@ def test_one_of_several_categories_is_chosen(tmp_path):
         imported(tmp_path / "b", root, category="fish")
 
 
+def mpii(root):
+    mpii_files.write(root, train=2, valid=3)
+    return root / "annot"
+
+
 CVATS = "person_keypoints_default.json"
 EXPORTS = {
     "cvat": lambda root: tools.cvat(root, SHOTS[:2]) / "annotations" / CVATS,
@@ -246,8 +252,10 @@ EXPORTS = {
     "deeplabcut": lambda root: (
         tools.deeplabcut(root, {"v": SHOTS[:2]}) / "labeled-data/v/CollectedData_me.csv"
     ),
+    "mpii": lambda root: mpii(root) / "valid.json",
 }
 STRANGE = [None, True, "", "x", "../../x", -1, 1e300, float("nan"), [], [[]], {}, {"a": 1}, 2**70]
+STRANGE += [10**400, float("inf"), "a\nb", "http://[::1/a.jpg", [None], 1.5, 10**9]
 
 
 def leaves(content, path=()):

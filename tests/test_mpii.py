@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 from imported import imported
 
-from mspn_jax.annotation_tools import folder, sources, splitting
+from mspn_jax.annotation_tools import folder, mpii, sources, splitting
 from mspn_jax.data import check, evaluation_set, person_boxes, records
 from mspn_jax.data.validator import read_annotations
 from mspn_jax.errors import DataError
@@ -123,6 +123,13 @@ def test_a_wrong_mat_is_one_clear_line(message, changed):
         sources.read([json_file])
 
 
+def test_a_mat_that_ends_its_reader_is_one_clear_line(changed, monkeypatch):
+    """Some damaged files are a segmentation fault of scipy's."""
+    monkeypatch.setattr(mpii, "_READ", "import os; os.abort()")
+    with pytest.raises(DataError, match=r"gt_valid.mat: not a whole .mat \(its reader broke off\)"):
+        sources.read([changed[0]])
+
+
 @pytest.mark.parametrize(
     "key, value, message",
     [
@@ -135,6 +142,9 @@ def test_a_wrong_mat_is_one_clear_line(message, changed):
         ),
         ("center", [1, "2"], "person 1: center: '2' where a number"),
         ("scale", -1, "person 1: scale: -1 where a number from 0 to"),
+        ("scale", 10**400, "person 1: scale: a huge number where a number from 0 to"),
+        ("scale", float("nan"), "person 1: scale: nan where a number from 0 to"),
+        ("image", "a\nb", r"person 1: image: 'a\\nb' where a line of text"),
         ("image", "nowhere.jpg", "person 1: there is no picture 'nowhere.jpg'"),
     ],
 )

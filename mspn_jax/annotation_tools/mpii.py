@@ -3,11 +3,13 @@
 Source: HRNet and mmpose 1.3.2 for the conventions, MPII's own evaluation for the size of a head.
 """
 
+import io
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
-import scipy.io
 from jaxtyping import Float
 
 from mspn_jax.annotation_tools import parsing
@@ -21,6 +23,16 @@ SCALE_PX = 200  # a person's scale is their height over so many pixels
 LOWER = 15  # pixels at scale 1 by which the box moves down, so that it holds the feet
 FIRST_PIXEL = 1  # MPII counts from 1
 HEAD_BIAS = 0.6  # of the diagonal of a head's box, in MPII's evaluation
+_OF_HEADS = ("headboxes_src", "pos_gt_src", "jnt_missing")
+_READ = """
+import io, sys
+import numpy, scipy.io
+_, path, *names = sys.argv
+found = scipy.io.loadmat(path, variable_names=names)
+file = io.BytesIO()
+numpy.savez(file, **{name: numpy.asarray(found[name], float) for name in names if name in found})
+sys.stdout.buffer.write(file.getvalue())
+"""
 _SAME_PX = 2.0  # the largest median distance between the joints of the two files
 
 
@@ -131,15 +143,11 @@ def _head_sizes(
     paths = [path for name in names if (path := file.with_name(name)).is_file()]
     if not paths:
         return None
+    content = _read_mat(paths[0])
     try:
-        content = scipy.io.loadmat(paths[0])
-        corners = np.asarray(content["headboxes_src"], float)
-        joints = np.asarray(content["pos_gt_src"], float)
-        missing = np.asarray(content["jnt_missing"], float)
+        corners, joints, missing = (content[name] for name in _OF_HEADS)
     except KeyError as error:
         raise DataError(f"{paths[0]}: has no {error}, as MPII's ground truth does") from None
-    except Exception as error:  # scipy's parsers raise errors of many classes
-        raise DataError(f"{paths[0]}: not a whole .mat ({error})") from None
     count, num_keypoints = len(people), MPII.num_keypoints
     shapes = (2, 2, count), (num_keypoints, 2, count), (num_keypoints, count)
     if (corners.shape, joints.shape, missing.shape) != shapes:
@@ -160,3 +168,21 @@ def _head_sizes(
             " .mat of this json"
         )
     return HEAD_BIAS * np.linalg.norm(corners[1] - corners[0], axis=0)
+
+
+def _read_mat(path: pathlib.Path) -> dict[str, Float[np.ndarray, "..."]]:
+    """What a .mat holds of `_OF_HEADS`.
+
+    scipy reads it in a process of its own: a damaged file can end that, as by a segmentation fault.
+
+    Raises:
+      DataError: the file cannot be read.
+    """
+    command = [sys.executable, "-P", "-c", _READ, str(path), *_OF_HEADS]
+    done = subprocess.run(command, capture_output=True)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = said[-1] if done.returncode == 1 and said else "its reader broke off"
+        raise DataError(f"{path}: not a whole .mat ({reason:.200})")
+    with np.load(io.BytesIO(done.stdout)) as arrays:
+        return dict(arrays)

@@ -119,6 +119,7 @@ def test_a_split_that_can_only_be_submitted(workdir, config, root, tmp_path):
         (["--config.model.num_stages=2"], "with num_stages 1, but the config says 2"),
         (["--config.data.detections=nowhere.json"], "nowhere.json: No such file"),
         (["--config.eval.decoding=light"], "must be quarter or dark"),
+        (["--mean_pose", "--config.data.train_split=none"], "person_keypoints_none.json: no such"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_clear_line(workdir, config, arguments, message):

@@ -9,7 +9,7 @@ one of `nn.Conv`, `nn.BatchNorm`, `nn.max_pool` and `jax.image.resize`. `floor G
 convolutions alone read and write, with everything else fused into them: each reads its operands and
 writes its result once, and so do the two of its gradients.
 
-For a GPU every kernel counts, with its operands and results. For a TPU XLA tells the sum only.
+Every kernel counts, with its operands and results. What a TPU keeps in its VMEM does not.
 """
 
 import collections
@@ -31,7 +31,7 @@ from benchmarks.workload import new_adam
 from mspn_jax import compiled, inference, training
 from mspn_jax.devices import REPLICATED, SHARDED, jit, map_over, sharding
 from mspn_jax.errors import MissingCompilerError
-from mspn_jax.hardware import HARDWARE, Gpu, absent_devices, check_compiler
+from mspn_jax.hardware import HARDWARE, absent_devices, check_compiler
 from mspn_jax.model import MSPN
 from mspn_jax.skeletons import SKELETONS
 
@@ -70,7 +70,7 @@ def main() -> None:
                 made[name] = compile_for(device, program, network, args.batch)
             except jax.errors.JaxRuntimeError as error:
                 report.say(f"{name} does not compile for {device}: {str(error)[:120]}...")
-        parts = {name: by_part(each, device) for name, each in made.items()}
+        parts = {name: by_part(each) for name, each in made.items()}
         floor = floor_bytes(MSPN(stages, **size), program, args.batch)
         for part in dict.fromkeys(itertools.chain(*parts.values())):
             report.row(
@@ -126,21 +126,20 @@ def compile_for(device: str, program: str, model: nn.Module, batch: int) -> comp
 
 # The first that holds; op_name is JAX's path of a kernel's last operation.
 PARTS: dict[str, Callable[[compiled.Kernel], bool]] = {
+    "upsampling": lambda k: "upsample" in k.op_name or "resize" in k.op_name,
     "convolutions": lambda k: "cudnn" in k.target or bool(k.opcodes & {"convolution", "dot"}),
     "pooling": lambda k: (
         any(name in k.op_name for name in ("max_pool", "scatter")) or "reduce-window" in k.opcodes
     ),
-    "upsampling": lambda k: "upsample" in k.op_name or "resize" in k.op_name,
     "sums over the batch": lambda k: "MSPN" in k.op_name and "reduce" in k.opcodes,
     "norm, ReLU, adding": lambda k: "MSPN" in k.op_name,
+    "copies ahead to VMEM": lambda k: bool(k.opcodes & compiled.COPIES),
     "losses, optimiser, weights": lambda k: True,
 }
 
 
-def by_part(made: compiled.Program, device: str) -> dict[str, float]:
+def by_part(made: compiled.Program) -> dict[str, float]:
     """Part -> bytes; "all" is their sum."""
-    if not isinstance(HARDWARE[device], Gpu):
-        return {"all": made.bytes_moved}
     total: dict[str, float] = collections.Counter()
     for kernel in compiled.kernels(made.run.as_text()):
         total[next(part for part, holds in PARTS.items() if holds(kernel))] += kernel.num_bytes

@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
 
     Attributes:
       batch: crops a device.
-      bytes_moved: None where micro-batches hide it: a TPU's compiler counts a loop's body once.
+      bytes_moved: None with micro-batches on a TPU: its compiler hides how often a loop runs.
       error: why it does not compile; the other values are None then.
     """
 

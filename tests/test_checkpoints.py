@@ -20,6 +20,7 @@ from mspn_jax.errors import CheckpointError, UsageError
 from mspn_jax.model import MSPN
 from mspn_jax.optimizer import adam
 from mspn_jax.skeletons import COCO
+from mspn_jax.storage import paths
 from mspn_jax.variables import initial_variables
 from mspn_jax.weights import checkpoints, orbax_internals
 from mspn_jax.weights.description import Description
@@ -99,12 +100,13 @@ def test_without_evaluation_the_latest_is_taken(tmp_path):
     assert checkpoints.find(tmp_path)[0].name == "15"
 
 
-def test_weights_alone_are_a_checkpoint_too(tmp_path):
+def test_weights_alone_are_a_checkpoint_too(tmp_path, caplog):
     variables = initial_variables(MSPN(**TINY), 4, (64, 64))
     checkpoints.save_variables(tmp_path / "converted", DESCRIPTION, variables)
     description, loaded, _ = checkpoints.load(tmp_path / "converted")
     assert description == DESCRIPTION
     assert_same(loaded, variables)
+    assert not caplog.text  # not even of orbax
     model = description.new_model()
     assert model.blocks_per_unit == (1, 1, 1, 1)
 
@@ -126,6 +128,8 @@ def test_arrays_are_written_batch_after_batch(tmp_path, monkeypatch):
     with ocp.StandardCheckpointer() as checkpointer:
         loaded = checkpointer.restore(tmp_path / "saved" / "0" / "variables", arrays)
     assert_same(loaded, arrays)
+    # No array is there twice, in whatever order the batches were committed.
+    assert paths.num_bytes(tmp_path / "saved") < sum(value.nbytes for value in values)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0, 3), (5, 3, 2), (600, 500)])

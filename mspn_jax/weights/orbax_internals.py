@@ -8,6 +8,7 @@ import contextlib
 import itertools
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -44,5 +45,9 @@ class BatchedNumpyHandler(ocp.type_handlers.NumpyHandler):
 
 def numpy_handlers() -> Any:
     """Type handlers that take least memory for arrays that do not change while they are written."""
-    handler = BatchedNumpyHandler(deepcopy_host_arrays=False)
-    return ocp.type_handlers.create_type_handler_registry((np.ndarray, handler))
+    numpy_handler = BatchedNumpyHandler(deepcopy_host_arrays=False)
+    # There are none of jax's arrays, but orbax warns if nobody would take them.
+    jax_handler = ocp.type_handlers.ArrayHandler()
+    return ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, numpy_handler), (jax.Array, jax_handler)
+    )

@@ -15,7 +15,7 @@ from mspn_jax.drawing import annotate_people
 from mspn_jax.skeletons import Skeleton
 
 KEYPOINT_SCORE_THRESHOLD = 0.2  # keypoints below it do not count in a person's score
-_NOTHING_FOUND = 0.5  # the keypoint score of an empty heatmap: scores are peaks / 255 + 0.5
+NOTHING_FOUND = 0.5  # the keypoint score of an empty heatmap: scores are peaks / 255 + 0.5
 
 
 def person_scores(
@@ -88,7 +88,7 @@ class People:
     @property
     def confidences(self) -> Float[np.ndarray, "N"]:
         """From 0 (no keypoint found) to 1 (all certain): box score times mean heatmap peak."""
-        peaks = np.clip(self.keypoint_scores - _NOTHING_FOUND, 0, 1)
+        peaks = np.clip(self.keypoint_scores - NOTHING_FOUND, 0, 1)
         return self.box_scores * peaks.mean(1)
 
     def draw(self, image: UInt8[np.ndarray, "H W 3"] | None = None) -> UInt8[np.ndarray, "H W 3"]:
@@ -180,7 +180,7 @@ class People:
           confidence: (N, K) float32, heatmap peaks from 0 to 1.
           class_id: (N,) int, 0 for a person.
         """
-        peaks = np.clip(self.keypoint_scores - _NOTHING_FOUND, 0, 1)
+        peaks = np.clip(self.keypoint_scores - NOTHING_FOUND, 0, 1)
         return {
             "xy": self.keypoints_image_xy.astype(np.float32),
             "confidence": peaks.astype(np.float32),

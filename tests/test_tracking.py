@@ -12,13 +12,7 @@ import pytest
 from mspn_jax.people import People
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import walkers
-from mspn_jax.tracking import (
-    KEEP_S,
-    MARGIN,
-    NEW_S,
-    Tracker,
-    assign,
-)
+from mspn_jax.tracking import KEEP_S, MARGIN, MEMORY_S, Tracker, assign
 
 STEP = 0.04  # seconds between frames
 RNG = np.random.default_rng(0)
@@ -66,10 +60,52 @@ def test_an_id_is_kept_for_a_time(unseen_s, same):
     assert (ids == [1]) == same
 
 
-@pytest.mark.parametrize("unseen_s, same", [(NEW_S - STEP, True), (NEW_S + 2 * STEP, False)])
-def test_a_person_who_was_hardly_seen_is_soon_forgotten(unseen_s, same):
-    frames = [people((10, 20)), *[people()] * round(unseen_s / STEP), people((10, 20))]
+@pytest.mark.parametrize("seconds, same", [(STEP, True), (0.2, True), (0.54, False)])
+def test_older_sights_count_too(seconds, same):
+    """The person is missed, and one behind is alike enough for the track, until both are found."""
+    wrong = [people((26, 20))] * round(seconds / STEP)
+    frames = [*[people((10, 20))] * 9, *wrong, people((10, 20), (41, 20))]
+    assert (ids_of(Tracker(COCO), frames)[-1] == [1, 2]) == same
+
+
+def test_the_sights_of_half_a_second_are_kept():
+    tracker = Tracker(COCO)
+    ids_of(tracker, [people((10, 20))] * 40)
+    (track,) = tracker.tracks
+    times = [sight.time_s for sight in track.sights]
+    assert MEMORY_S == 0.5 and len(times) == 13
+    assert times[-1] - times[0] == pytest.approx(0.48)
+
+
+def test_a_second_box_of_a_person_does_not_take_the_track_of_another():
+    """The box of a person who is hidden has the joints of the one in front."""
+    walk = [people((10, 20), (60, 20))] * 5
+    hidden = people((10, 20), (55, 20))
+    hidden.keypoints_image_xy[1] = hidden.keypoints_image_xy[0]
+    assert ids_of(Tracker(COCO), [*walk, hidden])[-1] == [1]
+
+
+def test_a_box_that_is_far_too_small_does_not_make_a_person_another():
+    small = people((30, 20))
+    small.boxes_xywh[0, 2:] = 12, 30
+    assert ids_of(Tracker(COCO), [small, people((10, 20))]) == [[1], [1]]
+
+
+@pytest.mark.parametrize("x, same", [(30, True), (42, False)])
+def test_boxes_alone_are_enough_if_they_overlap_by_a_fifth(x, same):
+    frames = [people((10, 20), scores=0.5), people((x, 20), scores=0.5)]  # IoU 0.33, 0.11
     assert (ids_of(Tracker(COCO), frames)[-1] == [1]) == same
+
+
+def test_faint_joints_count_less():
+    """Two people whose faint joints are those of the other, as of a person half hidden."""
+    scores = np.full((2, 17), 1.4)
+    scores[:, :9] = 0.75
+    before = people((10, 20), (60, 20), keypoint_scores=scores)
+    after = people((10, 20), (60, 20), keypoint_scores=scores)
+    after.boxes_xywh[:] = before.boxes_xywh.mean(0)
+    after.keypoints_image_xy[:, :9] = before.keypoints_image_xy[::-1, :9]
+    assert ids_of(Tracker(COCO), [before, after]) == [[1, 2]] * 2
 
 
 def test_people_who_cross_keep_their_ids_by_their_motion():
@@ -161,9 +197,9 @@ def test_people_of_known_boxes_keep_their_ids():
 def test_who_was_left_out_between_detections_is_found_again():
     tracker = Tracker(COCO)
     tracker.update(people((10, 20), (300, 20)), 0.0)
-    for i in range(1, 10):  # longer than NEW_S
+    for i in range(1, round(KEEP_S / STEP) + 5):
         tracker.update(people((10, 20), ids=np.array([1])), STEP * i)
-    found = tracker.update(people((300, 20), (10, 20)), 10 * STEP)
+    found = tracker.update(people((300, 20), (10, 20)), KEEP_S + 5 * STEP)
     assert found.ids.tolist() == [2, 1]
 
 

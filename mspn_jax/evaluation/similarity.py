@@ -12,17 +12,17 @@ from jaxtyping import Bool, Float
 def keypoint_similarities(
     found_image_xy: Float[np.ndarray, "N K 2"],
     people_image_xy: Float[np.ndarray, "M K 2"],
-    areas: Float[np.ndarray, "M"],
+    areas: Float[np.ndarray, "*N M"],
     oks_sigmas: Sequence[float],
 ) -> Float[np.ndarray, "N M K"]:
     """exp(-distance² / (2 area (2 sigma)²)) of each found person's keypoints to each person's.
 
     Args:
-      areas: square image pixels, of the people.
+      areas: square image pixels, of the people, or of each pair.
     """
     squared = np.square(found_image_xy[:, None] - people_image_xy[None]).sum(-1)
     variances = np.square(2 * np.array(oks_sigmas))
-    return np.exp(-(squared / variances / (areas[:, None] + np.spacing(1)) / 2))
+    return np.exp(-(squared / variances / (areas[..., None] + np.spacing(1)) / 2))
 
 
 def object_keypoint_similarity(

@@ -17,12 +17,14 @@ from commands import HERE, environment, error_of, run
 from mspn_jax import drawing
 from mspn_jax.crops import decode_picture
 from mspn_jax.drawing import encode_picture
+from mspn_jax.finder import PeopleFinder, load_detector
 
 pytest.importorskip("aiohttp", reason="pip install -e '.[serve]'")
 
 from people_server import (
     MAX_BYTES,
     SECONDS,
+    Served,
     ask,
     form,
 )
@@ -63,6 +65,23 @@ def test_a_photograph_that_was_turned_is_found_upright(served):
     turned = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
     answer = json.loads(ask(served.place, turned)[2])
     assert (answer["width"], answer["height"]) == (40, 80)
+
+
+@pytest.mark.slow
+def test_it_takes_the_flags_of_predict_for_network_and_detector(served_files, finder):
+    image = some_picture((90, 120))
+    detector = load_detector(served_files / "quarter.onnx", input_hw=(32, 64))
+    dark = PeopleFinder.load(served_files / "tiny", detector, min_score=0.0, decoding="dark")
+    (expected,) = dark(image).to_json()
+    (other,) = finder(image).to_json()
+    with Served(
+        served_files, "--decoding=dark", "--detector_hw=32,64", "--max_people=1", "--warm_up=0"
+    ) as served:
+        answer = json.loads(ask(served.place, encode_picture(image, ".png"))[2])
+    (person,) = answer["people"]
+    for name in ("bbox", "keypoints"):
+        np.testing.assert_allclose(person[name], expected[name], atol=1e-3)
+        assert np.abs(np.subtract(person[name], other[name])).max() > 0.01
 
 
 def test_the_page_and_the_other_addresses(served):

@@ -15,65 +15,30 @@ import logging
 import pathlib
 from collections.abc import Iterator
 
-import jax.numpy as jnp
 from absl import flags
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mspn_jax import backends, finder, heatmaps
-from mspn_jax.commands import program, stopping
+from mspn_jax import finder
+from mspn_jax.commands import finder_flags, program, stopping
 from mspn_jax.data.person_boxes import PersonBoxes, parse_boxes, read_person_boxes
 from mspn_jax.data.pictures import Frame, Source, count_frames, find_sources, frames
 from mspn_jax.errors import UsageError
-from mspn_jax.finder import PeopleFinder
 from mspn_jax.live_page import LivePage
 from mspn_jax.people_files import PeopleFiles
 from mspn_jax.storage import mirror, paths
 
-_MODEL = flags.DEFINE_string(
-    "model",
-    finder.MODEL,
-    "a published name, a workdir (its best), one step's folder, or convert's output",
-)
+flags.adopt_module_key_flags(finder_flags)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "the same as --model")
 _SOURCE = flags.DEFINE_multi_string("source", [], "the same as SOURCE")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "a folder, or gs://...; by default runs/predict, then runs/predict2, ..."
-)
-_DETECTOR = flags.DEFINE_string("detector", finder.DETECTOR, "a published name, or an .onnx")
-_DETECTOR_CLASS = flags.DEFINE_string(
-    "detector_class",
-    "person",
-    "what the detector looks for: one of COCO's 80 classes, or its index",
-)
-_MAX_PEOPLE = flags.DEFINE_integer(
-    "max_people", None, "of a picture, those with the best boxes", lower_bound=1
 )
 _BOXES = flags.DEFINE_string(
     "boxes", None, "a json of people's boxes: COCO's detections or annotations, or plain lists"
 )
 _BOX = flags.DEFINE_multi_string("box", [], "x,y,width,height of a person, in every picture")
 _WHOLE_PICTURE = flags.DEFINE_bool("whole_picture", False, "each picture is one person's box")
-_MIN_BOX_SCORE = flags.DEFINE_float("min_box_score", 0.3, "leave out boxes with a lower score")
-_MIN_SCORE = flags.DEFINE_float(
-    "min_score",
-    finder.MIN_SCORE,
-    "leave out detected people with a lower confidence: box score times mean heatmap peak, from 0"
-    " (no keypoint found) to 1",
-)
-_STAGES = flags.DEFINE_integer("stages", None, "run only so many stages; by default all")
-_FLIP_TEST = flags.DEFINE_bool("flip_test", True, "average with the mirrored; twice the work")
-_DECODING = flags.DEFINE_enum(
-    "decoding", "quarter", heatmaps.DECODINGS, "how a heatmap gives its keypoint"
-)
-_BF16 = flags.DEFINE_bool("bf16", False, "compute in bfloat16")
-_BACKEND = flags.DEFINE_enum(
-    "backend",
-    None,
-    backends.BACKENDS,
-    "what computes the network; by default onnxruntime on a CPU in float32 if the extra onnx is"
-    " installed, else jax",
-)
 _DRAW = flags.DEFINE_bool("draw", True, "write the pictures and videos, not only the numbers")
 _SHOW = flags.DEFINE_bool("show", False, "show the pictures in a browser as they come")
 _TRACK = flags.DEFINE_bool("track", False, "give the people of each video ids")
@@ -98,24 +63,10 @@ def main(words: list[str]) -> None:
     output = paths.path(_OUTPUT.value) if _OUTPUT.value else free_folder("runs/predict")
     check_apart(sources, output)
     boxes = boxes_of_flags(sources)
-    check_of_detector(boxes)
-    people_finder = PeopleFinder.load(
-        _CHECKPOINT.value or _MODEL.value,
-        None
-        if boxes or _WHOLE_PICTURE.value
-        else finder.load_detector(
-            _DETECTOR.value,
-            min_score=_MIN_BOX_SCORE.value,
-            class_name=int(name) if (name := _DETECTOR_CLASS.value).isdecimal() else name,
-            top_k=_MAX_PEOPLE.value,
-        ),
-        min_score=_MIN_SCORE.value,
-        flip_test=_FLIP_TEST.value,
-        num_stages=_STAGES.value,
-        dtype=jnp.bfloat16 if _BF16.value else jnp.float32,
-        decoding=_DECODING.value,
-        backend=_BACKEND.value,
-    )
+    has_detector = boxes is None and not _WHOLE_PICTURE.value
+    if not has_detector:
+        finder_flags.refuse_detector_flags()
+    people_finder = finder_flags.load_finder(_CHECKPOINT.value, has_detector=has_detector)
     passed_over: list[Source] = []
 
     def pass_over(source: Source, why: str) -> None:
@@ -177,15 +128,6 @@ def check_apart(sources: list[Source], output: paths.Path) -> None:
             )
 
 
-def check_of_detector(boxes: PersonBoxes | None) -> None:
-    """Raises UsageError if there is no detector, but flags of one are given."""
-    if boxes is None and not _WHOLE_PICTURE.value:
-        return
-    for name in ("detector_class", "max_people"):
-        if flags.FLAGS[name].present:
-            raise UsageError(f"--{name}: is of a detector, and the boxes are given without one")
-
-
 def boxes_of_flags(sources: list[Source]) -> PersonBoxes | None:
     """The boxes of --boxes or --box; None without these flags."""
     ways = {
@@ -200,7 +142,9 @@ def boxes_of_flags(sources: list[Source]) -> PersonBoxes | None:
     if _DETECT_EVERY.value > 1 and given and given != ["--detector"]:
         raise UsageError(f"--detect_every: needs a detector, and {given[0]} says where people are")
     if _BOX.value:
-        return PersonBoxes({}, parse_boxes(_BOX.value, "--box")).above(_MIN_BOX_SCORE.value)
+        return PersonBoxes({}, parse_boxes(_BOX.value, "--box")).above(
+            finder_flags.MIN_BOX_SCORE.value
+        )
     if not _BOXES.value:
         return None
     boxes = read_person_boxes(_BOXES.value)
@@ -210,7 +154,7 @@ def boxes_of_flags(sources: list[Source]) -> PersonBoxes | None:
             f" ({', '.join(list(boxes.by_picture)[:3])}), but of none that was given, such as"
             f" {sources[0].name}"
         )
-    return boxes.above(_MIN_BOX_SCORE.value)
+    return boxes.above(finder_flags.MIN_BOX_SCORE.value)
 
 
 @contextlib.contextmanager

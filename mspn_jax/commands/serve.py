@@ -12,34 +12,12 @@ import os
 import pathlib
 import time
 
-import jax.numpy as jnp
 from absl import flags
 
-from mspn_jax import backends, finder
-from mspn_jax.commands import program, stopping
+from mspn_jax.commands import finder_flags, program, stopping
 from mspn_jax.errors import UsageError
-from mspn_jax.finder import PeopleFinder
 
-_MODEL = flags.DEFINE_string(
-    "model",
-    finder.MODEL,
-    "a published name, a workdir (its best), one step's folder, or convert's output",
-)
-_DETECTOR = flags.DEFINE_string("detector", finder.DETECTOR, "a published name, or an .onnx")
-_MIN_BOX_SCORE = flags.DEFINE_float("min_box_score", 0.3, "leave out boxes with a lower score")
-_MIN_SCORE = flags.DEFINE_float(
-    "min_score", finder.MIN_SCORE, "leave out people with a lower confidence, from 0 to 1"
-)
-_STAGES = flags.DEFINE_integer("stages", None, "run only so many stages; by default all")
-_FLIP_TEST = flags.DEFINE_bool("flip_test", True, "average with the mirrored; twice the work")
-_BF16 = flags.DEFINE_bool("bf16", False, "compute in bfloat16")
-_BACKEND = flags.DEFINE_enum(
-    "backend",
-    None,
-    backends.BACKENDS,
-    "what computes the network; by default onnxruntime on a CPU in float32 if the extra onnx is"
-    " installed, else jax",
-)
+flags.adopt_module_key_flags(finder_flags)
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "of an interface; 0.0.0.0 for all of them")
 _PORT = flags.DEFINE_integer("port", 8000, "0 takes a free one", lower_bound=0, upper_bound=65535)
 _ALLOW_HOST = flags.DEFINE_multi_string(
@@ -84,19 +62,10 @@ def main() -> None:
         max_waiting=_MAX_WAITING.value,
         seconds=_TIMEOUT_SECONDS.value,
     )
-    people_finder = PeopleFinder.load(
-        _MODEL.value,
-        finder.load_detector(_DETECTOR.value, min_score=_MIN_BOX_SCORE.value),
-        min_score=_MIN_SCORE.value,
-        flip_test=_FLIP_TEST.value,
-        num_stages=_STAGES.value,
-        dtype=jnp.bfloat16 if _BF16.value else jnp.float32,
-        backend=_BACKEND.value,
-    )
     service = Service(
-        people_finder,
-        model=public_name(_MODEL.value),
-        detector=public_name(_DETECTOR.value),
+        finder_flags.load_finder(),
+        model=public_name(finder_flags.MODEL.value),
+        detector=public_name(finder_flags.DETECTOR.value),
         limits=limits,
     )
     start = time.monotonic()

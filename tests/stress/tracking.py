@@ -1,6 +1,6 @@
 """Tracks people while detector and network err: identity switches, and frames a second.
 
-    python tests/stress/tracking.py [--videos 20] [--detector FILE.onnx]
+    python tests/stress/tracking.py [--videos 20] [--first_seed 0] [--detector FILE.onnx]
 
 Identity switches, on drawn videos with known ids: the detector and the network are simulated from
 the truth, as no network here is trained on these people. Boxes are 3% off, one in twelve is
@@ -180,10 +180,10 @@ def oks_to_truth(xy: np.ndarray, truth: DrawnFrame) -> np.ndarray:
     return (of_keypoints * inside).sum(-1) / np.maximum(1, inside.sum(-1))
 
 
-def count_switches(report: Report, num_videos: int, num_frames: int) -> None:
+def count_switches(report: Report, seeds: range, num_frames: int) -> None:
     for name, scene in walkers.SCENES.items():
         counts = {detect_every: Count() for detect_every in DETECT_EVERY}
-        for seed in range(num_videos):
+        for seed in seeds:
             people = scene(np.random.default_rng(seed))
             drawn = list(walkers.draw_video(people, num_frames, seed=seed, picture_hw=PICTURE_HW))
             for detect_every, count in counts.items():
@@ -296,12 +296,14 @@ def time_tracker(report: Report, drawn: list[DrawnFrame], repeats: int) -> None:
 def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--videos", type=int, default=20, help="of each scene")
+    parser.add_argument("--first_seed", type=int, default=0, help="of the first video")
     parser.add_argument("--detector", help="a name or an .onnx file, for the frames a second")
     args = parser.parse_args()
     logging.getLogger("mspn_jax").setLevel(logging.ERROR)  # boxes outside the picture
     report = Report(args.json)
     num_frames = 20 if args.quick else SECONDS * walkers.PER_SECOND
-    count_switches(report, args.videos, num_frames)
+    seeds = range(args.first_seed, args.first_seed + args.videos)
+    count_switches(report, seeds, num_frames)
     people = walkers.returning(np.random.default_rng(0))
     time_tracker(report, list(walkers.draw_video(people, num_frames)), args.repeats)
     if args.detector:

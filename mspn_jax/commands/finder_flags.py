@@ -59,9 +59,13 @@ _BACKEND = flags.DEFINE_enum(
 )
 
 _ONLY_OF_A_DETECTOR = (
-    _DETECTOR_CLASS, _DETECTOR_NMS, _DETECTOR_HW, _DETECTOR_LAYOUT, _DETECTOR_NORMALISATION,
+    _DETECTOR_CLASS,
+    _DETECTOR_NMS,
+    _DETECTOR_HW,
+    _DETECTOR_LAYOUT,
+    _DETECTOR_NORMALISATION,
     _MAX_PEOPLE,
-)  # fmt: skip
+)
 
 
 def load_finder(model: str | None = None, *, has_detector: bool = True) -> PeopleFinder:

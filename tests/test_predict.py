@@ -242,7 +242,7 @@ def test_the_detector_looks_for_a_class_and_takes_the_best(root, tmp_path):
         (["--box=1,2,3,4", "--detect_every=2"], "--detect_every: needs a detector, and --box says"),
         (["--boxes={root}/other.json"], "has boxes of 1 pictures (x.jpg), but of none that was"),
         (["--output={root}/val2017"], "could be written over; give another --output"),
-        (["--output={root}/walk.avi", "--whole_picture"], "walk.avi: is a file; a folder is needed"),
+        (["--output={root}/walk.avi", "--whole_picture"], "walk.avi: is a file; a folder"),
         (["--checkpoint={root}/dogs", "--whole_picture"], "does not name its keypoints"),
     ],
 )

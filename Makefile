@@ -30,7 +30,7 @@ test-quick: $(VENV)/installed-test
 
 # Compiles for TPU and GPU. Needs Linux on x86-64, but no such device.
 test-compile: $(VENV)/installed-compile
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/test_compile.py -n auto --maxprocesses 2
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest tests/test_compile.py -n $(WORKERS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -52,6 +52,7 @@ def test_help_exits_with_0():
     assert "--config.batch_size=256" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_config_has_a_name_or_a_file(tmp_path):
     by_name = run("mspn_jax", "info", "--config", "quickstart")
     by_file = run("mspn_jax", "info", f"--config={HERE}/configs/quickstart.py")

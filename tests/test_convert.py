@@ -266,6 +266,7 @@ def test_a_start_from_another_network_is_refused():
         start.start_from(other, tiny_variables())
 
 
+@pytest.mark.slow
 def test_a_start_is_read_from_a_file_or_a_checkpoint(tmp_path):
     state_dict, initial = tiny_state_dict("mmpose 0.x"), tiny_variables(seed=1)
     file = write_pth(tmp_path / "a.pth", state_dict)

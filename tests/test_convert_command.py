@@ -19,6 +19,7 @@ from mspn_jax.weights import checkpoints
 from mspn_jax.weights.torch import state_dicts
 
 HERE = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 
 
 def run(*arguments: object, file_blocks: int | None = None) -> subprocess.CompletedProcess:

@@ -9,6 +9,7 @@ from imported import SHOTS
 import commands
 
 
+@pytest.mark.slow
 def test_commands_refuse_in_one_line(tmp_path):
     root = tools.cvat(tmp_path / "task", SHOTS[:2])
     for arguments, message in (

@@ -36,6 +36,7 @@ def test_parameter_counts_are_the_published_ones(num_stages):
     assert count_parameters(shapes["params"]) == PARAMETERS[num_stages]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, count, shape",
     [

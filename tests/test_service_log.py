@@ -114,6 +114,7 @@ def mlflow_rows(database: pathlib.Path, question: str) -> list[tuple]:
         return connection.execute(question).fetchall()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_one_in_mlflow(mlflow, tmp_path):
     write_twice("mlflow", tmp_path)
     ((name, status, artifacts),) = mlflow_rows(

@@ -247,6 +247,7 @@ DEEP_KIND = (
 PAIRS = b"](" + b"".join(b"](" + code(f"k{i}") + b"Ne" for i in range(3000)) + b"e"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [

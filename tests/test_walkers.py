@@ -28,6 +28,7 @@ def test_walkers_are_the_same_for_a_seed_and_know_where_they_are(scene):
         assert ((frame.seen_shares >= walkers.SEEN_SHARE) & (frame.seen_shares <= 1)).all()
 
 
+@pytest.mark.slow
 def test_walkers_cross_leave_and_come_back():
     crossing = walkers.crossing(np.random.default_rng(0))
     frames = list(walkers.draw_video(crossing, 150))

@@ -55,6 +55,7 @@ def test_the_configs_networks_have_the_published_sizes(name, count, shape):
     assert jax.eval_shape(model.apply, shapes, image).shape == shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_stages", PARAMETERS)
 def test_mpiis_networks_lack_one_keypoint_of_each_head(num_stages):
     """A keypoint is a 3x3 kernel of 256 channels and two of a norm, in four heads a stage."""

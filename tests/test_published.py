@@ -66,6 +66,7 @@ def test_the_table_names_the_published_files():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "tiny_coco_256x192"])
 def test_a_name_is_fetched_converted_and_kept(model, home, name, monkeypatch):
     description, variables, step = published.load(name)

@@ -12,7 +12,7 @@ _HOME = {
     "People": "mspn_jax.people",
     "PeopleFinder": "mspn_jax.finder",
     "Predictor": "mspn_jax.predictor",
-    "find_people": "mspn_jax.finder",
+    "find_people": "mspn_jax.one_call",
 }
 
 

@@ -15,10 +15,11 @@ from test_predictor import DESCRIPTION, VARIABLES, some_picture
 
 import mspn_jax
 from commands import HERE
-from mspn_jax import finder
+from mspn_jax import one_call
 from mspn_jax.data.pictures import Frame, Source, find_sources, frames
 from mspn_jax.errors import DataError
-from mspn_jax.finder import PeopleFinder, find_people
+from mspn_jax.finder import PeopleFinder
+from mspn_jax.one_call import find_people
 from mspn_jax.people import People
 from mspn_jax.predictor import Predictor
 from mspn_jax.skeletons import COCO
@@ -127,7 +128,7 @@ def test_hopeless_people_are_left_out_if_a_detector_found_them(predictor):
 def test_a_second_call_does_not_load_again(folder, monkeypatch):
     checkpoints.save_variables(folder / "checkpoint", DESCRIPTION, VARIABLES)
     loads = []
-    monkeypatch.setattr(finder, "load_detector", lambda name, **_: loads.append(name) or detect)
+    monkeypatch.setattr(one_call, "load_detector", lambda name, **_: loads.append(name) or detect)
     load = Predictor.load
     monkeypatch.setattr(
         Predictor, "load", lambda name, *a, **k: loads.append(name) or load(name, *a, **k)

@@ -26,8 +26,8 @@ ROOMS = {
     "the steps": modules("inference training"),
     "compiling": modules("compiled cost hardware"),
     "people in pictures": modules(
-        "backends drawing finder following frame_boxes live_page people people_files predictor"
-        " smoothing tracking"
+        "backends drawing finder following frame_boxes live_page one_call people people_files"
+        " predictor smoothing tracking"
     ),
 }
 FOLDERS = modules(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from mspn_jax import devices, heatmaps, inference
+from mspn_jax import cpu, devices, heatmaps, inference
 from mspn_jax.errors import UsageError
 from mspn_jax.export import formats
 from mspn_jax.export.formats import Deployment
@@ -45,7 +45,7 @@ def choose(backend: str | None, dtype: Any) -> str:
     """
     is_float32 = jnp.dtype(dtype) == jnp.float32
     if backend is None:
-        is_faster = jax.default_backend() == "cpu" and is_float32
+        is_faster = devices.are_cpus() and is_float32
         return "onnxruntime" if is_faster and not _missing_package() else "jax"
     if backend not in BACKENDS:
         raise UsageError(f"backend {backend!r}: must be {' or '.join(BACKENDS)}")
@@ -81,6 +81,11 @@ def open_network(backend: str, deployment: Deployment, decoding: str) -> Start:
     """
     open_on = {"jax": _on_jax, "onnxruntime": _on_onnxruntime}[backend]
     return open_on(deployment, decoding)
+
+
+def batch_sizes(backend: str, count: int) -> list[int]:
+    """The sizes of the batches for so many crops. onnxruntime's are a CPU's on any machine."""
+    return cpu.batch_sizes(count) if backend == "onnxruntime" else devices.batch_sizes(count)
 
 
 def _on_jax(deployment: Deployment, decoding: str) -> Start:

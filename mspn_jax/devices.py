@@ -27,7 +27,7 @@ _BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # few programs, and less than half of a bat
 
 def replicate(tree: Any, devices: Devices = None) -> Any:
     """Copies arrays to each device. With several processes, each passes the same arrays."""
-    return _put(cpu.owned(tree) if _are_cpus(devices) else tree, REPLICATED, devices)
+    return _put(cpu.owned(tree) if are_cpus(devices) else tree, REPLICATED, devices)
 
 
 def shard(tree: Any, devices: Devices = None) -> Any:
@@ -67,15 +67,20 @@ def map_over(function: Callable, in_specs: Any, out_specs: Any, devices: Devices
 
 def jit(function: Callable, devices: Devices = None) -> Any:
     """`jax.jit`, with the compiler options for these devices."""
-    options = cpu.compiler_options() if _are_cpus(devices) else _COMPILER_OPTIONS
+    options = cpu.compiler_options() if are_cpus(devices) else _COMPILER_OPTIONS
     return jax.jit(function, compiler_options=options)
 
 
 def jit_step(step: Callable, devices: Devices = None) -> Any:
     """Jits a training step, (state, batch) -> (state, metrics). The state is donated."""
-    if _are_cpus(devices):
+    if are_cpus(devices):
         return cpu.two_programs(step)
     return jax.jit(step, donate_argnums=0, compiler_options=_COMPILER_OPTIONS)
+
+
+def are_cpus(devices: Devices = None) -> bool:
+    """Whether these devices are CPUs."""
+    return (jax.devices() if devices is None else devices)[0].platform == "cpu"
 
 
 def batch_sizes(count: int) -> list[int]:
@@ -83,7 +88,7 @@ def batch_sizes(count: int) -> list[int]:
 
     On GPU and TPU the last batch is padded. On CPU none is.
     """
-    if _are_cpus(None):
+    if are_cpus():
         return cpu.batch_sizes(count)
     full, rest = divmod(count, _BATCH_SIZES[-1])
     padded = [next(size for size in _BATCH_SIZES if size >= rest)] if rest else []
@@ -96,7 +101,3 @@ def _put(tree: Any, spec: PartitionSpec, devices: Devices) -> Any:
 
 def _mesh(devices: Devices) -> Mesh:
     return Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
-
-
-def _are_cpus(devices: Devices) -> bool:
-    return (jax.devices() if devices is None else devices)[0].platform == "cpu"

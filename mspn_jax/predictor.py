@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Float64, Real, UInt8
 
-from mspn_jax import backends, devices, geometry, heatmaps
+from mspn_jax import backends, geometry, heatmaps
 from mspn_jax.backends import Wait
 from mspn_jax.crops import check_picture, cut
 from mspn_jax.export.formats import Deployment
@@ -159,7 +159,7 @@ class Predictor:
 
         batches = []
         waiting = iter(people)
-        for size in devices.batch_sizes(len(people)):
+        for size in backends.batch_sizes(self.backend, len(people)):
             rows = list(itertools.islice(waiting, size))
             crops = np.zeros((size, *crop_hw, 3), np.uint8)
             for crop, (image, image_to_crop) in zip(crops, rows):

@@ -12,7 +12,7 @@ import pytest
 from test_folding import trained_variables
 from test_predictor import DESCRIPTION, VARIABLES, some_boxes, some_picture
 
-from mspn_jax import backends
+from mspn_jax import backends, devices
 from mspn_jax.errors import CheckpointError, UsageError
 from mspn_jax.predictor import Predictor
 from mspn_jax.skeletons import SKELETONS
@@ -80,7 +80,7 @@ def test_on_a_cpu_onnxruntime_is_chosen_if_it_can_compute(monkeypatch, caplog):
         "tiny: runs on onnxruntime's CPUExecutionProvider",
         "tiny: runs on JAX (cpu)",
     ]
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(devices, "are_cpus", lambda: False)
     assert backends.choose(None, jnp.float32) == "jax"
     assert backends.choose("onnxruntime", jnp.float32) == "onnxruntime"
 

@@ -12,7 +12,7 @@ from test_folding import trained_variables
 
 import mspn_jax
 from commands import HERE
-from mspn_jax import backends, devices, inference
+from mspn_jax import backends, inference
 from mspn_jax.crops import decode_picture
 from mspn_jax.data import evaluation_set
 from mspn_jax.errors import CheckpointError
@@ -155,14 +155,15 @@ def test_nothing_is_compiled_twice(backend):
 )
 def test_people_are_in_few_batches_and_on_a_cpu_in_full_ones(monkeypatch, platform, sizes):
     monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform=platform)])
-    assert {count: devices.batch_sizes(count) for count in sizes} == sizes
+    assert {count: backends.batch_sizes("jax", count) for count in sizes} == sizes
+    assert backends.batch_sizes("onnxruntime", 5) == 5 * [1]
 
 
 def test_every_person_of_every_batch_is_found(predictor, monkeypatch):
     boxes = some_boxes(30)
     alone = predictor(some_picture(), boxes)
     batches = []
-    monkeypatch.setattr(devices, "batch_sizes", lambda count: batches.append(count) or [16, 16])
+    monkeypatch.setattr(backends, "batch_sizes", lambda _, count: batches.append(count) or [16, 16])
     for found, expected in zip(predictor(some_picture(), boxes), alone, strict=True):
         assert len(found) == 30
         np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -217,6 +218,17 @@ def test_it_loads_what_was_saved_and_needs_no_config(predictor, backend, tmp_pat
         mspn_jax.Predictor.load(tmp_path / "saved", num_stages=3)
 
 
+def printed_by(program: str) -> str:
+    """The output of a new Python process."""
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+        check=True,
+    ).stdout
+
+
 @pytest.mark.parametrize(
     "imports, absent",
     [
@@ -231,24 +243,10 @@ import types
 import {imports}
 print(*{{name.partition(".")[0] for name in sys.modules}})
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(HERE)},
-        check=True,
-    )
-    assert not absent & set(done.stdout.split())
+    assert not absent & set(printed_by(program).split())
 
 
 def test_the_predictor_is_imported_in_a_moment():
     """Processor time, since a busy machine makes a program wait."""
     program = "import time, mspn_jax; mspn_jax.Predictor; print(time.process_time())"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(HERE)},
-        check=True,
-    )
-    assert float(done.stdout) < 1.5
+    assert float(printed_by(program)) < 1.5

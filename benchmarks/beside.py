@@ -1,34 +1,29 @@
-"""PyTorch as a baseline: checks that it computes the same, and finds its fastest settings."""
+"""What step.py and forward.py share: their options, PyTorch beside ours, their rows."""
 
 import argparse
 import importlib.util
+import itertools
 import os
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
+from benchmarks.compiled import Program
+from benchmarks.peaks import Yardstick
 from benchmarks.report import Report, new_parser
-from benchmarks.timing import ratio, spread
-from benchmarks.workload import Network, random_crops
-from mspn_jax import heatmaps
-from mspn_jax.data.pipeline import TrainingBatch
-from mspn_jax.heatmaps import target_levels
-from mspn_jax.model import NUM_UNITS, STRIDE, normalise
-from mspn_jax.weights import conversion
+from benchmarks.timing import in_turn, pace, ratio
+from benchmarks.workload import Network, new_network
+from mspn_jax.model import NUM_UNITS
 
 # On a GPU JAX takes 75% of the memory by default, and must leave half to PyTorch.
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")
 
 SETUPS = ("plain", "channels-last", "compiled", "channels-last-compiled")
-TOLERANCE = 1e-4  # of the largest heatmap value
+TOLERANCE = 1e-4  # of a heatmap's maximum
 
 
-def parser_with_torch(doc: str, batches: list[int]) -> argparse.ArgumentParser:
-    """A parser with the options of step.py and forward.py."""
+def new_parser_with_torch(doc: str, batches: list[int]) -> argparse.ArgumentParser:
     parser = new_parser(doc)
     parser.add_argument("--stages", type=int, nargs="+", default=[1], help="1 to 4")
     parser.add_argument("--batch", type=int, nargs="+", default=batches, help="crops a device")
@@ -40,64 +35,24 @@ def parser_with_torch(doc: str, batches: list[int]) -> argparse.ArgumentParser:
     return parser
 
 
-class Torch:
-    """PyTorch with a network's weights.
+class Case(NamedTuple):
+    """A network to measure, and the same in PyTorch: a `torch_ways.Torch`, or None."""
 
-    Attributes:
-      mspn: the module `torch_mspn`.
-      device: what it runs on, "cuda" or "cpu".
-    """
-
-    def __init__(self, network: Network, names: list[str]):
-        from benchmarks import torch_mspn
-
-        self.mspn = torch_mspn
-        self.device = torch_mspn.device().type
-        self.model = network.model.clone(dtype=np.dtype("float32"))
-        self.state_dict = conversion.to_torch(network.variables)
-        self.setups = [torch_mspn.SETUPS[name] for name in names]
-
-    def difference(self, network: Network) -> float:
-        """The largest difference of heatmaps, over the largest heatmap value."""
-        crops = random_crops(1, network.crop_hw)
-        setup = self.mspn.SETUPS["plain"]
-        theirs = self.new_network(setup).eval()
-        with self.mspn.in_full_precision():
-            maps = theirs(self.mspn.normaliser(setup)(crops))
-        expected = np.stack([m.cpu().numpy().transpose(0, 2, 3, 1) for m in maps])
-        with jax.default_matmul_precision("highest"):
-            ours = jax.jit(self.model.apply)(network.variables, normalise(jnp.asarray(crops)))
-        ours = np.asarray(ours).reshape(expected.shape)
-        return float(np.abs(ours - expected).max() / np.abs(expected).max())
-
-    def new_network(self, setup: Any) -> Any:
-        return self.mspn.new_network(self.model, self.state_dict, setup)
-
-    def fastest(self, new_way: Callable[[Any], Callable[[], Any]]) -> tuple[str, Callable[[], Any]]:
-        """(name, way) of the fastest setup: the better of two runs after a first."""
-        import torch
-
-        torch.compiler.reset()  # other batches count towards its limit of recompilations
-        best: tuple[float, str, Any] = (np.inf, "", None)
-        for setup in self.setups:
-            way = new_way(setup)
-            try:
-                way()  # compiles
-            except RuntimeError as error:
-                print(f"PyTorch {setup.name}: left out, {str(error).splitlines()[0]}")
-                continue
-            times = []
-            for _ in range(2):
-                start = time.perf_counter()
-                way()
-                times.append(time.perf_counter() - start)
-            best = min(best, (min(times), setup.name, way), key=lambda entry: entry[0])
-        return best[1:]
+    network: Network
+    dtype: str
+    theirs: Any
+    repeats: int
 
 
-def torch_beside(network: Network, names: list[str], report: Report) -> Torch | None:
+def cases(args: argparse.Namespace, report: Report) -> Iterator[Case]:
+    for num_stages, dtype in itertools.product(args.stages, args.dtype):
+        network = new_network(num_stages, dtype, args.quick)
+        yield Case(network, dtype, torch_beside(network, args.torch, report), args.repeats)
+
+
+def torch_beside(network: Network, setups: list[str], report: Report) -> Any:
     """PyTorch, if it is wanted, installed and comparable. Otherwise the report has the reason."""
-    if not names:
+    if not setups:
         return None
     if importlib.util.find_spec("torch") is None:
         report.say("PyTorch is not installed: no comparison")
@@ -105,11 +60,14 @@ def torch_beside(network: Network, names: list[str], report: Report) -> Torch | 
     if jax.device_count() > 1:
         report.say("several devices: no comparison, PyTorch runs on one")
         return None
-    theirs = Torch(network, names)
-    if theirs.device != {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend()):
-        report.say(f"PyTorch runs on {theirs.device}, JAX does not: no comparison")
+    from benchmarks import torch_ways
+
+    backend = jax.default_backend()
+    if {"gpu": "cuda"}.get(backend, backend) != torch_ways.DEVICE:
+        report.say(f"PyTorch runs on {torch_ways.DEVICE}, JAX does not: no comparison")
         return None
-    difference = theirs.difference(network)
+    theirs = torch_ways.Torch(network, setups)
+    difference = theirs.difference()
     assert difference < TOLERANCE, f"heatmaps differ by {difference:.1e} of their maximum"
     report.say(
         f"PyTorch's {network.model.num_stages * NUM_UNITS} heatmaps with the same weights differ by"
@@ -118,27 +76,39 @@ def torch_beside(network: Network, names: list[str], report: Report) -> Torch | 
     return theirs
 
 
-def columns(
-    setup: str | None, crops: int, seconds: dict[str, list[float]], ours: str
-) -> dict[str, Any]:
-    """A row's columns for PyTorch, whose way is "theirs"; None if it did not run."""
-    theirs = seconds.get("theirs")
-    return {
-        "torch": setup,
-        "torch_crops_per_s": spread([crops / t for t in theirs]) if theirs else None,
-        "ours_over_torch": ratio(theirs, seconds[ours]) if theirs else None,
+def measured(
+    case: Case,
+    program: Program,
+    ways: dict[str, Any],
+    torchs: tuple[str, Any] | None,
+    num_crops: int,
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Times our ways, PyTorch's and the yardstick in turn.
+
+    Args:
+      program: what the first of the ways runs.
+      torchs: PyTorch's setup and way.
+      num_crops: on all devices.
+
+    Returns:
+      The seconds of each way, and a row's columns about the first.
+    """
+    yardstick = Yardstick(case.dtype)
+    ways = ways | yardstick.ways
+    if torchs is not None:
+        ways["PyTorch"] = torchs[1]
+    seconds = in_turn(ways, case.repeats)
+    first = next(iter(ways))
+    ours, theirs = seconds[first], seconds.get("PyTorch")
+    operations = program.operations * jax.local_device_count()
+    return seconds, {
+        "GFLOP_per_crop": operations / num_crops / 1e9,
+        "GFLOPs_per_s": pace(operations / 1e9, ours),
+        "share_of_peak": yardstick.share(program.operations, first, seconds),
+        "peak_from": yardstick.source,
+        "share_of_bandwidth": yardstick.share_of_bandwidth(program.bytes_moved, ours),
+        "memory_GB": program.peak_bytes / 1e9,
+        "torch": torchs[0] if torchs else None,
+        "torch_crops_per_s": pace(num_crops, theirs) if theirs else None,
+        "ours_over_torch": ratio(theirs, ours) if theirs else None,
     }
-
-
-def targets_for_torch(
-    batch: TrainingBatch, network: Network
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """(the (B, K, H, W) targets of every stage and unit, the joints' weights (B, K))."""
-    height, width = network.crop_hw
-    heatmap_hw = (height // STRIDE, width // STRIDE)
-    keypoints_crop_xy, visibility = map(jnp.asarray, (batch.keypoints_crop_xy, batch.visibility))
-    targets, weights = heatmaps.encode(keypoints_crop_xy, visibility, network.crop_hw, heatmap_hw)
-    levels = target_levels(network.model.num_stages, NUM_UNITS, targets.shape[1])
-    as_torch = np.asarray(targets).transpose(1, 0, 4, 2, 3)
-    of_units = [np.ascontiguousarray(as_torch[level]) for stage in levels for level in stage]
-    return of_units, np.array(weights)

@@ -27,16 +27,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks.plain_mspn import PlainMSPN
 from benchmarks.report import Report, new_parser
-from benchmarks.workload import new_adam
+from benchmarks.workload import CROP_HW, TINY, new_adam, random_batch
 from mspn_jax import compiled, inference, training
 from mspn_jax.devices import REPLICATED, SHARDED, jit, map_over, sharding
 from mspn_jax.errors import MissingCompilerError
 from mspn_jax.hardware import HARDWARE, absent_devices, check_compiler
 from mspn_jax.model import MSPN
-from mspn_jax.skeletons import SKELETONS
+from mspn_jax.skeletons import COCO
 
-CROP_HW = (256, 192)
-SKELETON = SKELETONS["coco"]
 DTYPE = jnp.bfloat16
 PROGRAMS = ("gradients", "training", "inference")
 
@@ -47,30 +45,30 @@ def main() -> None:
     parser.add_argument("--program", nargs="+", choices=PROGRAMS, default=PROGRAMS)
     parser.add_argument("--stages", type=int, nargs="+", default=[1], help="1 to 4")
     parser.add_argument("--batch", type=int, default=32, help="crops")
-    parser.add_argument("--no_plain", action="store_true", help="without the plain network")
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # of this machine, not of libtpu
-    for device in args.device:
-        try:
+    try:
+        for device in args.device:
             check_compiler(HARDWARE[device], 1)
-        except MissingCompilerError as error:
-            parser.error(str(error))
-    size: dict[str, Any] = {"dtype": DTYPE}
-    if args.quick:
-        size |= {"blocks_per_unit": (1, 1, 1, 1), "stem_channels": 16, "unit_channels": 32}
+    except MissingCompilerError as error:
+        parser.error(str(error))
     report = Report(args.json)
+    size = (TINY if args.quick else {}) | {"dtype": DTYPE}
     for device, stages, program in itertools.product(args.device, args.stages, args.program):
-        ours = MSPN(stages, folded=program == "inference", **size)
-        networks = {"ours": ours}
-        if not args.no_plain:
-            networks["plain"] = PlainMSPN(stages, **size)
-        made = {}
+        networks = {
+            "ours": MSPN(stages, folded=program == "inference", **size),
+            "plain": PlainMSPN(stages, **size),
+        }
+        parts = {}
         for name, network in networks.items():
             try:
-                made[name] = compile_for(device, program, network, args.batch)
+                made = compile_for(device, program, network, args.batch)
             except jax.errors.JaxRuntimeError as error:
                 report.say(f"{name} does not compile for {device}: {str(error)[:120]}...")
-        parts = {name: by_part(each) for name, each in made.items()}
+                continue
+            parts[name] = by_part(made)
+            memory = made.peak_bytes / 1e9
+            report.say(f"{name}: {memory:.2f} GB of memory, compiled in {made.seconds:.0f} s")
         floor = floor_bytes(MSPN(stages, **size), program, args.batch)
         for part in dict.fromkeys(itertools.chain(*parts.values())):
             report.row(
@@ -78,12 +76,9 @@ def main() -> None:
                 stages=stages,
                 program=program,
                 part=part,
-                **{f"{name}_GB": parts[name].get(part, 0) / 1e9 for name in parts},
+                **{f"{name}_GB": parts[name][part] / 1e9 for name in parts},
                 floor_GB=floor / 1e9 if part == "all" else "",
             )
-        for name, each in made.items():
-            memory, seconds = each.peak_bytes / 1e9, each.seconds
-            report.say(f"{name}: {memory:.2f} GB of memory, compiled in {seconds:.0f} s")
         if len(parts) == 2:
             ratio = parts["ours"]["all"] / parts["plain"]["all"]
             report.say(f"ours moves {ratio:.2f} of the plain network's bytes")
@@ -96,22 +91,11 @@ def compile_for(device: str, program: str, model: nn.Module, batch: int) -> comp
         where = sharding(spec, devices)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)
 
-    method = "predict" if program == "inference" else "units"
-    images = jnp.zeros((1, *CROP_HW, 3))
-    variables = on(
-        REPLICATED,
-        jax.eval_shape(lambda x: model.init(jax.random.key(0), x, method=method), images),
-    )
-    people = (batch, SKELETON.num_keypoints)
-    rows = {
-        "crops": jax.ShapeDtypeStruct((batch, *CROP_HW, 3), jnp.uint8),
-        "keypoints_crop_xy": jax.ShapeDtypeStruct((*people, 2), jnp.float32),
-        "visibility": jax.ShapeDtypeStruct(people, jnp.float32),
-    }
-    rows = on(SHARDED, rows)
+    variables = on(REPLICATED, shapes(model, program))
+    rows = on(SHARDED, vars(random_batch(batch, CROP_HW)))
     if program == "inference":
         estimate = inference.estimate_on_devices(
-            model, SKELETON.flip_permutation, flip_test=True, devices=devices
+            model, COCO.flip_permutation, flip_test=True, devices=devices
         )
         return compiled.compiled(estimate, variables, rows["crops"])
     adam = new_adam()
@@ -122,6 +106,13 @@ def compile_for(device: str, program: str, model: nn.Module, batch: int) -> comp
         return compiled.compiled(gradients, variables["params"], variables["batch_stats"], rows)
     state = jax.eval_shape(lambda variables: training.new_state(variables, adam), variables)
     return compiled.compiled(training.on_all_devices(step, devices), on(REPLICATED, state), rows)
+
+
+def shapes(model: nn.Module, program: str) -> Any:
+    """The shapes of the variables that a program uses."""
+    method = "predict" if program == "inference" else "units"
+    images = jnp.zeros((1, *CROP_HW, 3))
+    return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, method=method), images)
 
 
 # The first that holds; op_name is JAX's path of a kernel's last operation.
@@ -161,10 +152,8 @@ def floor_bytes(model: MSPN, program: str, batch: int) -> float:
             weights += params["kernel"].size
         return y
 
-    method = "predict" if program == "inference" else "units"
-    images = jnp.zeros((1, *CROP_HW, 3))
     with nn.intercept_methods(count):
-        jax.eval_shape(lambda x: model.init(jax.random.key(0), x, method=method), images)
+        shapes(model, program)
     width = jnp.dtype(DTYPE).itemsize
     if program == "inference":  # twice for the flip test
         return 2 * batch * activations * width + 4 * weights

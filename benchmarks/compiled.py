@@ -38,7 +38,10 @@ def compiled_step(step: Any, state: TrainState, batch: dict[str, Any]) -> Progra
     """
     if not isinstance(step, TrainStep):
         return compiled(step, state, batch)
-    gradients, update = (compiled(*each) for each in two_programs(step, state, batch))
+    variables = state.params, state.batch_stats
+    loss = jax.ShapeDtypeStruct((), np.float32, sharding=state.step.sharding)
+    gradients = compiled(step.gradients, *variables, batch)
+    update = compiled(step.update, state, *variables, loss)  # gradients are as large as parameters
     idle = sum(leaf.nbytes for leaf in jax.tree.leaves((state.opt_state, state.ema_params)))
     return Program(
         TrainStep(gradients.run, update.run),
@@ -47,10 +50,3 @@ def compiled_step(step: Any, state: TrainState, batch: dict[str, Any]) -> Progra
         gradients.bytes_moved + update.bytes_moved,
         gradients.operations + update.operations,
     )
-
-
-def two_programs(step: TrainStep, state: TrainState, batch: dict[str, Any]) -> list[tuple]:
-    """(jitted, *arguments) of a CPU's two programs. Gradients have the parameters' shapes."""
-    variables = state.params, state.batch_stats
-    loss = jax.ShapeDtypeStruct((), np.float32, sharding=state.step.sharding)
-    return [(step.gradients, *variables, batch), (step.update, state, *variables, loss)]

@@ -9,89 +9,71 @@ heads. The two are compared first. With other work on the machine set OMP_WAIT_P
 PyTorch's threads wait for each other.
 """
 
-import argparse
 import itertools
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks import beside
-from benchmarks.compiled import compiled
-from benchmarks.peaks import Yardstick
+from benchmarks.compiled import Program, compiled
 from benchmarks.report import Report
-from benchmarks.timing import in_turn, ratio, spread
-from benchmarks.workload import Network, folded, heatmaps_on_devices, new_network, random_crops
+from benchmarks.timing import pace, ratio
+from benchmarks.workload import Network, folded, heatmaps_on_devices, random_crops
 from mspn_jax import inference
 from mspn_jax.devices import replicate, shard
 from mspn_jax.skeletons import COCO
 
 
 def main() -> None:
-    args = beside.parser_with_torch(__doc__, batches=[1, 8, 32]).parse_args()
-
+    args = beside.new_parser_with_torch(__doc__, batches=[1, 8, 32]).parse_args()
     report = Report(args.json)
-    for num_stages, dtype in itertools.product(args.stages, args.dtype):
-        network = new_network(num_stages, dtype, args.quick)
-        theirs = beside.torch_beside(network, args.torch, report)
+    for case in beside.cases(args, report):
         for batch_size, flip_test in itertools.product(args.batch, (False, True)):
-            measure(network, batch_size, flip_test, dtype, theirs, args, report)
+            measure(case, batch_size, flip_test, report)
 
 
-def measure(
-    network: Network,
-    batch_size: int,
-    flip_test: bool,
-    dtype: str,
-    theirs: beside.Torch | None,
-    args: argparse.Namespace,
-    report: Report,
-) -> None:
-    num_devices = jax.local_device_count()
-    crops = random_crops(batch_size * num_devices, network.crop_hw)
-    dealt = shard(crops)
-    network = folded(network)
-    variables = replicate(network.variables)
-
+def measure(case: beside.Case, batch_size: int, flip_test: bool, report: Report) -> None:
+    crops = random_crops(batch_size * jax.local_device_count(), case.network.crop_hw)
+    network = folded(case.network)
+    maps, heatmaps = new_heatmaps(network, crops, flip_test)
     estimate = inference.estimate_on_devices(network.model, COCO.flip_permutation, flip_test)
-    maps = compiled(heatmaps_on_devices(network, flip_test), variables, dealt)
-    keypoints = compiled(estimate, variables, dealt)
-    ways: dict[str, Any] = {
-        "heatmaps": lambda: jax.block_until_ready(maps.run(variables, shard(crops))),
+    variables = replicate(network.variables)
+    keypoints = compiled(estimate, variables, shard(crops))
+    torchs = None
+    if theirs := case.theirs:
+        permutation = COCO.flip_permutation.tolist() if flip_test else None
+        torchs = theirs.fastest(theirs.inference, crops, case.dtype, permutation)
+    ways = {
+        "heatmaps": heatmaps,
         "keypoints": lambda: jax.device_get(keypoints.run(variables, shard(crops))),
     }
-    torch_setup = None
-    if theirs is not None:
-        permutation = COCO.flip_permutation.tolist() if flip_test else None
-        torch_setup, ways["theirs"] = theirs.fastest(
-            lambda setup: theirs.mspn.forward_way(
-                theirs.new_network(setup), crops, setup, dtype, permutation
-            )
-        )
-    yardstick = Yardstick(dtype)
-    ways |= yardstick.ways
-    seconds = in_turn(ways, args.repeats)
-
-    flops = [maps.operations * num_devices / t for t in seconds["heatmaps"]]
+    seconds, columns = beside.measured(case, maps, ways, torchs, len(crops))
     report.row(
         stages=network.model.num_stages,
         batch=len(crops),
         flip_test="yes" if flip_test else "no",
-        dtype=dtype,
+        dtype=case.dtype,
         compile_s=keypoints.seconds,
-        heatmaps_crops_per_s=spread([len(crops) / t for t in seconds["heatmaps"]]),
-        keypoints_crops_per_s=spread([len(crops) / t for t in seconds["keypoints"]]),
+        heatmaps_crops_per_s=pace(len(crops), seconds["heatmaps"]),
+        keypoints_crops_per_s=pace(len(crops), seconds["keypoints"]),
         keypoints_over_heatmaps_time=ratio(seconds["keypoints"], seconds["heatmaps"]),
-        GFLOP_per_crop=maps.operations / batch_size / 1e9,
-        GFLOPs_per_s=spread([f / 1e9 for f in flops]),
-        share_of_peak=yardstick.share(maps.operations, "heatmaps", seconds),
-        peak_from=yardstick.source,
-        memory_GB=keypoints.peak_bytes / 1e9,
-        **beside.columns(torch_setup, len(crops), seconds, ours="heatmaps"),
+        **columns,
     )
+
+
+def new_heatmaps(
+    network: Network, crops: np.ndarray, flip_test: bool
+) -> tuple[Program, Callable[[], Any]]:
+    """The program of a folded network, and the way that runs it."""
+    variables = replicate(network.variables)
+    program = compiled(heatmaps_on_devices(network, flip_test), variables, shard(crops))
+    return program, lambda: jax.block_until_ready(program.run(variables, shard(crops)))
 
 
 if __name__ == "__main__":

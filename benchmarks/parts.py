@@ -17,8 +17,7 @@ import pathlib
 import re
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,36 +25,38 @@ import jax
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks import beside
-from benchmarks.compiled import compiled, two_programs
+from benchmarks.forward import new_heatmaps
 from benchmarks.report import Report, new_parser
-from benchmarks.step import torch_step
-from benchmarks.timing import spread
-from benchmarks.workload import (
-    Network,
-    folded,
-    heatmaps_on_devices,
-    new_adam,
-    new_network,
-    new_state,
-    random_batch,
-)
-from mspn_jax import training
-from mspn_jax.devices import replicate, shard
+from benchmarks.step import new_step
+from benchmarks.timing import rounds, seconds_of, spread
+from benchmarks.workload import folded, new_network, random_batch
 
+SETUP = "channels-last"  # of PyTorch
 INSTRUCTION = re.compile(
     r"^\s+(?:ROOT )?%(?P<name>[\w.\-]+) = (?:\([^)]*\)|\S+) (?P<opcode>[\w\-]+)\("
     r"(?:.*op_name=\"(?P<origin>[^\"]*)\")?"
 )
-ON_EIGENS_THREADS = {
-    "convolution": "convolutions: 3x3, stem",
-    "dot": "products: 1x1 convolutions, resizing",
-}
+CONVOLUTIONS = "convolutions: 3x3, stem"
+PRODUCTS = "products: 1x1 convolutions, resizing"
+ON_EIGENS_THREADS = {"convolution": CONVOLUTIONS, "dot": PRODUCTS}
 OTHERS = {
     "reduce_sum": "sums of batch norm",
     "reduce_window_max": "max pooling",
     "select_and_scatter_add": "max pooling",
     "": "what XLA adds: transposed copies, max pooling's gradient",
 }
+OF_TORCH = {
+    "native_batch_norm": "batch norm",
+    "native_batch_norm_backward": "batch norm, backward",
+    "max_pool2d_with_indices": "max pooling",
+    "max_pool2d_with_indices_backward": "max pooling, backward",
+    "threshold_backward": "ReLU, backward",
+    "upsample_bilinear2d": PRODUCTS,
+    "upsample_bilinear2d_backward": f"{PRODUCTS}, backward",
+    "_fused_adam_": "Adam",
+}
+
+Traced = tuple[collections.Counter, float]  # milliseconds of each part, seconds of the round
 
 
 def main() -> None:
@@ -69,82 +70,34 @@ def main() -> None:
         sys.exit("error: needs a CPU: only there are a trace's events the program's instructions")
     report = Report(args.json)
     network = new_network(args.stages, "float32", args.quick)
-    theirs = beside.torch_beside(network, ["channels-last"] if args.torch else [], report)
+    batch = random_batch(args.batch, network.crop_hw)
+    theirs = beside.torch_beside(network, [SETUP] if args.torch else [], report)
     for of in args.of:
         report.say(f"{of}, batch {args.batch}, {args.stages} stages:")
-        programs, way = (forward if of == "forward" else step)(network, args.batch)
-        traces = {"ours": functools.partial(traced, programs, way)}
-        if theirs is not None:
-            from benchmarks import torch_parts
-
-            their_way = torchs_way(of, network, args.batch, theirs)
-            traces["PyTorch"] = functools.partial(torch_parts.traced, their_way)
-        for whose, rounds in in_rounds(traces, args.repeats).items():
-            parts = {part: spread([each[part] for each, _ in rounds]) for part in rounds[0][0]}
+        if of == "forward":
+            program, way = new_heatmaps(folded(network), batch.crops, flip_test=False)
+            programs = [program.run]
+            their_way = theirs and theirs.inference(SETUP, batch.crops, "float32")
+        else:
+            program, way = new_step(network, batch)
+            programs = [program.run.gradients, program.run.update]
+            their_way = theirs and theirs.training_step(SETUP, batch, "float32")
+        traces = {"ours": functools.partial(traced, [p.as_text() for p in programs], way)}
+        if their_way is not None:
+            traces["PyTorch"] = functools.partial(traced_in_torch, their_way)
+        for whose, found in rounds(traces, args.repeats, warm_ups=2).items():
+            parts = {part: spread([each[part] for each, _ in found]) for part in found[0][0]}
             for part, milliseconds in sorted(parts.items(), key=lambda entry: -entry[1].median):
                 report.row(whose=whose, part=part, milliseconds=milliseconds)
-            report.row(whose=whose, whole_milliseconds=spread([1e3 * t for _, t in rounds]))
+            report.row(whose=whose, whole_milliseconds=spread([1e3 * t for _, t in found]))
 
 
-Trace = Callable[[], tuple[collections.Counter, float]]
-
-
-def in_rounds(
-    traces: dict[str, Trace], repeats: int
-) -> dict[str, list[tuple[collections.Counter, float]]]:
-    """What each trace finds, in turn; the first two rounds warm up and are not counted."""
-    found: dict[str, list] = {name: [] for name in traces}
-    for counted in range(-2, repeats):
-        for name, trace in traces.items():
-            result = trace()
-            if counted >= 0:
-                found[name].append(result)
-    return found
-
-
-def torchs_way(
-    of: str, network: Network, batch_size: int, theirs: beside.Torch
-) -> Callable[[], Any]:
-    batch = random_batch(batch_size, network.crop_hw)
-    (setup,) = theirs.setups
-    if of == "step":
-        return torch_step(network, batch, theirs, setup, "float32")
-    return theirs.mspn.forward_way(
-        theirs.new_network(setup), batch.crops, setup, "float32", flip_permutation=None
-    )
-
-
-def forward(network: Network, batch_size: int) -> tuple[list[str], Callable[[], Any]]:
-    network = folded(network)
-    variables = replicate(network.variables)
-    crops = shard(random_batch(batch_size, network.crop_hw).crops)
-    program = heatmaps_on_devices(network, flip_test=False).lower(variables, crops).compile()
-    return [program.as_text()], lambda: program(variables, crops)
-
-
-def step(network: Network, batch_size: int) -> tuple[list[str], Callable[[], Any]]:
-    state: Any = new_state(network)
-    batch = shard(vars(random_batch(batch_size, network.crop_hw)))
-    step = training.on_all_devices(training.train_step(network.model, new_adam()))
-    programs = [compiled(*each).run for each in two_programs(step, state, batch)]
-    both = training.TrainStep(*programs)
-
-    def way() -> Any:
-        nonlocal state
-        state, metrics = both(state, batch)
-        return metrics
-
-    return [program.as_text() for program in programs], way
-
-
-def traced(programs: list[str], way: Callable[[], Any]) -> tuple[collections.Counter, float]:
-    """(milliseconds of each part in a round, seconds of the round)."""
-    part_of = {instruction: part for text in programs for instruction, part in parts_of(text)}
+def traced(texts: list[str], way: Callable[[], Any]) -> Traced:
+    """One round of a way, by the texts of its programs."""
+    part_of = {instruction: part for text in texts for instruction, part in parts_of(text)}
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            start = time.perf_counter()
-            jax.block_until_ready(way())
-            seconds = time.perf_counter() - start
+            seconds = seconds_of(way)
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
         data = jax.profiler.ProfileData.from_file(str(path))
     events = sorted(
@@ -177,6 +130,27 @@ def parts_of(program: str) -> list[tuple[tuple[str, str], tuple[str, bool]]]:
             part = "Adam" if module == "jit_update" else part
             found.append(((module, name), (part, opcode not in ON_EIGENS_THREADS)))
     return found
+
+
+def traced_in_torch(way: Callable[[], Any]) -> Traced:
+    import torch
+
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, record_shapes=True) as profile:
+        seconds = seconds_of(way)
+    parts: collections.Counter = collections.Counter()
+    for event in profile.key_averages(group_by_input_shape=True):
+        part = torchs_part(event.key.removeprefix("aten::"), event.input_shapes)
+        parts[part] += event.self_cpu_time_total / 1e3
+    return parts, seconds
+
+
+def torchs_part(operation: str, input_shapes: Sequence[Sequence[int]]) -> str:
+    if operation == "mkldnn_convolution":  # of x and the kernel
+        return PRODUCTS if input_shapes[1][-1] == 1 else CONVOLUTIONS
+    if operation == "convolution_backward":  # of y's gradient, x and the kernel
+        return f"{PRODUCTS if input_shapes[2][-1] == 1 else CONVOLUTIONS}, backward"
+    return OF_TORCH.get(operation, "ReLU, sums of branches, losses, copies, Python")
 
 
 if __name__ == "__main__":

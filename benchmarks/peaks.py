@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.timing import Spread, spread
+from benchmarks.timing import Spread, pace, spread
 from mspn_jax.hardware import HARDWARE
 
 _KNOWN = {hardware.kind: hardware for hardware in HARDWARE.values()}
+_SIDE = 2048  # of the matrices
 
 
 class Yardstick:
@@ -21,29 +22,27 @@ class Yardstick:
       source: where the peak comes from, for the report.
     """
 
-    def __init__(self, dtype: Any, size: int = 2048):
+    def __init__(self, dtype: Any):
         self.dtype = dtype
         self.peak = _KNOWN.get(jax.devices()[0].device_kind)
         self.source = "its data sheet" if self.peak else "a matrix product"
         self.ways: dict[str, Callable[[], Any]] = {}
         if self.peak is None:
-            square = jnp.full((size, size), 1e-3, dtype)
+            square = jnp.full((_SIDE, _SIDE), 1e-3, dtype)
             product = jax.jit(functools.partial(jnp.matmul, precision="highest"))
-            self.product_operations = 2.0 * size**3
             self.ways["product"] = lambda: product(square, square).block_until_ready()
 
     def share(self, operations: float, name: str, seconds: dict[str, list[float]]) -> Spread:
         """The share of the peak that a way of `operations` a device reaches."""
         if self.peak is not None:
-            flops = self.peak.flops(self.dtype)
-            return spread([operations / t / flops for t in seconds[name]])
+            return pace(operations / self.peak.flops(self.dtype), seconds[name])
         if jax.default_backend() == "cpu":  # a product runs on all cores, for any number of devices
             operations *= jax.local_device_count()
-        at_peak = operations / self.product_operations
+        at_peak = operations / (2.0 * _SIDE**3)
         return spread([at_peak * p / t for p, t in zip(seconds["product"], seconds[name])])
 
     def share_of_bandwidth(self, bytes_moved: float, seconds: list[float]) -> Spread | None:
         """The share of the memory's bandwidth; None for a device that is not in `HARDWARE`."""
         if self.peak is None:
             return None
-        return spread([bytes_moved / t / self.peak.bytes_per_second for t in seconds])
+        return pace(bytes_moved / self.peak.bytes_per_second, seconds)

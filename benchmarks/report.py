@@ -3,7 +3,6 @@
 import argparse
 import datetime
 import importlib.metadata
-import importlib.util
 import json
 import os
 import pathlib
@@ -16,15 +15,7 @@ import jax
 from benchmarks.timing import Spread, brief
 from mspn_jax import cpu
 
-PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "torch",
-    "onnxruntime",
-    "opencv-python-headless",
-    "numpy",
-)
+PACKAGES = ("jax", "jaxlib", "flax", "torch", "onnxruntime", "opencv-python-headless", "numpy")
 
 
 def new_parser(doc: str) -> argparse.ArgumentParser:
@@ -92,10 +83,8 @@ def machine() -> dict[str, str]:
     """Describes what timings depend on: device, host, versions, allocator and load."""
     device = jax.devices()[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    versions = [f"Python {platform.python_version()}"]
-    for package in PACKAGES:
-        if importlib.util.find_spec(package.split("-")[0].replace("opencv", "cv2")):
-            versions.append(f"{package} {importlib.metadata.version(package)}")
+    installed = {package.name: package.version for package in importlib.metadata.distributions()}
+    versions = [f"{name} {installed[name]}" for name in PACKAGES if name in installed]
     settings = [
         f"{name}={os.environ.get(name, '(not set)')}" for name in ("OMP_WAIT_POLICY", "XLA_FLAGS")
     ]
@@ -103,7 +92,7 @@ def machine() -> dict[str, str]:
         "date": datetime.date.today().isoformat(),
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
         "host": f"{_processor()}, {cores} cores, {platform.system()}",
-        "versions": ", ".join(versions),
+        "versions": ", ".join([f"Python {platform.python_version()}", *versions]),
         "environment": " ".join(settings),
         "load before": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
     }

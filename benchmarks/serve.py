@@ -4,10 +4,10 @@
 
 Starts the server with a network of new weights, on a free port of this machine, where the clients
 run too. Each client sends one picture after the other. A client that is turned away (503) waits as
-long as Retry-After says, which counts as waiting.
+long as Retry-After says, which counts as waiting. `over the first` compares the requests a second
+with those of the first number of clients.
 """
 
-import argparse
 import concurrent.futures
 import contextlib
 import http.client
@@ -27,9 +27,9 @@ import psutil
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks.report import Report, new_parser
-from benchmarks.workload import TINY, new_network
+from benchmarks.timing import seconds_of
+from benchmarks.workload import describe, new_network
 from mspn_jax.weights import checkpoints
-from mspn_jax.weights.description import Description
 
 HERE = pathlib.Path(__file__).parents[1]
 
@@ -45,19 +45,16 @@ def main() -> None:
     report = Report(args.json)
     pictures = [path.read_bytes() for path in args.pictures]
     with tempfile.TemporaryDirectory() as folder:
-        write_checkpoint(pathlib.Path(folder), args)
+        network = new_network(args.stages, "float32", args.quick)
+        checkpoints.save_variables(pathlib.Path(folder), describe(network), network.variables)
         with served(folder, args.detector) as (process, port):
+            rows: list[dict[str, float]] = []
             for clients in args.clients:
-                found = measured(port, pictures, clients, args.requests)
-                memory = psutil.Process(process.pid).memory_info().rss
-                report.row(clients=clients, **found, server_MB=memory / 1e6)
-
-
-def write_checkpoint(folder: pathlib.Path, args: argparse.Namespace) -> None:
-    network = new_network(args.stages, "float32", args.quick)
-    model = {"num_stages": args.stages, "num_keypoints": 17} | (TINY if args.quick else {})
-    description = Description("new", model, crop_hw=network.crop_hw)
-    checkpoints.save_variables(folder, description, network.variables)
+                rows.append(measured(port, pictures, clients, args.requests))
+                over_the_first = rows[-1]["requests_a_second"] / rows[0]["requests_a_second"]
+                memory_MB = psutil.Process(process.pid).memory_info().rss / 1e6
+                row = rows[-1] | {"over_the_first": over_the_first, "server_MB": memory_MB}
+                report.row(clients=clients, **row)
 
 
 @contextlib.contextmanager
@@ -99,11 +96,10 @@ def measured(port: int, pictures: list[bytes], clients: int, requests: int) -> d
                 time.sleep(wait)
             seconds.append(time.perf_counter() - start)
 
-    start = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(clients) as threads:
-        list(threads.map(client, range(clients)))
+        whole = seconds_of(lambda: list(threads.map(client, range(clients))))
     return {
-        "requests_a_second": requests / (time.perf_counter() - start),
+        "requests_a_second": requests / whole,
         "median_ms": 1e3 * float(np.median(seconds)),
         "95_percent_ms": 1e3 * float(np.quantile(seconds, 0.95)),
         "turned_away": len(turned_away),

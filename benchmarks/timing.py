@@ -1,11 +1,10 @@
 """Times alternatives in turn (A, B, A, B), so that a busy machine slows both alike."""
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-
-Ways = Mapping[str, Callable[[], Any]]
 
 
 class Spread(NamedTuple):
@@ -28,21 +27,38 @@ def spread(values: list[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values))
 
 
-def in_turn(ways: Ways, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each way, once a round. The first round warms up and is not counted.
-
-    A way must block until its work is done: JAX and CUDA return early.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for counted in range(-1, repeats):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            if counted >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+def pace(count: float, seconds: list[float]) -> Spread:
+    """How many a second."""
+    return spread([count / t for t in seconds])
 
 
 def ratio(dividends: list[float], divisors: list[float]) -> Spread:
     """The ratios of the pairs that ran one after the other."""
     return spread([a / b for a, b in zip(dividends, divisors, strict=True)])
+
+
+def in_turn(ways: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each way, once a round. The first round warms up and is not counted.
+
+    A way must block until its work is done: JAX and CUDA return early.
+    """
+    return rounds({name: functools.partial(seconds_of, way) for name, way in ways.items()}, repeats)
+
+
+def rounds(
+    ways: Mapping[str, Callable[[], Any]], repeats: int, warm_ups: int = 1
+) -> dict[str, list[Any]]:
+    """What each way returns, once a round, without the rounds that warm up."""
+    found: dict[str, list[Any]] = {name: [] for name in ways}
+    for counted in range(-warm_ups, repeats):
+        for name, way in ways.items():
+            result = way()
+            if counted >= 0:
+                found[name].append(result)
+    return found
+
+
+def seconds_of(way: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    way()
+    return time.perf_counter() - start

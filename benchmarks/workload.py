@@ -19,6 +19,7 @@ from mspn_jax.model import MSPN
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import people
 from mspn_jax.variables import initial_variables
+from mspn_jax.weights.description import Description
 
 CROP_HW = (256, 192)
 TINY_CROP_HW = (64, 64)
@@ -53,6 +54,12 @@ def new_network(num_stages: int, dtype: str, quick: bool) -> Network:
     return Network(model, jax.tree.map_with_path(random_norm, variables), crop_hw)
 
 
+def describe(network: Network) -> Description:
+    names = ("num_stages", "num_keypoints", "blocks_per_unit", "stem_channels", "unit_channels")
+    sizes = {name: getattr(network.model, name) for name in names}
+    return Description("new", sizes, COCO, network.crop_hw)
+
+
 def random_crops(batch_size: int, crop_hw: tuple[int, int]) -> np.ndarray:
     """(B, H, W, 3) uint8, as smooth as pictures."""
     few = np.random.default_rng(0).integers(0, 256, (batch_size, 8, 8, 3), np.uint8)
@@ -70,24 +77,22 @@ def random_batch(batch_size: int, crop_hw: tuple[int, int]) -> TrainingBatch:
     )
 
 
-def add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
-    """The options for `data_folders`."""
+def add_split_options(parser: argparse.ArgumentParser, split: str) -> None:
+    """The options for `split_of`."""
     parser.add_argument("--root", help="a folder in COCO's layout; default: drawn people")
     parser.add_argument("--split", default=split)
     parser.add_argument("--detections", default="", help="a detector's results; default: annotated")
 
 
 @contextlib.contextmanager
-def data_folders(
-    args: argparse.Namespace, num_pictures: int
-) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-    """(data root, scratch folder). Without --root the root is made, with drawn people."""
+def split_of(args: argparse.Namespace, num_pictures: int) -> Iterator[dict[str, Any]]:
+    """Arguments that open a split, with a scratch folder for records; or that of drawn people."""
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
         root = pathlib.Path(args.root or scratch / "drawn")
         if args.root is None:
             people.write_dataset(root, {args.split: num_pictures}, picture_hw=(480, 640))
-        yield root, scratch
+        yield {"root": root, "split": args.split, "skeleton": COCO, "records_dir": scratch}
 
 
 def folded(network: Network) -> Network:
@@ -95,18 +100,15 @@ def folded(network: Network) -> Network:
     return Network(*for_inference(network.model, network.variables), network.crop_hw)
 
 
-def predict_heatmaps(model: MSPN, variables: Any, crops: Any, flip_test: bool) -> Any:
-    """Crops -> (B, h, w, K): `inference.estimate` without decoding."""
-    return inference.predict_heatmaps(model, variables, crops, COCO.flip_permutation, flip_test)
-
-
 def heatmaps_on_devices(network: Network, flip_test: bool) -> Any:
-    """`predict_heatmaps` jitted, with variables replicated and crops sharded."""
-    return on_each_device(
-        lambda variables, crops: predict_heatmaps(network.model, variables, crops, flip_test),
-        (REPLICATED, SHARDED),
-        SHARDED,
-    )
+    """`inference.estimate_on_devices` without decoding: (variables, crops) -> (B, h, w, K)."""
+
+    def on_one(variables: Any, crops: Any) -> Any:
+        return inference.predict_heatmaps(
+            network.model, variables, crops, COCO.flip_permutation, flip_test
+        )
+
+    return on_each_device(on_one, (REPLICATED, SHARDED), SHARDED)
 
 
 def new_state(network: Network) -> training.TrainState:

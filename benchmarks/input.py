@@ -29,7 +29,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks.report import Report, new_parser
 from benchmarks.timing import in_turn, pace, ratio
-from benchmarks.workload import add_split_options, split_of
+from benchmarks.workload import CROP_HW, add_split_options, split_of
 from mspn_jax import geometry
 from mspn_jax.crops import decode_picture
 from mspn_jax.data import augment, evaluation_set, pipeline
@@ -38,7 +38,6 @@ from mspn_jax.heatmaps import KERNEL_SIZES, PEAK
 from mspn_jax.model import STRIDE
 from mspn_jax.skeletons import COCO
 
-CROP_HW = (256, 192)
 HEATMAP_HW = (CROP_HW[0] // STRIDE, CROP_HW[1] // STRIDE)
 PADDING = 1.25
 

@@ -44,8 +44,9 @@ class Torch:
         apply = jax.jit(model.clone(dtype=np.dtype("float32")).apply)
         with jax.default_matmul_precision("highest"):
             ours = np.asarray(apply(variables, normalise(jnp.asarray(crops))))
-        apart, all_axes = np.abs(ours.reshape(expected.shape) - expected), (1, 2, 3, 4)
-        return float((apart.max(all_axes) / np.abs(expected).max(all_axes)).max())
+        apart = np.abs(ours.reshape(expected.shape) - expected)
+        of_each = (1, 2, 3, 4)
+        return float((apart.max(of_each) / np.abs(expected).max(of_each)).max())
 
     def inference(
         self, setup: str, crops: np.ndarray, dtype: str, flip_permutation: Any = None

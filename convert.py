@@ -1,6 +1,6 @@
 """Converts checkpoints: see mspn_jax/commands/convert.py, or python convert.py --help."""
 
-from mspn_jax.commands.convert import command
+from mspn_jax.commands import cli
 
 if __name__ == "__main__":
-    command()
+    cli.run("convert")

@@ -1,6 +1,6 @@
 """Finds people's keypoints: see mspn_jax/commands/predict.py, or python predict.py --help."""
 
-from mspn_jax.commands.predict import command
+from mspn_jax.commands import cli
 
 if __name__ == "__main__":
-    command()
+    cli.run("predict")

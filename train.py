@@ -1,6 +1,6 @@
 """Trains MSPN: see mspn_jax/commands/train.py, or python train.py --help."""
 
-from mspn_jax.commands.train import command
+from mspn_jax.commands import cli
 
 if __name__ == "__main__":
-    command()
+    cli.run("train")

@@ -108,25 +108,16 @@ def _kernels_of(
 
 
 class _Instruction(NamedTuple):
-    """A line of a computation.
-
-    Attributes:
-      num_bytes: size of the result; of a copy, what it reads and writes.
-      argument: the text between its brackets.
-      operands: names of the instructions in `argument`; of a copy none.
-      calls: the computation that it runs, or "".
-      trips: iterations of a loop; 1 for all other instructions.
-      target, op_name: as in `Kernel`.
-    """
+    """A line of a computation."""
 
     name: str
-    num_bytes: int
+    num_bytes: int  # size of the result; of a copy, what it reads and writes
     opcode: str
-    argument: str
-    operands: list[str]
-    calls: str
-    trips: int
-    target: str
+    argument: str  # the text between its brackets
+    operands: list[str]  # names of the instructions in `argument`; of a copy none
+    calls: str  # the computation that it runs, or ""
+    trips: int  # iterations of a loop; 1 for all other instructions
+    target: str  # as in `Kernel`
     op_name: str
 
 
@@ -201,17 +192,11 @@ def _bytes_of_copy(shape: str) -> int:
 
 
 class _Array(NamedTuple):
-    """An array in an instruction's result.
+    """An array in an instruction's result."""
 
-    Attributes:
-      sides: before padding.
-      num_bytes: padded to tiles, as a TPU stores it.
-      on_chip: whether it is in a TPU's VMEM.
-    """
-
-    sides: list[int]
-    num_bytes: int
-    on_chip: bool
+    sides: list[int]  # before padding
+    num_bytes: int  # padded to tiles, as a TPU stores it
+    on_chip: bool  # whether it is in a TPU's VMEM
 
 
 def _arrays(shape: str) -> list[_Array]:

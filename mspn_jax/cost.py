@@ -14,21 +14,14 @@ from mspn_jax.variables import count_parameters
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """The cost of one part of the network.
+    """The cost of one part of the network."""
 
-    Attributes:
-      part: stem, or a stage's encoder, decoder (with its skips to the next stage) or heads.
-      parameters: the number of trained values.
-      weight_bytes: bytes of the parameters and running statistics.
-      macs: multiply-accumulates of the convolutions for one crop.
-      feature_bytes: bytes of the convolutions' outputs for one crop. Only in training do all of
-        them exist at once.
-    """
-
-    part: str
-    parameters: int = 0
-    weight_bytes: int = 0
-    macs: int = 0
+    part: str  # stem, or a stage's encoder, decoder (with its skips to the next stage) or heads
+    parameters: int = 0  # the number of trained values
+    weight_bytes: int = 0  # bytes of the parameters and running statistics
+    macs: int = 0  # multiply-accumulates of the convolutions for one crop
+    # Bytes of the convolutions' outputs for one crop. Only in training do all of them exist at
+    # once.
     feature_bytes: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":

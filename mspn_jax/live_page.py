@@ -30,11 +30,7 @@ class LivePage:
     """
 
     def __init__(self, *, port: int = 0):
-        """Starts the server. Port 0 takes a free one.
-
-        Raises:
-          OSError: the port is taken.
-        """
+        """Starts the server. Port 0 takes a free one."""
         self._changed = threading.Condition()
         self._jpeg, self._number, self._watchers, self._has_ended = b"", 0, 0, False
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), self._new_handler())

@@ -27,10 +27,6 @@ def read(
     Args:
       category: which of several categories with other keypoints; "": the only one.
       names: of the keypoints, for files that list none.
-
-    Raises:
-      DataError: the annotations are wrong or miss something, or a picture is missing.
-      SkeletonError: the keypoints' names make no skeleton.
     """
     datasets = [_read(file, index, category, names) for file in files]
     first = datasets[0]
@@ -91,11 +87,7 @@ def _read(
 def _one_category(
     content: Any, file: pathlib.Path, category: str, names: tuple[str, ...]
 ) -> tuple[dict[str, Any], Skeleton]:
-    """The content with one category, and its skeleton. Categories with equal keypoints become one.
-
-    Raises:
-      DataError: no category has keypoints, or several have different ones and none is chosen.
-    """
+    """The content with one category, and its skeleton. Those with equal keypoints become one."""
     rows = parsing.items(parsing.mapping(content, str(file)).get("categories"), f"{file}")
     rows = [parsing.mapping(row, f"{file}: a category") for row in rows]
     found = [row for row in rows if category in ("", row.get("name"))]

@@ -19,11 +19,7 @@ def is_file(path: pathlib.Path) -> bool:
 
 
 def read(files: list[pathlib.Path], index: PictureIndex) -> Dataset:
-    """Reads csv files of one or several animals. Limbs are those of the project's config.yaml.
-
-    Raises:
-      DataError: a file is no such csv, a value is wrong, or a picture is missing.
-    """
+    """Reads csv files of one or several animals. Limbs are those of the project's config.yaml."""
     dataset = Dataset("DeepLabCut", "animal", (), [])
     names: dict[str, None] = {}
     for file in files:

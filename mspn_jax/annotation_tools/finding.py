@@ -42,9 +42,6 @@ class PictureIndex:
 
         Returns:
           The file, and its path below the folder it was found in.
-
-        Raises:
-          DataError: there is none, or several agree equally.
         """
         parts = _parts(reference)
         bare = [_UPLOADED.sub("", parts[-1])] if parts else []

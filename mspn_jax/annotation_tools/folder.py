@@ -25,20 +25,14 @@ _SAME = 0.5  # pixels between a picture's side and what the export says of it
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """What a new folder holds.
-
-    Attributes:
-      labelled: keypoint name -> the share of instances in which it is labelled.
-      num_grown: boxes that are keypoints' extents, and so were enlarged.
-      num_linked: pictures that are hard links to the export's.
-    """
+    """What a new folder holds."""
 
     skeleton: Skeleton
     num_pictures: int
     num_instances: int
-    labelled: dict[str, float]
-    num_grown: int
-    num_linked: int
+    labelled: dict[str, float]  # keypoint name -> the share of instances in which it is labelled
+    num_grown: int  # boxes that are keypoints' extents, and so were enlarged
+    num_linked: int  # pictures that are hard links to the export's
 
 
 def write(
@@ -108,11 +102,7 @@ def _skeleton(dataset: Dataset) -> Skeleton:
 
 
 def _name_apart(pictures: list[LabelledPicture]) -> None:
-    """Puts every picture below its subset's folder, if two have one name.
-
-    Raises:
-      DataError: two of one subset have one name, or a name leads out of the folder.
-    """
+    """Puts every picture below its subset's folder, if two have one name."""
     for picture in pictures:
         parts = pathlib.PurePosixPath(picture.name.replace("\\", "/")).parts
         if not parts or ".." in parts or parts[0] == "/" or "\0" in picture.name:

@@ -10,15 +10,11 @@ _EDGE = 1e-6  # pixels around a box: shares of a picture become pixels with roun
 
 @dataclasses.dataclass
 class Point:
-    """A labelled keypoint.
-
-    Attributes:
-      owner: what its instance is called; None: the tool does not say.
-    """
+    """A labelled keypoint."""
 
     name: str
     at: Keypoint
-    owner: str | None = None
+    owner: str | None = None  # what its instance is called; None: the tool does not say
 
 
 def group(

@@ -47,9 +47,6 @@ def read(files: list[pathlib.Path], index: PictureIndex, category: str) -> Datas
 
     Args:
       category: take the instances of the rectangles with this label alone; "": of all.
-
-    Raises:
-      DataError: a value is wrong, an instance has a keypoint twice, or a picture is missing.
     """
     dataset = Dataset("Label Studio", category, (), [])
     for file in files:

@@ -26,9 +26,6 @@ def read(files: list[pathlib.Path], index: PictureIndex, category: str) -> Datas
 
     Args:
       category: take the instances of the outlines with this label alone; "": of all.
-
-    Raises:
-      DataError: a value is wrong, an instance has a keypoint twice, or a picture is missing.
     """
     dataset = Dataset("labelme", category, (), [])
     for file in files:

@@ -52,9 +52,6 @@ def read(files: list[pathlib.Path], index: PictureIndex) -> Dataset:
 
     A person's box is the square of 200 times their scale. It may reach beyond the picture, and
     stays as it is. Heads are in the .mat beside a json: gt_valid.mat for valid.json.
-
-    Raises:
-      DataError: a value is wrong, a picture is missing, or a .mat is not that of its json.
     """
     limbs = tuple((MPII.keypoint_names[a], MPII.keypoint_names[b]) for a, b in MPII.limbs)
     dataset = Dataset("MPII", "person", MPII.keypoint_names, [], limbs, clip_boxes=False)
@@ -134,11 +131,7 @@ def _items(value: Any, count: int, where: str) -> list[Any]:
 def _head_sizes(
     file: pathlib.Path, subset: str, people: list[Instance]
 ) -> Float[np.ndarray, "N"] | None:
-    """MPII's measure of each person's head, in pixels; None: there is no .mat.
-
-    Raises:
-      DataError: the .mat cannot be read, or holds other people than the json.
-    """
+    """MPII's measure of each person's head, in pixels; None: there is no .mat."""
     names = (f"gt_{subset}.mat", f"mpii_gt_{subset}.mat", f"{subset}.mat")
     paths = [path for name in names if (path := file.with_name(name)).is_file()]
     if not paths:
@@ -174,9 +167,6 @@ def _read_mat(path: pathlib.Path) -> dict[str, Float[np.ndarray, "..."]]:
     """What a .mat holds of `_OF_HEADS`.
 
     scipy reads it in a process of its own: a damaged file can end that, as by a segmentation fault.
-
-    Raises:
-      DataError: the file cannot be read.
     """
     command = [sys.executable, "-P", "-c", _READ, str(path), *_OF_HEADS]
     done = subprocess.run(command, capture_output=True)

@@ -194,11 +194,7 @@ def _label_files(source: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _kind(path: pathlib.Path) -> str:
-    """Whose file it is; "": nobody's that is known.
-
-    Raises:
-      DataError: a json cannot be read.
-    """
+    """Whose file it is; "": nobody's that is known."""
     if path.suffix in (".yaml", ".yml"):
         with contextlib.suppress(DataError):
             return "yolo_pose" if yolo_pose.is_format(parsing.read_yaml(path)) else ""

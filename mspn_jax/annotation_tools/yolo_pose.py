@@ -23,9 +23,6 @@ def read(file: pathlib.Path, category: str, names: tuple[str, ...]) -> Dataset:
     Args:
       category: the class to take; "": all.
       names: of the keypoints, instead of the yaml's.
-
-    Raises:
-      DataError: a value is wrong, a row has another length, or there are no pictures.
     """
     content = parsing.read_yaml(file)
     count, dims = _shape(content, file)
@@ -106,11 +103,7 @@ def _classes(content: dict[str, Any], file: pathlib.Path) -> dict[int, str]:
 def _names(
     content: dict[str, Any], file: pathlib.Path, count: int, dataset: Dataset
 ) -> tuple[str, ...]:
-    """Names whose words left and right say what `flip_idx` says.
-
-    Raises:
-      DataError: `flip_idx` is no exchange of pairs, or contradicts the names.
-    """
+    """Names whose words left and right say what `flip_idx` says."""
     flip = parsing.items(content.get("flip_idx"), f"{file}: flip_idx")
     if flip and (
         not all(type(k) is int for k in flip)

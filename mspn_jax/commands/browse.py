@@ -12,7 +12,7 @@ import itertools
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mspn_jax.commands import configured, program
+from mspn_jax.commands import configured
 from mspn_jax.commands.training_data import data_sets, new_batches, open_training
 from mspn_jax.data import check, mixture, sigmas, validator
 from mspn_jax.data.check import Inspection
@@ -155,8 +155,3 @@ def _line(finding: Finding) -> str:
     more = ", ..." if finding.count > len(finding.ids) else ""
     ids = f": {finding.of} {', '.join(map(str, finding.ids))}{more}" if finding.of else ""
     return f"{finding.count:8,}  {finding.what}{finding.remedy_text}{ids}"
-
-
-def command() -> None:
-    """What `mspn browse` runs."""
-    program.run(main)

@@ -8,22 +8,23 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """A command of `mspn`.
+    """A command of `mspn`."""
 
-    Attributes:
-      module: in `mspn_jax.commands`; its `command` runs it.
-      does: a line for the list.
-      arguments: given before those of the command line.
-    """
-
-    module: str
-    does: str
-    arguments: tuple[str, ...] = ()
+    module: str  # in `mspn_jax.commands`; its `main` runs it
+    does: str  # a line for the list
+    arguments: tuple[str, ...] = ()  # given before those of the command line
+    several_processes: bool = False  # whether it can run as several processes
 
 
 COMMANDS = {
-    "train": Command("train", "train a network on COCO, or on keypoints of your own"),
-    "eval": Command("eval", "AP and AR of a checkpoint, results in COCO's format, a report"),
+    "train": Command(
+        "train", "train a network on COCO, or on keypoints of your own", several_processes=True
+    ),
+    "eval": Command(
+        "eval",
+        "AP and AR of a checkpoint, results in COCO's format, a report",
+        several_processes=True,
+    ),
     "predict": Command("predict", "find keypoints in pictures, folders, videos, a camera"),
     "download": Command("download", "fetch published models and detectors, or list them"),
     "convert": Command("convert", "PyTorch checkpoints to ours, and ours to PyTorch"),
@@ -50,7 +51,14 @@ def main() -> None:
         close = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {close[0]}?" if close else "mspn lists them"
         sys.exit(f"error: {name}: no such command; {hint}")
+    sys.argv = [f"mspn {name}", *COMMANDS[name].arguments, *arguments]
+    run(name)
+
+
+def run(name: str) -> None:
+    """Runs a command of `COMMANDS` with the flags in `sys.argv`."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the command is imported
     command = COMMANDS[name]
-    sys.argv = [f"mspn {name}", *command.arguments, *arguments]
-    importlib.import_module(f"mspn_jax.commands.{command.module}").command()
+    module = importlib.import_module(f"mspn_jax.commands.{command.module}")
+    program = importlib.import_module("mspn_jax.commands.program")
+    program.run(module.main, command.several_processes)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from absl import flags
 from ml_collections import config_flags
 
-from mspn_jax.commands import configured, program
+from mspn_jax.commands import configured
 from mspn_jax.commands.compiling import (
     AbortError,
     Outcome,
@@ -41,6 +41,8 @@ _LARGEST_BATCH = flags.DEFINE_bool(
 )
 _JSON = flags.DEFINE_string("json", None, "a file to write the outcome to")
 flags.mark_flag_as_required("config")
+
+jax.config.update("jax_platforms", "cpu")  # leaves real devices untouched
 
 _ALIGNMENT = 8  # the largest batch is a multiple of it
 
@@ -84,9 +86,3 @@ def main() -> None:
         files.write_json(_JSON.value, found, indent=2)
     if not all(each["fits"] for each in found.values()):
         sys.exit(1)
-
-
-def command() -> None:
-    """What `mspn compile` runs."""
-    jax.config.update("jax_platforms", "cpu")  # leaves real devices untouched
-    program.run(main)

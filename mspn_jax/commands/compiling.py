@@ -31,19 +31,14 @@ _WORTH_A_TRY = 1.02  # times the batch that is known to fit
 
 
 class Outcome(NamedTuple):
-    """What the compiler tells of one device's program.
+    """What the compiler tells of one device's program."""
 
-    Attributes:
-      batch: crops a device.
-      bytes_moved: None with micro-batches on a TPU: its compiler hides how often a loop runs.
-      error: why it does not compile; the other values are None then.
-    """
-
-    batch: int
+    batch: int  # crops a device
     seconds: float | None = None
     peak_bytes: int | None = None
+    # None with micro-batches on a TPU: its compiler hides how often a loop runs
     bytes_moved: float | None = None
-    error: str = ""
+    error: str = ""  # why it does not compile; the other values are None then
 
     def fits(self, hardware: Gpu | Tpu) -> bool:
         return self.peak_bytes is not None and self.peak_bytes <= hardware.usable_bytes

@@ -25,13 +25,7 @@ log = logging.getLogger("mspn_jax")
 
 
 def describe(config: Any, source: str = "") -> Description:
-    """The config's network as `model.json` describes it.
-
-    Raises:
-      UsageError: no skeleton has this name.
-      SkeletonError: the skeleton's file is wrong.
-      DataError: `config.skeleton` is empty, and the annotations describe no skeleton.
-    """
+    """The config's network as `model.json` describes it."""
     skeleton = skeleton_of(config)
     return Description(
         variant=config.variant,
@@ -44,17 +38,12 @@ def describe(config: Any, source: str = "") -> Description:
 
 
 class Training(NamedTuple):
-    """A network and its training step.
-
-    Attributes:
-      schedule: step -> learning rate.
-      step: the step of one device.
-    """
+    """A network and its training step."""
 
     model: MSPN
-    schedule: optax.Schedule
+    schedule: optax.Schedule  # step -> learning rate
     optimizer: optax.GradientTransformation
-    step: training.TrainStep
+    step: training.TrainStep  # the step of one device
 
 
 def new_training(
@@ -150,13 +139,7 @@ def check_batch(batch_size: int, num_parts: int, num_devices: int) -> None:
 
 
 def skeleton_of(config: Any) -> Skeleton:
-    """The config's skeleton. Where `config.skeleton` is empty, it is the data's own.
-
-    Raises:
-      UsageError: no skeleton has this name.
-      SkeletonError: the skeleton's file is wrong.
-      DataError: the annotations describe no skeleton.
-    """
+    """The config's skeleton. Where `config.skeleton` is empty, it is the data's own."""
     if config.skeleton:
         return skeleton_named(config.skeleton)
     return _logged(skeleton_of_data(config.data.root, config.data.train_split))
@@ -167,10 +150,6 @@ def skeleton_of_data(root: str, split: str, default: Skeleton | None = None) -> 
 
     Args:
       default: as in `categories.described`.
-
-    Raises:
-      SkeletonError: the skeleton's file is wrong.
-      DataError: the annotations describe no skeleton.
     """
     folder = paths.path(root)
     path = folder / SKELETON_FILE
@@ -239,11 +218,7 @@ _FIXED = {
 
 
 def check_resumable(config: ConfigDict, workdir: paths.Path) -> None:
-    """Compares a config with that of the workdir's run and logs the differences.
-
-    Raises:
-      UsageError: the run cannot continue with this config.
-    """
+    """Compares a config with that of the workdir's run and logs the differences."""
     path = workdir / "config.json"
     try:
         content = files.parsed(files.read_text(path))

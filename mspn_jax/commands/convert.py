@@ -16,7 +16,7 @@ import jax
 from absl import flags
 
 import mspn_jax
-from mspn_jax.commands import configured, program, ranges
+from mspn_jax.commands import configured, ranges
 from mspn_jax.errors import ConversionError, UsageError
 from mspn_jax.skeletons import Skeleton
 from mspn_jax.storage import paths
@@ -245,8 +245,3 @@ def write_torch(
         state_dicts.write_pth(path.with_suffix(".pth"), state_dict, notes)
     except ImportError:
         print("PyTorch is not installed: no .pth is written, only .safetensors")
-
-
-def command() -> None:
-    """What `mspn convert` runs."""
-    program.run(main)

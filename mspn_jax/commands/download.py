@@ -4,7 +4,6 @@ Prints where each one is. Without names it lists them. They are kept in $MSPN_HO
 user's cache folder. $MSPN_MIRROR names a folder or an address that has the files.
 """
 
-from mspn_jax.commands import program
 from mspn_jax.detector.published import DETECTORS
 from mspn_jax.errors import UsageError
 from mspn_jax.storage import download
@@ -46,8 +45,3 @@ def lines() -> list[str]:
 
 def here(url: str, sha256: str) -> str:
     return "here" if download.place_of(url, sha256=sha256).is_file() else "-"
-
-
-def command() -> None:
-    """What `mspn download` runs."""
-    program.run(main, takes_words=True)

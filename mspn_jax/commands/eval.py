@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from mspn_jax import inference
-from mspn_jax.commands import configured, evaluating, program
+from mspn_jax.commands import configured, evaluating
 from mspn_jax.crops import decode_picture
 from mspn_jax.data.annotations import Annotations
 from mspn_jax.data.evaluation_set import EvaluationSet
@@ -190,8 +190,3 @@ def picture_grid(
         image = decode_picture(record["image"])
         images.append(annotate_people(image, people[..., :2], people[..., 2], skeleton))
     return grid(images)
-
-
-def command() -> None:
-    """What `mspn eval` runs."""
-    program.run(main, several_processes=True)

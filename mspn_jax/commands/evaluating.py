@@ -11,13 +11,7 @@ from mspn_jax.weights.description import Description
 
 
 def open_validation(config: Any, skeleton: Skeleton) -> EvaluationSet:
-    """The config's validation split, with the boxes to evaluate in it.
-
-    Raises:
-      DataError: the split cannot be read, or lacks what `config.eval.metrics` need.
-      StorageError: as `evaluation_set.open_split`.
-      UsageError: as `distances.check`.
-    """
+    """The config's validation split, with the boxes to evaluate in it."""
     data = config.data
     validation = evaluation_set.open_split(
         root=data.root,

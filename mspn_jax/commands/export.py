@@ -10,7 +10,6 @@ import logging
 import jax.numpy as jnp
 from absl import flags
 
-from mspn_jax.commands import program
 from mspn_jax.errors import ExportError, UsageError
 from mspn_jax.export import formats
 from mspn_jax.export.formats import Deployment
@@ -79,8 +78,3 @@ def main() -> None:
     for name, difference in differences.items():
         print(f"{name}: at most {difference:.2g} from the network's")
     print(f"written: {output}, {num_bytes:,} bytes, of {step}, and {card_file}")
-
-
-def command() -> None:
-    """What `mspn export` runs."""
-    program.run(main)

@@ -13,7 +13,6 @@ from absl import flags
 from mspn_jax.annotation_tools import folder, sources
 from mspn_jax.annotation_tools.folder import Written
 from mspn_jax.annotation_tools.labelled import Dataset
-from mspn_jax.commands import program
 from mspn_jax.errors import UsageError
 
 _OUTPUT = flags.DEFINE_string("output", None, "the new folder", required=True)
@@ -98,8 +97,3 @@ def _how_to_split(dataset: Dataset) -> str:
         return " --by subset"
     folders = {picture.name.rpartition("/")[0] for picture in dataset.pictures}
     return " --by group --val 0.2" if len(folders) > 1 else " --val 0.2"
-
-
-def command() -> None:
-    """What `mspn import` runs."""
-    program.run(main, takes_words=True)

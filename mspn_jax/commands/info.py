@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from mspn_jax.commands import configured, program
+from mspn_jax.commands import configured
 from mspn_jax.cost import Cost, costs
 from mspn_jax.errors import UsageError
 from mspn_jax.weights import checkpoints, published
@@ -58,8 +58,3 @@ def table(rows: Iterable[Cost]) -> str:
         for row in rows
     ]
     return "\n".join(lines)
-
-
-def command() -> None:
-    """What `mspn info` runs."""
-    program.run(main)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mspn_jax import finder
-from mspn_jax.commands import finder_flags, program, stopping
+from mspn_jax.commands import finder_flags, stopping
 from mspn_jax.data.person_boxes import PersonBoxes, parse_boxes, read_person_boxes
 from mspn_jax.data.pictures import Frame, Source, count_frames, find_sources, frames
 from mspn_jax.errors import UsageError
@@ -170,8 +170,3 @@ def progress(sources: list[Source]) -> Iterator[tqdm]:
             yield bar
     finally:
         log.propagate = True
-
-
-def command() -> None:
-    """What `mspn predict` runs."""
-    program.run(main, takes_words=True)

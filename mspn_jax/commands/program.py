@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import gc
+import inspect
 import logging
 import os
 import re
@@ -52,15 +53,11 @@ _REASONS = {
 _SECONDS_TO_LEAVE = 10
 
 
-def run(
-    main: Callable[..., None], several_processes: bool = False, takes_words: bool = False
-) -> None:
+def run(main: Callable[..., None], several_processes: bool) -> None:
     """Runs a command: parses flags, joins the other processes, prints errors as one line.
 
     Args:
-      main: a function of the command's module.
-      several_processes: whether the command can run as several processes.
-      takes_words: whether `main` takes a list of the arguments that are no flags.
+      main: of the command's module. A parameter gets the arguments that are no flags.
     """
     cpu.prepare()
     # Tracing makes a million objects that stay. Full garbage collections would take a fifth of it.
@@ -72,6 +69,8 @@ def run(
 
     # Libraries log what they also raise. The error is printed once, as one line.
     absl_logging.set_verbosity(absl_logging.FATAL)
+
+    takes_words = bool(inspect.signature(main).parameters)
 
     def guarded(argv: Sequence[str]) -> None:
         words = list(argv[1:])
@@ -85,13 +84,11 @@ def run(
 
 def _help(main: Callable[..., None], several_processes: bool) -> str:
     """The docstring of a command's module, its flags and the config's keys."""
-    command = sys.modules[main.__module__]
-    # absl names the module that Python was started with by its file.
-    name = sys.argv[0] if command.__name__ == "__main__" else command.__name__
+    name = main.__module__
     if several_processes:
         for flag in _PROCESS_FLAGS:
             flags.FLAGS.register_key_flag_for_module(name, flags.FLAGS[flag.name])
-    lines = [command.__doc__ or "", flags.FLAGS.module_help(name)]
+    lines = [sys.modules[name].__doc__ or "", flags.FLAGS.module_help(name)]
     if "config" in flags.FLAGS:
         lines += ["", "Keys of a config, with the published models' values:", *_keys_of_configs()]
     return "\n".join(lines)

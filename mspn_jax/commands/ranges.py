@@ -21,14 +21,10 @@ LOGS = ("tensorboard", *SERVICES)
 
 
 class Rule(NamedTuple):
-    """What a value may be.
+    """What a value may be."""
 
-    Attributes:
-      must: what it must be, for messages.
-      holds: whether a value is that. Its numbers are finite.
-    """
-
-    must: str
+    must: str  # what it must be, for messages
+    # Whether a value is that. Its numbers are finite.
     holds: Callable[[Any], bool]
 
 

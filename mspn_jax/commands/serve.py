@@ -14,7 +14,7 @@ import time
 
 from absl import flags
 
-from mspn_jax.commands import finder_flags, program, stopping
+from mspn_jax.commands import finder_flags, stopping
 from mspn_jax.errors import UsageError
 
 flags.adopt_module_key_flags(finder_flags)
@@ -94,8 +94,3 @@ def main() -> None:
 def public_name(name: str) -> str:
     """What strangers are told of a name that may be a path or an address."""
     return pathlib.PurePosixPath(name).name
-
-
-def command() -> None:
-    """What `mspn serve` runs."""
-    program.run(main)

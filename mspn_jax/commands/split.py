@@ -11,7 +11,6 @@ import re
 from absl import flags
 
 from mspn_jax.annotation_tools import splitting
-from mspn_jax.commands import program
 from mspn_jax.errors import UsageError
 
 _VAL = flags.DEFINE_float(
@@ -57,8 +56,3 @@ def main(folders: list[str]) -> None:
     for k, name in enumerate(names):
         of_groups = f" of {groups[k]:,} groups" if by == "group" else ""
         print(f"{name}: {pictures[k]:,} pictures{of_groups}, {instances[k]:,} annotations")
-
-
-def command() -> None:
-    """What `mspn split` runs."""
-    program.run(main, takes_words=True)

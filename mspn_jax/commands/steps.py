@@ -11,18 +11,13 @@ log = logging.getLogger("mspn_jax")
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """The steps of a run, and what follows each.
-
-    Attributes:
-      last: the number of steps of the whole run.
-      stop_after: the run ends after so many evaluations without a better AP; 0: never.
-    """
+    """The steps of a run, and what follows each."""
 
     per_epoch: int
-    last: int
+    last: int  # the number of steps of the whole run
     evaluate_every: int
     save_every: int
-    stop_after: int
+    stop_after: int  # the run ends after so many evaluations without a better AP; 0: never
 
     @classmethod
     def of(cls, config: ConfigDict, num_people: int) -> "Steps":

@@ -148,12 +148,7 @@ def source_of(config: ConfigDict) -> str:
 
 
 def open_data(config: ConfigDict, description: Description) -> tuple[Mixture, EvaluationSet]:
-    """What is trained on, and the validation set.
-
-    Raises:
-      DataError, StorageError: as `open_training` and `open_validation`.
-      UsageError: the validation split has no annotations, or as those two.
-    """
+    """What is trained on, and the validation set."""
     skeleton = description.new_skeleton()
     training = open_training(config, skeleton)
     validation = evaluating.open_validation(config, skeleton)
@@ -264,13 +259,9 @@ def new_evaluation(
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run does between steps. Neither counts as training time.
+    """What a run does between steps. Neither counts as training time."""
 
-    Attributes:
-      check_alone: raises if another run has taken over the workdir.
-    """
-
-    check_alone: Callable[[], None]
+    check_alone: Callable[[], None]  # raises if another run has taken over the workdir
     checkpoints: Checkpoints
     report: TrainingReport
     evaluate_variables: Evaluation
@@ -311,8 +302,3 @@ def check_skipped(step: int, metrics: Metrics, limit: int) -> None:
             " (max_skipped_in_a_row). The last checkpoint holds the weights from before them; lower"
             " optimizer.learning_rate or set clip_norm, and start again"
         )
-
-
-def command() -> None:
-    """What `mspn train` runs."""
-    program.run(main, several_processes=True)

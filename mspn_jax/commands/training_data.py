@@ -20,10 +20,6 @@ def data_sets(config: Any, skeleton: Skeleton) -> list[tuple[DataSet, Skeleton]]
 
     Args:
       skeleton: the training's, which is that of `data.root`.
-
-    Raises:
-      UsageError: a root is no folder.
-      SkeletonError, DataError: as `skeleton_of_data`.
     """
     first = DataSet(config.data.root, config.data.train_split)
     others = list(map(DataSet.parse, config.data.also))
@@ -44,12 +40,7 @@ def _own_skeleton(data_set: DataSet, skeleton: Skeleton) -> Skeleton:
 
 
 def open_training(config: Any, skeleton: Skeleton) -> Mixture:
-    """The records of all data sets of a training, in one.
-
-    Raises:
-      UsageError, SkeletonError, DataError, StorageError: a data set cannot be read, or shares no
-        keypoint with the skeleton.
-    """
+    """The records of all data sets of a training, in one."""
     return mixture.open_mixture(
         data_sets(config, skeleton),
         skeleton,

@@ -123,11 +123,7 @@ def make(
     name: str,
     data_dir: pathlib.Path,
 ) -> None:
-    """Makes the records of a folder's pictures; what an interrupted run left is deleted first.
-
-    Raises:
-      DataError: pictures are missing, or there is no room.
-    """
+    """Makes the records of a folder's pictures; what an interrupted run left is deleted first."""
     try:
         local = mirror.fetched(folder, {picture.file_name for picture in pictures})
     except FileNotFoundError:

@@ -109,9 +109,6 @@ def limbs_of(pairs: Any, num_keypoints: int) -> list[tuple[int, int]]:
     """A category's `skeleton` as pairs of indices from 0.
 
     COCO counts from 1. Pairs that hold a 0 are counted from 0, as some tools write them.
-
-    Raises:
-      SkeletonError: not a list of pairs of keypoints.
     """
     is_pairs = isinstance(pairs, list) and all(
         isinstance(pair, list) and len(pair) == 2 and all(type(k) is int for k in pair)

@@ -25,19 +25,13 @@ PLAIN = 0.6  # from here on a part of the body is plainly seen from the front; 1
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What a split contains.
-
-    Attributes:
-      counts: {"pictures", "people", ...: how many}.
-      keypoints: name -> how many are (not labelled, hidden, visible), over people with labelled
-        keypoints.
-      findings: errors first.
-    """
+    """What a split contains."""
 
     file: pathlib.Path
-    counts: dict[str, int]
+    counts: dict[str, int]  # {"pictures", "people", ...: how many}
+    # Name -> how many are (not labelled, hidden, visible), over people with labelled keypoints
     keypoints: dict[str, tuple[int, int, int]]
-    findings: list[Finding]
+    findings: list[Finding]  # errors first
 
     @property
     def num_errors(self) -> int:
@@ -57,9 +51,6 @@ def inspect(
     Args:
       padding: size of the crop region over the box's.
       crop_hw: shape of a crop, pixels.
-
-    Raises:
-      DataError: the file cannot be read, or has no list of images.
     """
     file = annotation_file(root, split)
     content = load_json(file)

@@ -37,14 +37,11 @@ FORMATS = (
 
 @dataclasses.dataclass(frozen=True)
 class PersonBoxes:
-    """Boxes by picture.
+    """Boxes by picture."""
 
-    Attributes:
-      by_picture: file name, or COCO's image id as a string -> x, y, width, height, score.
-      everywhere: of a picture that is not in `by_picture`; None: such a picture has no boxes.
-    """
-
+    # File name, or COCO's image id as a string -> x, y, width, height, score
     by_picture: dict[str, Float[np.ndarray, "_ 5"]]
+    # Of a picture that is not in `by_picture`; None: such a picture has no boxes
     everywhere: Float[np.ndarray, "_ 5"] | None = None
 
     def of(self, name: str) -> Float[np.ndarray, "N 5"] | None:
@@ -66,11 +63,7 @@ class PersonBoxes:
 
 
 def parse_boxes(given: list[str], what: str) -> Float[np.ndarray, "N 5"]:
-    """Boxes of a command line, each as "x,y,width,height" and optionally ",score".
-
-    Raises:
-      DataError: one is no such box.
-    """
+    """Boxes of a command line, each as "x,y,width,height" and optionally ",score"."""
     rows: list[Any] = []
     for text in given:
         try:
@@ -85,9 +78,6 @@ def table(rows: list[Any], what: str) -> Float[np.ndarray, "N 5"]:
 
     Args:
       what: whose boxes they are, for messages.
-
-    Raises:
-      DataError: one is no such list.
     """
     rows = [[*row, 1.0] if type(row) is list and len(row) == 4 else row for row in rows]
     boxes, is_good = numbers(5)(rows)

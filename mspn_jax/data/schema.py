@@ -28,23 +28,16 @@ Converter = Callable[[list[Any]], tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something found in `count` places of a file.
+    """Something found in `count` places of a file."""
 
-    Attributes:
-      level: `error`: it is refused. `warning`: it is left out or replaced. `suspect`: it looks
-        wrong. `note`: it is worth knowing.
-      of: what the ids identify: "annotation", "image" ...; "" for the file as a whole.
-      what: what is wrong.
-      ids: the first few.
-      remedy: a sentence or more.
-    """
-
+    # `error`: it is refused. `warning`: it is left out or replaced. `suspect`: it looks wrong.
+    # `note`: it is worth knowing.
     level: str
-    of: str
-    what: str
+    of: str  # what the ids identify: "annotation", "image" ...; "" for the file as a whole
+    what: str  # what is wrong
     count: int
-    ids: tuple[int | str, ...]
-    remedy: str = ""
+    ids: tuple[int | str, ...]  # the first few
+    remedy: str = ""  # a sentence or more
 
     def __str__(self) -> str:
         text = self.what + self.remedy_text
@@ -79,24 +72,17 @@ class Findings(list[Finding]):
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A key of a json object.
-
-    Attributes:
-      must: what its value must be, for messages.
-      convert: values -> (column, which of them could be converted).
-      default: the value where the key is missing or null, maybe out of bounds. Without one the key
-        is required.
-      low, high: bounds of the converted values; NaN is never within bounds.
-      remedy: how to correct it.
-    """
+    """A key of a json object."""
 
     name: str
-    must: str
-    convert: Converter
+    must: str  # what its value must be, for messages
+    convert: Converter  # values -> (column, which of them could be converted)
+    # The value where the key is missing or null, maybe out of bounds. Without one the key is
+    # required.
     default: Any = _REQUIRED
-    low: int | float | None = None
+    low: int | float | None = None  # bounds of the converted values; NaN is never within bounds
     high: int | float | None = None
-    remedy: str = ""
+    remedy: str = ""  # how to correct it
 
     def read(self, values: list[Any]) -> tuple[Shaped[np.ndarray, "N ..."], Bool[np.ndarray, "N"]]:
         """(column, which values are good). Values that are not good are 0 or "" in the column."""

@@ -30,25 +30,16 @@ MIN_OVERLAP = 0.5  # intersection over union of two boxes around one person
 
 @dataclasses.dataclass(frozen=True)
 class Sigmas:
-    """What people who were annotated twice say of their K keypoints.
+    """What people who were annotated twice say of their K keypoints."""
 
-    Attributes:
-      num_people: who were annotated twice.
-      counts: for each keypoint, how many of them have it labelled twice.
-      sigmas: COCO's, as fractions of sqrt(area).
-      of_medians: the same, from the median of d² / s². If errors are normal, d² / s² is
-        exponential, and its mean is its median / ln 2. A sigma far above this one comes from few
-        pairs that are far apart.
-      farthest: the greatest d / s of each keypoint.
-      farthest_ids: its annotation in the first file.
-    """
-
-    num_people: int
-    counts: Int[np.ndarray, "K"]
-    sigmas: Float[np.ndarray, "K"]
+    num_people: int  # who were annotated twice
+    counts: Int[np.ndarray, "K"]  # for each keypoint, how many of them have it labelled twice
+    sigmas: Float[np.ndarray, "K"]  # COCO's, as fractions of sqrt(area)
+    # The same, from the median of d² / s². If errors are normal, d² / s² is exponential, and its
+    # mean is its median / ln 2. A sigma far above this one comes from few pairs that are far apart.
     of_medians: Float[np.ndarray, "K"]
-    farthest: Float[np.ndarray, "K"]
-    farthest_ids: Int[np.ndarray, "K"]
+    farthest: Float[np.ndarray, "K"]  # the greatest d / s of each keypoint
+    farthest_ids: Int[np.ndarray, "K"]  # its annotation in the first file
 
 
 def estimate(first: Annotations, second: Annotations, skeleton: Skeleton) -> Sigmas:

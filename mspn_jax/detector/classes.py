@@ -23,10 +23,6 @@ def class_index(name: str | int, num_classes: int | None = None) -> int:
 
     Args:
       num_classes: of the detector; None: unknown.
-
-    Raises:
-      UsageError: COCO has no class of this name, or the index is negative.
-      DataError: the detector does not have this class, or it has other classes than COCO's.
     """
     if isinstance(name, str) and name not in COCO_CLASSES:
         close = difflib.get_close_matches(name, COCO_CLASSES, n=1)

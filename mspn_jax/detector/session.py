@@ -37,9 +37,6 @@ class Session:
 
         Args:
           providers: onnxruntime's execution providers; None: a GPU's if there is a GPU.
-
-        Raises:
-          DataError: the file does not exist, is not ONNX, or its input is not one picture.
         """
         import onnxruntime  # takes a while to import
 
@@ -80,11 +77,7 @@ class Session:
         return height, width
 
     def run(self, pixels: Float32[np.ndarray, "1 3 H W"]) -> list[Shaped[np.ndarray, "..."]]:
-        """The outputs.
-
-        Raises:
-          DataError: onnxruntime cannot run the network.
-        """
+        """The outputs."""
         try:
             return self._session.run(None, {self._name: pixels})
         except Exception as error:

@@ -41,25 +41,16 @@ Run = Callable[[UInt8[np.ndarray, "B H W 3"]], Outputs]
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-    """What a file computes.
+    """What a file computes."""
 
-    Attributes:
-      description, variables: of the network, from `checkpoints.load`.
-      num_stages: stop after this many; None: all.
-      flip_test: average with the heatmaps of the mirrored crops.
-      with_decode: return keypoints_crop_xy (B, K, 2) and keypoint_scores (B, K), else heatmaps
-        (B, H / 4, W / 4, K).
-      batch_size: B; None: any.
-      dtype: of the convolutions.
-    """
-
-    description: Description
+    description: Description  # of the network, from `checkpoints.load`
     variables: Variables
-    num_stages: int | None = None
-    flip_test: bool = True
+    num_stages: int | None = None  # stop after this many; None: all
+    flip_test: bool = True  # average with the heatmaps of the mirrored crops
+    # Return keypoints_crop_xy (B, K, 2) and keypoint_scores (B, K), else heatmaps (B, h, w, K).
     with_decode: bool = False
-    batch_size: int | None = 1
-    dtype: Any = jnp.float32
+    batch_size: int | None = 1  # B; None: any
+    dtype: Any = jnp.float32  # of the convolutions
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -155,11 +146,7 @@ def write(path: str | os.PathLike, deployment: Deployment, format: str) -> dict[
 
 
 def compare(run: Run, deployment: Deployment) -> dict[str, float]:
-    """The largest differences between a file and the live network, on drawn people.
-
-    Raises:
-      ExportError: they are larger than rounding errors.
-    """
+    """The largest differences between a file and the live network, on drawn people."""
     live = deployment.live()
     sizes = [deployment.batch_size] if deployment.batch_size else [1, 3]
     differences = dict.fromkeys(deployment.output_names, 0.0)

@@ -21,14 +21,10 @@ STRAY = 0.5  # estimates up to this far outside the box are shown, in sides of t
 
 
 class CasePicture(NamedTuple):
-    """The picture of a case.
+    """The picture of a case."""
 
-    Attributes:
-      uri: a JPEG of PICTURE_HW as a data URI, annotated with the result.
-      places: {keypoint: (x, y, found x, found y)} of the labelled keypoints, pixels of the JPEG.
-    """
-
-    uri: str
+    uri: str  # a JPEG of PICTURE_HW as a data URI, annotated with the result
+    # {keypoint: (x, y, found x, found y)} of the labelled keypoints, pixels of the JPEG
     places: dict[str, tuple[float, float, float, float]]
 
 

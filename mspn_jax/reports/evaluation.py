@@ -88,9 +88,6 @@ def measure(
     """Returns all metrics of the report, the annotated people, and the diagnosis of the results.
 
     COCO's ten metrics are keys of the dictionary itself. An undefined metric is None.
-
-    Raises:
-      DataError: nobody in the split has labelled keypoints.
     """
     annotations = dataset.annotations
     evaluation = coco_evaluation(annotations, results, skeleton)

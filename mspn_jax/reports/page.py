@@ -17,9 +17,6 @@ def write(path: str | os.PathLike, template: str, **context: Any) -> None:
     Args:
       template: a file of this folder that extends page.html.
       context: the template's variables. page.html shows `about`, names and values.
-
-    Raises:
-      jinja2.UndefinedError: the template uses a variable that `context` lacks.
     """
     import jinja2  # only pages need it
 

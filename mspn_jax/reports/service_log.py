@@ -46,11 +46,7 @@ def check_installed(service: str) -> None:
 
 
 def run_id_of(workdir: paths.Path) -> str:
-    """The id of a workdir's run, which is written into it at the first call.
-
-    Raises:
-      OSError, StorageError: it cannot be written.
-    """
+    """The id of a workdir's run, which is written into it at the first call."""
     path = workdir / RUN_ID_FILE
     with contextlib.suppress(FileNotFoundError, ValueError):
         if re.fullmatch(r"[0-9a-f]{16}", text := files.read_text(path).strip()):

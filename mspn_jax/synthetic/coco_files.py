@@ -19,21 +19,14 @@ from mspn_jax.synthetic.canvas import Rng
 
 
 class Subject(NamedTuple):
-    """What a data set shows.
+    """What a data set shows."""
 
-    Attributes:
-      description: for the json.
-      version: of the drawing; raise it when a seed gives other pictures than before.
-      category: for the json, from `category`.
-      draw_picture: (random generator, picture_hw) -> (RGB picture, annotations from `annotation`).
-    """
-
-    description: str
-    version: str
-    category: dict[str, Any]
+    description: str  # for the json
+    version: str  # of the drawing; raise it when a seed gives other pictures than before
+    category: dict[str, Any]  # for the json, from `category`
     draw_picture: Callable[
         [Rng, tuple[int, int]], tuple[UInt8[np.ndarray, "H W 3"], list[dict[str, Any]]]
-    ]
+    ]  # (random generator, picture_hw) -> (RGB picture, annotations from `annotation`)
 
 
 def category(category_id: int, name: str, skeleton: Skeleton) -> dict[str, Any]:

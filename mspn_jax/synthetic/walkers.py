@@ -25,42 +25,28 @@ SEEN_SHARE = 0.15  # of a silhouette's pixels; less is a person that nobody sees
 
 
 class DrawnFrame(NamedTuple):
-    """A picture and the N people in it that can be seen.
-
-    Attributes:
-      ids: the same number in each frame for the same person.
-      boxes_xywh: of their silhouettes inside the picture, hidden parts included.
-      keypoints: x, y and COCO's visibility: 0 outside, 1 hidden, 2 visible.
-      seen_shares: of a silhouette's pixels, those with nobody in front.
-    """
+    """A picture and the N people in it that can be seen."""
 
     image_rgb: UInt8[np.ndarray, "H W 3"]
     time_s: float
-    ids: Int[np.ndarray, "N"]
+    ids: Int[np.ndarray, "N"]  # the same number in each frame for the same person
+    # Of their silhouettes inside the picture, hidden parts included
     boxes_xywh: Float[np.ndarray, "N 4"]
+    # x, y and COCO's visibility: 0 outside, 1 hidden, 2 visible
     keypoints: Float[np.ndarray, "N K 3"]
-    seen_shares: Float[np.ndarray, "N"]
+    seen_shares: Float[np.ndarray, "N"]  # of a silhouette's pixels, those with nobody in front
 
 
 class Walker(NamedTuple):
-    """A person, who walks at constant speed, or to and fro between two places.
+    """A person, who walks at constant speed, or to and fro between two places."""
 
-    Attributes:
-      seed: of the body and its clothes.
-      stature: as a share of the picture's height.
-      x, y: of the hips at the start, as shares of the picture's width and height.
-      speed: statures a second, to the right.
-      turns_s: times at which the person turns round.
-      phase: of the steps, from 0 to 1.
-    """
-
-    seed: int
-    stature: float
-    x: float
+    seed: int  # of the body and its clothes
+    stature: float  # as a share of the picture's height
+    x: float  # of the hips at the start, as shares of the picture's width and height
     y: float
-    speed: float
-    turns_s: tuple[float, ...] = ()
-    phase: float = 0.0
+    speed: float  # statures a second, to the right
+    turns_s: tuple[float, ...] = ()  # times at which the person turns round
+    phase: float = 0.0  # of the steps, from 0 to 1
 
     def body(self, time_s: float, picture_hw: tuple[int, int]) -> Body:
         turns = [t for t in self.turns_s if t < time_s]
@@ -177,11 +163,7 @@ def draw_video(
 
 
 def write_video(path: str | os.PathLike, frames: Iterator[DrawnFrame]) -> None:
-    """Writes an .mp4.
-
-    Raises:
-      OSError: the file cannot be written.
-    """
+    """Writes an .mp4."""
     writer = None
     for frame in frames:
         if writer is None:

@@ -9,18 +9,13 @@ from mspn_jax.storage import files, paths
 
 @dataclasses.dataclass(frozen=True)
 class PublishedModel:
-    """A checkpoint that mmpose publishes, trained on COCO at 256x192. Apache 2.0.
-
-    Attributes:
-      sha256: the first eight characters of the file's, as in its name.
-      num_bytes: of the file, about.
-      metrics: on COCO val2017, with flip test, on the boxes of a detector with person AP 56.4, as
-        mmpose 1.3.2 reports them.
-    """
+    """A checkpoint that mmpose publishes, trained on COCO at 256x192. Apache 2.0."""
 
     name: str
-    sha256: str
-    num_bytes: int
+    sha256: str  # the first eight characters of the file's, as in its name
+    num_bytes: int  # of the file, about
+    # On COCO val2017, with flip test, on the boxes of a detector with person AP 56.4, as mmpose
+    # 1.3.2 reports them
     metrics: dict[str, float]
 
     @property
@@ -69,19 +64,12 @@ MODELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """`source.json`: what weights were converted from.
+    """`source.json`: what weights were converted from."""
 
-    Attributes:
-      source: name of the file, or path and step of the checkpoint.
-      kind: of its names (`torch.names.Kind`), or "our own".
-      sha256: of the file.
-      batches_tracked: torch's counts by their mmpose 1.x names. Our network has none; `to_torch`
-        puts them back.
-    """
-
-    source: str
-    kind: str
-    sha256: str = ""
+    source: str  # name of the file, or path and step of the checkpoint
+    kind: str  # of its names (`torch.names.Kind`), or "our own"
+    sha256: str = ""  # of the file
+    # Torch's counts by their mmpose 1.x names. Our network has none; `to_torch` puts them back.
     batches_tracked: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def write(self, folder: paths.Path) -> None:

@@ -59,12 +59,7 @@ class Contents(NamedTuple):
 
 
 def parse(data: mmap.mmap) -> Contents:
-    """Finds out the layout of a file and reads everything but its tensors.
-
-    Raises:
-      TorchFileError: the file has none of the layouts, or is damaged.
-      Exception: of other kinds for a damaged file.
-    """
+    """Finds out the layout of a file and reads everything but its tensors."""
     head = data[:512]
     if head.startswith(b"PK"):
         return _zip(data)
@@ -114,9 +109,6 @@ def zip_records(data: mmap.mmap) -> dict[str, range]:
 
     torch never compresses, so a record is a slice of the file, and there is no zip bomb to unpack.
     Records may not overlap, so the work is bounded by the file's size.
-
-    Raises:
-      TorchFileError: the directory or a record is damaged, compressed or overlapping.
     """
     end = data.rfind(b"PK\5\6", max(0, len(data) - 22 - 0xFFFF))
     require(0 <= end <= len(data) - 22, f"is a truncated zip: {AGAIN}")

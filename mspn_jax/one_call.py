@@ -80,7 +80,8 @@ def find_people(
       ValueError: `detect_every` is below 1, or above 1 without a detector.
     """
     if not isinstance(model, Predictor):
-        model = _predictor(os.fspath(model), flip_test, num_stages, dtype, decoding, backend)
+        network = dict(num_stages=num_stages, dtype=dtype, decoding=decoding, backend=backend)
+        model = _predictor(os.fspath(model), flip_test, **network)
     if boxes is not None:
         detector = None
     elif isinstance(detector, str | os.PathLike):
@@ -151,22 +152,8 @@ def _as_image(source: Any) -> UInt8[np.ndarray, "H W 3"] | None:
 
 
 @functools.lru_cache(maxsize=1)
-def _predictor(
-    model: str,
-    flip_test: bool,
-    num_stages: int | None,
-    dtype: Any,
-    decoding: str,
-    backend: str | None,
-) -> Predictor:
-    return Predictor.load(
-        model,
-        flip_test,
-        num_stages=num_stages,
-        dtype=dtype,
-        decoding=decoding,
-        backend=backend,
-    )
+def _predictor(model: str, flip_test: bool, **network: Any) -> Predictor:
+    return Predictor.load(model, flip_test, **network)
 
 
 @functools.lru_cache(maxsize=1)

@@ -203,22 +203,15 @@ def _tuple(content: Mapping[str, Any], key: str, what: str, *types: type) -> tup
     return tuple(values)
 
 
-_SIDES = ("left", "right")
-_COCO_UPPER_BODY = (
-    "nose",
-    *(
-        f"{side}_{joint}"
-        for joint in ("eye", "ear", "shoulder", "elbow", "wrist")
-        for side in _SIDES
-    ),
-)
+def _left_and_right(*joints: str) -> tuple[str, ...]:
+    return tuple(f"{side}_{joint}" for joint in joints for side in ("left", "right"))
+
+
+_COCO_UPPER_BODY = ("nose", *_left_and_right("eye", "ear", "shoulder", "elbow", "wrist"))
 
 COCO = Skeleton(
     name="coco",
-    keypoint_names=(
-        *_COCO_UPPER_BODY,
-        *(f"{side}_{joint}" for joint in ("hip", "knee", "ankle") for side in _SIDES),
-    ),
+    keypoint_names=(*_COCO_UPPER_BODY, *_left_and_right("hip", "knee", "ankle")),
     limbs=(
         (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
         (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
@@ -268,22 +261,14 @@ _CROWDPOSE_SIGMAS = {
 }
 CROWDPOSE = Skeleton(
     name="crowdpose",
-    keypoint_names=(
-        *(f"{side}_{joint}" for joint in _CROWDPOSE_SIGMAS for side in _SIDES),
-        "head",
-        "neck",
-    ),
+    keypoint_names=(*_left_and_right(*_CROWDPOSE_SIGMAS), "head", "neck"),
     limbs=(
         *itertools.pairwise((10, 8, 6, 7, 9, 11)),
         *itertools.pairwise((4, 2, 0, 1, 3, 5)),
         *((0, 6), (1, 7), (12, 13), (0, 13), (1, 13)),
     ),
-    oks_sigmas=(*(s for s in _CROWDPOSE_SIGMAS.values() for _ in _SIDES), 0.079, 0.079),
-    upper_body=(
-        *(f"{side}_{joint}" for joint in ("shoulder", "elbow", "wrist") for side in _SIDES),
-        "head",
-        "neck",
-    ),
+    oks_sigmas=(*(s for s in _CROWDPOSE_SIGMAS.values() for _ in range(2)), 0.079, 0.079),
+    upper_body=(*_left_and_right("shoulder", "elbow", "wrist"), "head", "neck"),
 )
 
 SKELETONS = {skeleton.name: skeleton for skeleton in (COCO, MPII, CROWDPOSE)}

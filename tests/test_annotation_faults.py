@@ -160,7 +160,7 @@ FAULTS = {
     ),
     "label of two lines": (first_shape(label="no\nse"), r"label: 'no\\nse' where a line of text"),
     "point 1e300": (first_shape(points=[[1e300, 2]]), r"x: 1e\+300 where a number from -100,000"),
-    "point of 3": (first_shape(points=[[1, 2, 3]]), "a point has 3 numbers; needed are x, y"),
+    "point of 3": (first_shape(points=[[1, 2, 3]]), "a point: has 3 values; needed are 2"),
     "no address": (
         of_label_studio(lambda c: c[0]["data"].update(image="http://[::1/x.jpg")),
         "task 1: there is no picture 'http://",

@@ -235,7 +235,7 @@ def test_the_detector_looks_for_a_class_and_takes_the_best(root, tmp_path):
     [
         (["--box=1,2,3,4", "--max_people=1"], "--max_people: is of a detector"),
         (["--box=1,2,3,4", "--detector_nms=.5"], "--detector_nms: is of a detector"),
-        (["--detector_hw=64"], "--detector_hw 64: give height,width, as 416,416"),
+        (["--detector_hw=64"], "--detector_hw 64: give height,width, such as 256,192"),
         (["--whole_picture", "--detector_class=dog"], "--detector_class: is of a detector"),
         (["--detector_class=dgo"], "class_name 'dgo': not one of COCO's 80 classes; did you mean"),
         (["--box=1,2,3,4", "--detector=m.onnx"], "--box and --detector: only one can say"),

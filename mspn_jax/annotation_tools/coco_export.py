@@ -28,19 +28,10 @@ def read(
       category: which of several categories with other keypoints; "": the only one.
       names: of the keypoints, for files that list none.
     """
-    datasets = [_read(file, index, category, names) for file in files]
-    first = datasets[0]
-    for file, each in zip(files, datasets):
-        if each.keypoint_names != first.keypoint_names:
-            raise DataError(
-                f"{file}: its keypoints are not those of {files[0]}: import them one at a time"
-            )
-        if each.clip_boxes != first.clip_boxes:
-            raise DataError(f"{file}: its clip_boxes is not that of {files[0]}: make them one")
-    for each in datasets[1:]:
-        first.pictures += each.pictures
-        first.left_out.update(each.left_out)
-    return first
+    dataset = _read(files[0], index, category, names)
+    for file in files[1:]:
+        dataset.add(_read(file, index, category, names), file, files[0])
+    return dataset
 
 
 def _read(

@@ -184,16 +184,10 @@ def _content(dataset: Dataset, skeleton: Skeleton, box_margin: float) -> tuple[d
                 continue
             row = _annotation(instance, box, is_grown, skeleton)
             rows.append({"id": len(rows) + 1, "image_id": len(images), "category_id": 1} | row)
-    category = {
-        "id": 1,
-        "name": dataset.category,
-        "supercategory": dataset.category,
-        "keypoints": list(skeleton.keypoint_names),
-        "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs],  # COCO counts from 1
-    }
     info: dict[str, Any] = {"description": f"{dataset.tool}, imported by mspn import"}
     if not dataset.clip_boxes:
         info["clip_boxes"] = False
+    category = categories.entry(1, dataset.category, skeleton)
     return {
         "info": info,
         "images": images,

@@ -3,7 +3,8 @@
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Iterable
+
+from mspn_jax.errors import DataError
 
 Keypoint = tuple[float, float, int]  # x, y in image pixels; COCO's visibility
 Box = tuple[float, float, float, float]  # x, y, width, height in image pixels
@@ -106,8 +107,14 @@ class Dataset:
     left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
     clip_boxes: bool = True
 
-
-def names_in_use(pictures: Iterable[LabelledPicture]) -> tuple[str, ...]:
-    """Names of keypoints in the order in which they first appear."""
-    names = (name for p in pictures for each in p.instances for name in each.keypoints)
-    return tuple(dict.fromkeys(names))
+    def add(self, other: "Dataset", place: pathlib.Path, first: pathlib.Path) -> None:
+        """Adds the pictures of a data set that was read from `place`; this one is from `first`."""
+        if other.keypoint_names != self.keypoint_names:
+            raise DataError(
+                f"{place}: its keypoints are not those of {first}: import them one at a time"
+            )
+        if other.clip_boxes != self.clip_boxes:
+            raise DataError(f"{place}: its clip_boxes is not that of {first}: make them one")
+        self.pictures += other.pictures
+        self.labels |= other.labels
+        self.left_out.update(other.left_out)

@@ -84,10 +84,8 @@ def _picture(
 
 
 def _xy(value: Any, where: str) -> tuple[float, float]:
-    pair = parsing.items(value, where)
-    if len(pair) != 2:
-        raise DataError(f"{where}: a point has {len(pair)} numbers; needed are x, y")
-    return parsing.number(pair[0], f"{where}: x"), parsing.number(pair[1], f"{where}: y")
+    x, y = parsing.items(value, f"{where}: a point", 2)
+    return parsing.number(x, f"{where}: x"), parsing.number(y, f"{where}: y")
 
 
 def _extent(corners: list[tuple[float, float]], kind: str) -> Box:

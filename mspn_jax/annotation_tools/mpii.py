@@ -101,31 +101,21 @@ def _pictures(
 
 def _person(row: dict[str, Any], where: str) -> Instance:
     """Keypoints and the box, in pixels from 0."""
-    x, y = (parsing.number(value, f"{where}: center") for value in _list(row, "center", 2, where))
+    center, num_joints = f"{where}: center", MPII.num_keypoints
+    x, y = (parsing.number(value, center) for value in parsing.items(row["center"], center, 2))
     scale = parsing.number(row["scale"], f"{where}: scale", 0, 1000)
     side = SCALE_PX * scale
     x, y = x - FIRST_PIXEL, y + LOWER * scale - FIRST_PIXEL
     box: Box = (x - side / 2, y - side / 2, side, side)
-    joints = _list(row, "joints", MPII.num_keypoints, where)
-    visible = _list(row, "joints_vis", MPII.num_keypoints, where)
+    joints = parsing.items(row.get("joints"), f"{where}: joints", num_joints)
+    visible = parsing.items(row.get("joints_vis"), f"{where}: joints_vis", num_joints)
     keypoints = {}
     for name, joint, is_visible in zip(MPII.keypoint_names, joints, visible):
         if parsing.number(is_visible, f"{where}: joints_vis of {name}", 0, 1):
             place = f"{where}: joint {name}"
-            at = [parsing.number(v, place) - FIRST_PIXEL for v in _items(joint, 2, place)]
+            at = [parsing.number(v, place) - FIRST_PIXEL for v in parsing.items(joint, place, 2)]
             keypoints[name] = (at[0], at[1], 2)
     return Instance(keypoints, box)
-
-
-def _list(row: dict[str, Any], key: str, count: int, where: str) -> list[Any]:
-    return _items(row.get(key), count, f"{where}: {key}")
-
-
-def _items(value: Any, count: int, where: str) -> list[Any]:
-    found = parsing.items(value, where)
-    if len(found) != count:
-        raise DataError(f"{where}: has {len(found)} values; needed are {count}")
-    return found
 
 
 def _head_sizes(

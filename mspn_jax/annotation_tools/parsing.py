@@ -18,12 +18,13 @@ def mapping(value: Any, where: str) -> dict[Any, Any]:
     return value
 
 
-def items(value: Any, where: str) -> list[Any]:
-    """A list; null counts as an empty one. Raises DataError with the place."""
-    if value is None:
-        return []
+def items(value: Any, where: str, count: int | None = None) -> list[Any]:
+    """A list, of `count` values; null counts as an empty one. Raises DataError with the place."""
+    value = [] if value is None else value
     if not isinstance(value, list):
         raise DataError(f"{where}: {_kind(value)} where a list is needed")
+    if count not in (None, len(value)):
+        raise DataError(f"{where}: has {len(value)} values; needed are {count}")
     return value
 
 

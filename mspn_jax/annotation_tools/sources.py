@@ -19,7 +19,7 @@ from mspn_jax.annotation_tools import (
     yolo_pose,
 )
 from mspn_jax.annotation_tools.finding import PictureIndex
-from mspn_jax.annotation_tools.labelled import Dataset, names_in_use
+from mspn_jax.annotation_tools.labelled import Dataset, LabelledPicture
 from mspn_jax.data.coco import load_json
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import COCO
@@ -57,9 +57,7 @@ def unpacked(sources: Sequence[str]) -> Iterator[list[pathlib.Path]]:
                 try:
                     with zipfile.ZipFile(path) as file:
                         file.extractall(folder / path.stem)
-                except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-                    raise DataError(f"{source}: not a whole zip ({error})") from None
-                except zlib.error as error:
+                except (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error) as error:
                     raise DataError(f"{source}: not a whole zip ({error})") from None
                 except OSError as error:
                     raise DataError(
@@ -102,20 +100,13 @@ def read(
         datasets.append(each)
     dataset = datasets[0]
     for source, other in zip(sources[1:], datasets[1:]):
-        if other.keypoint_names != dataset.keypoint_names:
-            raise DataError(f"{source}: its keypoints are not those of {sources[0]}")
-        if other.clip_boxes != dataset.clip_boxes:
-            raise DataError(f"{source}: its clip_boxes is not that of {sources[0]}: make them one")
-        dataset.pictures += other.pictures
-        dataset.labels |= other.labels
-        dataset.left_out.update(other.left_out)
+        dataset.add(other, source, sources[0])
     if not dataset.pictures:
         raise DataError(f"{sources[0]}: there are no annotated pictures in it")
     if not dataset.category:
         dataset.category = next(iter(dataset.labels)) if len(dataset.labels) == 1 else "instance"
-    used = names_in_use(dataset.pictures)
     if not dataset.keypoint_names:
-        dataset.keypoint_names = keypoint_names or _in_order(used)
+        dataset.keypoint_names = keypoint_names or _names_in_use(dataset.pictures)
     if not dataset.keypoint_names:
         raise DataError(f"{sources[0]}: there are no keypoints in it")
     _check_known(dataset)
@@ -215,10 +206,11 @@ def _picture_folder(source: pathlib.Path) -> pathlib.Path:
     return source.parent.parent if is_below else source.parent
 
 
-def _in_order(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names in COCO's order, if all are COCO's, and else as they came."""
+def _names_in_use(pictures: list[LabelledPicture]) -> tuple[str, ...]:
+    """Names of keypoints in COCO's order, if all are COCO's, and else as they came."""
+    names = {name: None for p in pictures for each in p.instances for name in each.keypoints}
     known = COCO.keypoint_names
-    return tuple(n for n in known if n in names) if set(names) <= set(known) else names
+    return tuple(n for n in known if n in names) if set(names) <= set(known) else tuple(names)
 
 
 def _check_known(dataset: Dataset) -> None:

@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import mspn_jax
+from mspn_jax.errors import UsageError
 
 CONFIGS = pathlib.Path(mspn_jax.__file__).parent / "configs"
 
@@ -53,6 +54,18 @@ def parsed(argv: Sequence[str]) -> list[str]:
     if "" in rest:
         sys.exit("error: an argument is empty; give it a value, or leave it out")
     return rest
+
+
+def height_width(flag: flags.FlagHolder) -> tuple[int, int] | None:
+    """The value of a flag such as 256,192; None if it is not given."""
+    if flag.value is None:
+        return None
+    try:
+        height, width = map(int, flag.value)
+    except ValueError:
+        given = f"--{flag.name} {','.join(flag.value)}"
+        raise UsageError(f"{given}: give height,width, such as 256,192") from None
+    return height, width
 
 
 def _check_given() -> None:

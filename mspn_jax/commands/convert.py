@@ -9,17 +9,16 @@ if PyTorch is installed.
 
 import collections
 import dataclasses
-import hashlib
 import pathlib
 
 import jax
 from absl import flags
 
 import mspn_jax
-from mspn_jax.commands import configured, ranges
+from mspn_jax.commands import command_line, configured, ranges
 from mspn_jax.errors import ConversionError, UsageError
 from mspn_jax.skeletons import Skeleton
-from mspn_jax.storage import paths
+from mspn_jax.storage import files, paths
 from mspn_jax.storage.mirror import Mirror, fetched
 from mspn_jax.storage.new_folder import new_folder
 from mspn_jax.variables import count_parameters, initial_variables
@@ -86,9 +85,6 @@ def main() -> None:
         print(f"next: python eval.py --config {config} --checkpoint {_OUTPUT.value}")
 
 
-# --- from ---------------------------------------------------------------------------------------
-
-
 def from_checkpoint(source: paths.Path) -> tuple[Description, Variables, Origin]:
     """One of our own checkpoints, with what the flags give: new heads, a skeleton, a crop size."""
     description, variables, step = checkpoints.load(source)
@@ -113,8 +109,7 @@ def from_file(source: pathlib.Path) -> tuple[Description, Variables, Origin]:
     """A file of any layout and kind: names PyTorch's or our own, of an MSPN or a ResNet."""
     # torch can only write arrays that are writable.
     state_dict = state_dicts.read(source, copy=_TO.value == "torch")
-    with open(source, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = files.sha256(source)
     print(f"{source.name}: {source.stat().st_size:,} bytes, sha256 {sha256}")
     notes = state_dicts.metadata(source)
     if str(notes.get("writer")).startswith("mspn_jax "):
@@ -184,9 +179,6 @@ def dtypes_of(state_dict: StateDict) -> str:
     return ", ".join(f"{dtype} ({count})" for dtype, count in counts.most_common())
 
 
-# --- what model.json says -----------------------------------------------------------------------
-
-
 def described(variables: Variables, crop_hw: tuple[int, int] | None, source: str) -> Description:
     skeleton = skeleton_for(architecture_of_variables(variables).num_keypoints)
     crop_hw = crop_hw or published.usual_crop_hw(skeleton)
@@ -194,16 +186,10 @@ def described(variables: Variables, crop_hw: tuple[int, int] | None, source: str
 
 
 def crop_hw_of_flag() -> tuple[int, int] | None:
-    if _CROP_HW.value is None:
-        return None
-    try:
-        height, width = (int(side) for side in _CROP_HW.value)
-    except ValueError:
-        raise UsageError(
-            f"--crop_hw {','.join(_CROP_HW.value)}: give height and width, such as 256,192"
-        ) from None
-    ranges.require("--crop_hw", (height, width), ranges.CROP)
-    return height, width
+    crop_hw = command_line.height_width(_CROP_HW)
+    if crop_hw is not None:
+        ranges.require("--crop_hw", crop_hw, ranges.CROP)
+    return crop_hw
 
 
 def skeleton_for(num_keypoints: int) -> Skeleton | None:
@@ -223,9 +209,6 @@ def skeleton_for(num_keypoints: int) -> Skeleton | None:
             f" {num_keypoints}; --keypoints {skeleton.num_keypoints} makes new heads for it"
         )
     return skeleton
-
-
-# --- to torch -----------------------------------------------------------------------------------
 
 
 def write_torch(

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from mspn_jax import backends, finder, heatmaps
+from mspn_jax.commands import command_line
 from mspn_jax.detector.outputs import LAYOUTS, NORMALISATIONS
 from mspn_jax.errors import UsageError
 from mspn_jax.finder import Detect, PeopleFinder
@@ -96,21 +97,9 @@ def _load_detector() -> Detect:
         nms_threshold=_DETECTOR_NMS.value,
         top_k=_MAX_PEOPLE.value,
         class_name=int(name) if name.isdecimal() else name,
-        input_hw=_input_hw(_DETECTOR_HW.value),
+        input_hw=command_line.height_width(_DETECTOR_HW),
         **{name: value for name, value in told.items() if value},  # a published one tells itself
     )
-
-
-def _input_hw(sides: list[str] | None) -> tuple[int, int] | None:
-    if sides is None:
-        return None
-    try:
-        height, width = map(int, sides)
-    except ValueError:
-        raise UsageError(
-            f"--detector_hw {','.join(sides)}: give height,width, as 416,416"
-        ) from None
-    return height, width
 
 
 def refuse_detector_flags() -> None:

@@ -41,13 +41,10 @@ def main() -> None:
     model = description.new_model()
     rows = costs(model, description.crop_hw)
     lean = costs(model.clone(folded=True), description.crop_hw, method="predict")
-    print(table([*rows, total("all of it", rows), total("to predict", lean)]))
+    totals = [sum(rows, start=Cost("all of it")), sum(lean, start=Cost("to predict"))]
+    print(table([*rows, *totals]))
     print("\nto predict: with batch norm folded, and of the heads only the last\n")
     print(json.dumps(said, indent=2))
-
-
-def total(name: str, rows: Iterable[Cost]) -> Cost:
-    return sum(rows, start=Cost(name))
 
 
 def table(rows: Iterable[Cost]) -> str:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mspn_jax import training
 from mspn_jax.commands import configured, evaluating, program, stopping
-from mspn_jax.commands.final_report import REPORT, Evaluation, report_on_best
+from mspn_jax.commands.evaluating import REPORT, Evaluation, report_on_best
 from mspn_jax.commands.steps import Steps
 from mspn_jax.commands.training_data import new_batches, open_training
 from mspn_jax.data.coco import DataSet, parsed_once

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mspn_jax.crops import decode_picture
 from mspn_jax.data.annotations import Picture
-from mspn_jax.data.coco import LAYOUT, file_size
+from mspn_jax.data.coco import LAYOUT
 from mspn_jax.data.schema import some
 from mspn_jax.errors import DataError
 from mspn_jax.storage import files, mirror, paths
@@ -124,10 +124,9 @@ def make(
     data_dir: pathlib.Path,
 ) -> None:
     """Makes the records of a folder's pictures; what an interrupted run left is deleted first."""
-    try:
-        local = mirror.fetched(folder, {picture.file_name for picture in pictures})
-    except FileNotFoundError:
-        raise DataError(f"{folder}: no such folder of pictures. data.root needs {LAYOUT}") from None
+    if not paths.is_folder(folder):
+        raise DataError(f"{folder}: no such folder of pictures. data.root needs {LAYOUT}")
+    local = mirror.fetched(folder, {picture.file_name for picture in pictures})
     num_bytes = _check_files(local, pictures, data_dir)
     _remove_incomplete(data_dir / CocoPersonKeypoints.name / name)
     log.info(
@@ -153,9 +152,7 @@ def _remove_incomplete(folder: pathlib.Path) -> None:
 
 def _check_files(folder: pathlib.Path, pictures: list[Picture], data_dir: pathlib.Path) -> int:
     """The pictures' size in bytes, after a check that all exist and fit in `data_dir`."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of pictures. data.root needs {LAYOUT}")
-    sizes = {p.file_name: file_size(folder / p.file_name) for p in pictures}
+    sizes = {p.file_name: files.size(folder / p.file_name) for p in pictures}
     missing = [name for name, size in sizes.items() if size is None]
     if missing:
         raise DataError(

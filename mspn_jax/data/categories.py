@@ -15,6 +15,17 @@ from mspn_jax.errors import DataError, SkeletonError
 from mspn_jax.skeletons import DEFAULT_SIGMA, SKELETONS, Skeleton
 
 
+def entry(category_id: int, name: str, skeleton: Skeleton) -> dict[str, Any]:
+    """A skeleton as a category of a json."""
+    return {
+        "id": category_id,
+        "name": name,
+        "supercategory": name,
+        "keypoints": list(skeleton.keypoint_names),
+        "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs],  # COCO counts from 1
+    }
+
+
 def find(rows: list[Any], skeleton: Skeleton, findings: Findings) -> int | None:
     """The id of the category that has the skeleton's keypoints.
 

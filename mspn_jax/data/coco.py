@@ -5,12 +5,11 @@ import gc
 import json
 import os
 import pathlib
-import stat
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mspn_jax.errors import DataError
-from mspn_jax.storage import mirror, paths
+from mspn_jax.storage import files, mirror, paths
 
 PERSON = 1  # COCO's category id, for files that name no category with keypoints
 SKELETON_FILE = "skeleton.json"  # of the root, for an empty config.skeleton
@@ -114,21 +113,12 @@ def picture_folder(root: str | os.PathLike, split: str) -> paths.Path:
 def missing_files(folder: paths.Path, names: Sequence[str]) -> list[str]:
     """Those of the names that are no file in the folder."""
     if isinstance(folder, pathlib.Path):
-        return [name for name in names if file_size(folder / name) is None]
+        return [name for name in names if files.size(folder / name) is None]
     if not paths.is_folder(folder):
         return list(names)
     with paths.named(folder):
         there = {path.name for path in folder.iterdir()}
         return [n for n in names if n not in there and not ("/" in n and (folder / n).exists())]
-
-
-def file_size(path: pathlib.Path) -> int | None:
-    """Bytes of a file; None where there is none, for example at the end of a dangling link."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 _kept: dict[str, Any] | None = None  # what `load_json` keeps, by its path

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
@@ -61,8 +62,8 @@ class EvaluationChunks(pipeline.Chunks):
         *,
         crop_hw: tuple[int, int],
         batch_size: int,
-        padding: float,
-        num_threads: int,
+        padding: float = 1.25,
+        num_threads: int = 0,
     ):
         super().__init__(records, crop_hw, num_threads)
         self.boxes = boxes
@@ -90,24 +91,14 @@ class EvaluationChunks(pipeline.Chunks):
 
 
 def batches(
-    records: Records,
-    boxes: Boxes,
-    *,
-    crop_hw: tuple[int, int],
-    batch_size: int,
-    padding: float = 1.25,
-    num_threads: int = 0,
+    records: Records, boxes: Boxes, **options: Any
 ) -> Generator[EvaluationBatch, None, None]:
-    """Crops of all the boxes, in their order, in batches of one size; each picture decoded once."""
-    chunks = EvaluationChunks(
-        records,
-        boxes,
-        crop_hw=crop_hw,
-        batch_size=batch_size,
-        padding=padding,
-        num_threads=num_threads,
-    )
-    for batches in pipeline.read_ahead(chunks, 0):
+    """Crops of all the boxes, in their order, in batches of one size; each picture decoded once.
+
+    Args:
+      options: those of `EvaluationChunks`.
+    """
+    for batches in pipeline.read_ahead(EvaluationChunks(records, boxes, **options), 0):
         yield from batches
 
 

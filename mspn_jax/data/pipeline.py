@@ -49,9 +49,6 @@ class TrainingBatch:
     visibility: Float[np.ndarray, "B K"]
 
 
-# ---------------------------------------------------------------------------------- cutting
-
-
 def num_cores() -> int:
     """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -106,9 +103,6 @@ class Chunks(grain.RandomAccessDataSource):
             pass
 
 
-# --------------------------------------------------------------------------------- training
-
-
 class TrainingChunks(Chunks):
     """The endless stream of people, in the order of `order`, in chunks.
 
@@ -116,6 +110,16 @@ class TrainingChunks(Chunks):
     and nobody is dropped, repeated or padded. Position i within a chunk goes to row i // C of batch
     i % C. So the people of a picture are in different batches, and neighbouring rows, which one
     process cuts, hold people of the same pictures.
+
+    Args:
+      batch_size: of all processes together.
+      padding: size of the region over the box's.
+      process, num_processes: whose rows of the batch to read.
+      num_threads: threads that decode and warp; 0 for one a core.
+      shares: of the data sets that the records are of, if there are several (`Order`).
+
+    Raises:
+      ValueError: the batch does not divide among the processes, or the records have no people.
     """
 
     def __init__(
@@ -125,14 +129,20 @@ class TrainingChunks(Chunks):
         *,
         crop_hw: tuple[int, int],
         batch_size: int,
-        settings: augment.Settings,
-        padding: float,
-        seed: int,
-        process: int,
-        num_processes: int,
-        num_threads: int,
+        settings: augment.Settings = augment.Settings(),
+        padding: float = 1.25,
+        seed: int = 0,
+        process: int = 0,
+        num_processes: int = 1,
+        num_threads: int = 0,
         shares: Sequence[Share] = (),
     ):
+        if batch_size % num_processes:
+            raise ValueError(
+                f"batch of {batch_size} does not divide among {num_processes} processes"
+            )
+        if not records.num_people.sum():
+            raise ValueError("there are no people in these records to train on")
         super().__init__(records, crop_hw, num_threads)
         self.skeleton = skeleton
         self.settings = settings
@@ -173,51 +183,16 @@ class TrainingChunks(Chunks):
 
 
 def training_batches(
-    records: Records,
-    skeleton: Skeleton,
-    *,
-    crop_hw: tuple[int, int],
-    batch_size: int,
-    first_step: int = 0,
-    settings: augment.Settings = augment.Settings(),
-    padding: float = 1.25,
-    seed: int = 0,
-    process: int = 0,
-    num_processes: int = 1,
-    num_threads: int = 0,
-    shares: Sequence[Share] = (),
+    records: Records, skeleton: Skeleton, *, first_step: int = 0, **options: Any
 ) -> Generator[TrainingBatch, None, None]:
     """The batches of steps `first_step`, `first_step + 1`, ..., endlessly.
 
     Each is a pure function of (seed, step), for any number of threads.
 
     Args:
-      batch_size: of all processes together.
-      padding: size of the region over the box's.
-      process, num_processes: whose rows of the batch to read.
-      num_threads: threads that decode and warp; 0 for one a core.
-      shares: of the data sets that the records are of, if there are several (`Order`).
-
-    Raises:
-      ValueError: the batch does not divide among the processes, or the records have no people.
+      options: those of `TrainingChunks`.
     """
-    if batch_size % num_processes:
-        raise ValueError(f"batch of {batch_size} does not divide among {num_processes} processes")
-    if not records.num_people.sum():
-        raise ValueError("there are no people in these records to train on")
-    chunks = TrainingChunks(
-        records,
-        skeleton,
-        crop_hw=crop_hw,
-        batch_size=batch_size,
-        settings=settings,
-        padding=padding,
-        seed=seed,
-        process=process,
-        num_processes=num_processes,
-        num_threads=num_threads,
-        shares=shares,
-    )
+    chunks = TrainingChunks(records, skeleton, **options)
     first_chunk, skip = divmod(first_step, chunks.batches_per_chunk)
     for batches in read_ahead(chunks, first_chunk):
         yield from batches[skip:]

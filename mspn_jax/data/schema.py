@@ -167,9 +167,6 @@ def some(offenders: Sequence[Any]) -> str:
     return ", ".join(map(str, offenders[:_SOME])) + more
 
 
-# -------------------------------------------------------------------------------- converters
-
-
 def whole(values: list[Any]) -> tuple[Shaped[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
     """Integers of 64 bits; 5.0 counts as 5."""
     if set(map(type, values)) <= {int}:

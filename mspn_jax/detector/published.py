@@ -28,50 +28,22 @@ class PublishedDetector:
         return f"{RELEASE}/{self.name}.onnx"
 
 
+_SHA256 = {
+    "yolox_nano": "c789161ed43c8269fcd4e67c67eeeb4e80c622da2eb296a20bc6007bd18a0b7d",
+    "yolox_tiny": "427cc366d34e27ff7a03e2899b5e3671425c262ea2291f88bb942bc1cc70b0f7",
+    "yolox_s": "c5c2d13e59ae883e6af3b45daea64af4833a4951c92d116ec270d9ddbe998063",
+    "yolox_m": "21ff6cfdeb53b013bac2249599e55f00bff3cfdfdab37ed7a4620818c1d15b3f",
+    "yolox_l": "7860ae79de6c89a3c1eb72ae9a2756c0ccfbe04b7791bb5880afabd97855a411",
+    "yolox_x": "c892d7aaf1c4746d8a4d675bec669a4db4f434b4ee1efb654bc9b353379c7c55",
+}
 DETECTORS = {
-    each.name: each
-    for each in (
-        PublishedDetector(
-            "yolox_nano",
-            3_659_407,
-            "c789161ed43c8269fcd4e67c67eeeb4e80c622da2eb296a20bc6007bd18a0b7d",
-            (416, 416),
-            0.258,
-        ),
-        PublishedDetector(
-            "yolox_tiny",
-            20_219_662,
-            "427cc366d34e27ff7a03e2899b5e3671425c262ea2291f88bb942bc1cc70b0f7",
-            (416, 416),
-            0.328,
-        ),
-        PublishedDetector(
-            "yolox_s",
-            35_858_002,
-            "c5c2d13e59ae883e6af3b45daea64af4833a4951c92d116ec270d9ddbe998063",
-            (640, 640),
-            0.405,
-        ),
-        PublishedDetector(
-            "yolox_m",
-            101_259_744,
-            "21ff6cfdeb53b013bac2249599e55f00bff3cfdfdab37ed7a4620818c1d15b3f",
-            (640, 640),
-            0.472,
-        ),
-        PublishedDetector(
-            "yolox_l",
-            216_746_733,
-            "7860ae79de6c89a3c1eb72ae9a2756c0ccfbe04b7791bb5880afabd97855a411",
-            (640, 640),
-            0.501,
-        ),
-        PublishedDetector(
-            "yolox_x",
-            396_142_663,
-            "c892d7aaf1c4746d8a4d675bec669a4db4f434b4ee1efb654bc9b353379c7c55",
-            (640, 640),
-            0.515,
-        ),
+    name: PublishedDetector(name, num_bytes, _SHA256[name], (side, side), ap)
+    for name, num_bytes, side, ap in (
+        ("yolox_nano", 3_659_407, 416, 0.258),
+        ("yolox_tiny", 20_219_662, 416, 0.328),
+        ("yolox_s", 35_858_002, 640, 0.405),
+        ("yolox_m", 101_259_744, 640, 0.472),
+        ("yolox_l", 216_746_733, 640, 0.501),
+        ("yolox_x", 396_142_663, 640, 0.515),
     )
 }

@@ -6,7 +6,6 @@ and `geometry.py` do it); the card has the numbers for it.
 """
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -213,7 +212,7 @@ def card(
     return {
         "file": pathlib.Path(path).name,
         "format": format,
-        "sha256": hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest(),
+        "sha256": files.sha256(path),
         "made_by": f"mspn_jax {mspn_jax.__version__}, jax {jax.__version__}",
         "variant": description.variant,
         "source": description.source,

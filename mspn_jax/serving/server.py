@@ -102,8 +102,6 @@ class Server:
                     await asyncio.sleep(_SECONDS_BETWEEN_LOOKS / 10)
         return not self._service.num_held
 
-    # ---------------------------------------------------------------------------- every request
-
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         start, limits = time.perf_counter(), self._service.limits
         # What the request holds is held until its answer is sent.
@@ -151,8 +149,6 @@ class Server:
             raise RequestError(405, f"{request.path} takes {method}")
         return send
 
-    # ---------------------------------------------------------------------------------- routes
-
     async def _send_page(self, request: web.BaseRequest, stack: object) -> web.Response:
         policy = {"Content-Security-Policy": self._page_policy}
         return web.Response(
@@ -194,9 +190,6 @@ class Server:
         return _response(answer)
 
 
-# -------------------------------------------------------------------------------------- requests
-
-
 def _length_of_body(request: web.BaseRequest, max_bytes: int) -> int:
     """Refuses a body by its header, before it is read."""
     if "Content-Encoding" in request.headers:  # a bomb, perhaps
@@ -226,9 +219,6 @@ async def _picture_of(request: web.BaseRequest) -> bytes:
     except aiohttp.http_exceptions.HttpProcessingError:
         raise RequestError(400, "the form cannot be read") from None
     raise RequestError(400, "the form has no file")
-
-
-# ------------------------------------------------------------------------------------- responses
 
 
 def _response(answer: Answer) -> web.Response:

@@ -90,7 +90,7 @@ def fetch(url: str, *, sha256: str = "", size: int | None = None) -> pathlib.Pat
                 f"{url}: cannot be written to {place}: {error.strerror}; MSPN_HOME names another"
                 " folder"
             ) from None
-    found = _sha256(place)
+    found = files.sha256(place)
     if not found.startswith(sha256):
         raise DownloadError(
             f"{place}: damaged, or another file: its sha256 is {found}, expected {sha256}; remove"
@@ -135,7 +135,7 @@ def _complete(source: str, partial: pathlib.Path, sha256: str, size: int | None)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             partial.unlink(missing_ok=True)
         raise
-    found, num_bytes = _sha256(partial), partial.stat().st_size
+    found, num_bytes = files.sha256(partial), partial.stat().st_size
     if found.startswith(sha256) and size in (None, num_bytes):
         return
     partial.unlink()
@@ -146,8 +146,3 @@ def _complete(source: str, partial: pathlib.Path, sha256: str, size: int | None)
         if not found.startswith(sha256)
         else f"has {num_bytes:,} bytes, expected {size:,}"
     )
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

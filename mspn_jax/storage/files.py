@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import logging
 import mmap
 import os
 import pathlib
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +32,12 @@ def read_text(path: str | os.PathLike) -> str:
     return paths.read_bytes(paths.path(path)).decode()
 
 
+def sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file on a disk, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def parsed(text: str | bytes) -> Any:
     """The content of a json.
 
@@ -40,6 +48,15 @@ def parsed(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("lists or objects are nested too deeply") from None
+
+
+def size(path: pathlib.Path) -> int | None:
+    """Bytes of a file; None where there is none, for example at the end of a dangling link."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 @contextlib.contextmanager

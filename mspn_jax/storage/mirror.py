@@ -88,7 +88,7 @@ def _copy(there: Any, found: dict[str, dict[str, Any]], local: pathlib.Path) -> 
     wanted = [
         name
         for name in found
-        if copied.get(name) != version[name] or _size(local / name) != version[name][0]
+        if copied.get(name) != version[name] or files.size(local / name) != version[name][0]
     ]
     if not wanted:
         return
@@ -107,19 +107,12 @@ def _copy(there: Any, found: dict[str, dict[str, Any]], local: pathlib.Path) -> 
                     [f"{key}/{name}".rstrip("/") for name in batch], partial, batch_size=_AT_ONCE
                 )
             for name, part, target in zip(batch, partial, targets):
-                if _size(pathlib.Path(part)) != version[name][0]:
+                if files.size(pathlib.Path(part)) != version[name][0]:
                     raise StorageError(f"{there}/{name}: changed or was cut while it was copied")
                 os.replace(part, target)
                 copied[name] = version[name]
             files.write_json(note, copied)
             bar.update(len(batch))
-
-
-def _size(path: pathlib.Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
 
 
 def _check_room(there: Any, local: pathlib.Path, num_bytes: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from mspn_jax.data import categories
 from mspn_jax.skeletons import Skeleton
 from mspn_jax.storage import files
 from mspn_jax.synthetic import bodies, coco_files
@@ -26,7 +27,7 @@ QUADRUPED = Skeleton(
     oks_sigmas=(0.03, 0.07, 0.06, *(0.06, 0.05) * 4),
     upper_body=("nose", "withers", *LEG_JOINTS[:4]),
 )
-CATEGORY = coco_files.category(7, "quadruped", QUADRUPED)
+CATEGORY = categories.entry(7, "quadruped", QUADRUPED)
 
 
 def sample_animal(rng: Rng, length: float) -> Body:

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mspn_jax.skeletons import Skeleton
 from mspn_jax.storage import files
 from mspn_jax.synthetic.canvas import Rng
 
@@ -23,21 +22,10 @@ class Subject(NamedTuple):
 
     description: str  # for the json
     version: str  # of the drawing; raise it when a seed gives other pictures than before
-    category: dict[str, Any]  # for the json, from `category`
+    category: dict[str, Any]  # for the json, from `categories.entry`
     draw_picture: Callable[
         [Rng, tuple[int, int]], tuple[UInt8[np.ndarray, "H W 3"], list[dict[str, Any]]]
     ]  # (random generator, picture_hw) -> (RGB picture, annotations from `annotation`)
-
-
-def category(category_id: int, name: str, skeleton: Skeleton) -> dict[str, Any]:
-    """COCO's entry for a category with keypoints."""
-    return {
-        "id": category_id,
-        "name": name,
-        "supercategory": name,
-        "keypoints": list(skeleton.keypoint_names),
-        "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs],  # COCO counts from 1
-    }
 
 
 def annotation(

@@ -15,8 +15,6 @@ from mspn_jax.synthetic import bodies
 from mspn_jax.synthetic.bodies import Body, Part, Points
 from mspn_jax.synthetic.canvas import Color, Rng, sample_color
 
-# --- pose --------------------------------------------------------------------------------------
-
 # Share of the people, then ranges in degrees. A limb hangs at 0; it swings forward and spreads
 # sideways. The forearm swings (elbow) and spreads (fold) beyond the upper arm.
 RAISED_ARM = (0.16, (-10, 20), (130, 178), (0, 10), (-15, 60))
@@ -85,8 +83,6 @@ def _around(rng: Rng, table: Sequence[tuple]) -> float:
     mean, deviation = _pick(rng, table)
     return np.radians(rng.choice((-1, 1)) * mean + rng.normal(0, deviation))
 
-
-# --- points -----------------------------------------------------------------------------------
 
 LENGTHS = {
     "shin": 0.24,
@@ -189,8 +185,6 @@ def _direction(sign: int, swing: float, spread: float) -> Float[np.ndarray, "3"]
     down = np.cos(spread) * np.array([0, np.cos(swing), np.sin(swing)])
     return down + [sign * np.sin(spread), 0, 0]
 
-
-# --- clothes ----------------------------------------------------------------------------------
 
 WHITE, BLACK = np.full(3, 245.0), np.full(3, 20.0)
 # No skin has one of these colors: hair tells the back of a head from a face.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from mspn_jax.data import categories
 from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import bodies, coco_files
 from mspn_jax.synthetic.bodies import Body
@@ -14,7 +15,7 @@ from mspn_jax.synthetic.canvas import NOBODY, Canvas, Rng, draw_background, draw
 from mspn_jax.synthetic.coco_files import Subject, annotation
 from mspn_jax.synthetic.human import sample_person, sample_pose
 
-CATEGORY = coco_files.category(1, "person", COCO)
+CATEGORY = categories.entry(1, "person", COCO)
 
 
 def draw_picture(

@@ -82,9 +82,7 @@ def _converted(name: str, url: str, sha256: str) -> pathlib.Path:
 
 
 def _convert(file: pathlib.Path, folder: pathlib.Path) -> None:
-    with open(file, "rb") as opened:
-        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-    state_dict = state_dicts.read(file)
+    sha256, state_dict = files.sha256(file), state_dicts.read(file)
     try:
         kind = kind_of(state_dict)
         variables = conversion.from_torch(state_dict)

@@ -84,9 +84,6 @@ def parse(data: mmap.mmap) -> Contents:
     return _legacy(data)
 
 
-# --- the zip of torch 1.6 and later ---------------------------------------------------------------
-
-
 def _zip(data: mmap.mmap) -> Contents:
     """`<any>/data.pkl`, `<any>/data/<key>` for each storage, and perhaps `<any>/byteorder`."""
     records = zip_records(data)
@@ -154,9 +151,6 @@ def zip_records(data: mmap.mmap) -> dict[str, range]:
     return records
 
 
-# --- the stream of torch before 1.6 ---------------------------------------------------------------
-
-
 def _legacy(data: mmap.mmap) -> Contents:
     """Five pickles (magic number, protocol, system, the object, the storages' keys), then each
     storage as an int64 count and its bytes, little-endian on every machine."""
@@ -187,9 +181,6 @@ def _legacy(data: mmap.mmap) -> Contents:
     return Contents(top, extents, _notes(top))
 
 
-# --- safetensors ----------------------------------------------------------------------------------
-
-
 def _safetensors(data: mmap.mmap) -> Contents:
     """A uint64 length, that many bytes of JSON, and the tensors, which fill the rest exactly."""
     (length,) = struct.unpack_from("<Q", data)
@@ -218,9 +209,6 @@ def _safetensors(data: mmap.mmap) -> Contents:
 def _dict_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     require(len(pairs) == len(dict(pairs)), f"names a tensor twice: {AGAIN}")
     return dict(pairs)
-
-
-# --- shared ---------------------------------------------------------------------------------------
 
 
 def _notes(top: object) -> dict:

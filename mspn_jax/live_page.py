@@ -24,9 +24,6 @@ class LivePage:
     """Serves the last picture at `address`, as a context, to browsers on this machine.
 
     A picture is only encoded while somebody watches.
-
-    Attributes:
-      address: http://127.0.0.1:PORT/.
     """
 
     def __init__(self, *, port: int = 0):

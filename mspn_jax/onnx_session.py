@@ -12,9 +12,6 @@ def new_session(model: str | bytes, providers: Sequence[str] = (CPU_PROVIDER,)) 
 
     Its threads wait without spinning. Spinning threads would take a core from the next computation,
     which is JAX's or another session's (docs/benchmarks.md).
-
-    Raises:
-      Exception: onnxruntime cannot load it; its errors share no narrower base class.
     """
     import onnxruntime  # takes a while to import
 

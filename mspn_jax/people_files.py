@@ -25,9 +25,6 @@ class PeopleFiles:
 
     The two files are complete after every picture. The first picture replaces those of an earlier
     run. A video appears when its source ends.
-
-    Attributes:
-      num_people, num_frames: what is written.
     """
 
     def __init__(
@@ -36,11 +33,7 @@ class PeopleFiles:
         skeleton: Skeleton,
         sources: Iterable[Source],
     ):
-        """Writes nothing yet.
-
-        Args:
-          sources: of the people that will be added; their names are those of the files.
-        """
+        """Writes nothing yet. The names of `sources` become those of the files."""
         self.folder = pathlib.Path(folder)
         self.skeleton = skeleton
         self._sources = {source.name: source for source in sources}
@@ -71,9 +64,6 @@ class PeopleFiles:
 
         A picture in a format that OpenCV cannot write gets the ending .jpg after its own, and a
         video .mp4.
-
-        Raises:
-          OSError: the disk is full, or refuses.
         """
         if not self.num_frames:
             self._open()

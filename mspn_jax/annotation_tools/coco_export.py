@@ -22,12 +22,7 @@ def is_format(content: Any) -> bool:
 def read(
     files: list[pathlib.Path], index: PictureIndex, category: str, names: tuple[str, ...]
 ) -> Dataset:
-    """Reads the jsons of one export, each of them a subset.
-
-    Args:
-      category: which of several categories with other keypoints; "": the only one.
-      names: of the keypoints, for files that list none.
-    """
+    """Reads the jsons of one export, each of them a subset."""
     dataset = _read(files[0], index, category, names)
     for file in files[1:]:
         dataset.add(_read(file, index, category, names), file, files[0])

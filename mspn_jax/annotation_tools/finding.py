@@ -33,15 +33,10 @@ class PictureIndex:
         return sum(map(len, self._places.values()))
 
     def find(self, reference: str, where: str) -> tuple[pathlib.Path, str]:
-        """The file that a path or an address means.
+        """The file that a path or an address means, and its path below the folder it was found in.
 
-        Of several files with its name it is the one whose folders agree most.
-
-        Args:
-          where: what refers to it, for messages.
-
-        Returns:
-          The file, and its path below the folder it was found in.
+        Of several files with its name it is the one whose folders agree most. `where` is what
+        refers to it, for messages.
         """
         parts = _parts(reference)
         bare = [_UPLOADED.sub("", parts[-1])] if parts else []

@@ -20,18 +20,12 @@ class Point:
 def group(
     points: list[Point], boxes: dict[str, Box], where: str, left_out: LeftOut
 ) -> list[Instance]:
-    """The instances of a picture.
+    """The instances of a picture. `boxes` are by what their instances are called.
 
     A keypoint belongs to its owner, or else to the box that contains it. Where several do, it
     belongs to one that lacks this keypoint, the smallest first. In a picture without boxes and
-    owners there is one instance.
-
-    Args:
-      boxes: by what their instances are called.
-      left_out: gets the keypoints outside all boxes, and counts those within several.
-
-    Raises:
-      DataError: an instance has a keypoint twice.
+    owners there is one instance. `left_out` gets the keypoints outside all boxes, and counts those
+    within several.
     """
     instances = {owner: Instance({}, box) for owner, box in boxes.items()}
     free = []

@@ -43,11 +43,7 @@ def _marks(value: Any) -> list[dict[str, Any]]:
 
 
 def read(files: list[pathlib.Path], index: PictureIndex, category: str) -> Dataset:
-    """Reads exports. Keypoints are grouped by their parent, by relations, or by rectangles.
-
-    Args:
-      category: take the instances of the rectangles with this label alone; "": of all.
-    """
+    """Reads exports. Keypoints are grouped by their parent, by relations, or by rectangles."""
     dataset = Dataset("Label Studio", category, (), [])
     for file in files:
         for number, row in enumerate(load_json(file)):

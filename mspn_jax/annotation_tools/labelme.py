@@ -22,11 +22,7 @@ def is_format(content: Any) -> bool:
 
 
 def read(files: list[pathlib.Path], index: PictureIndex, category: str) -> Dataset:
-    """Reads the json of every picture. `group_id`, or rectangles, group keypoints into instances.
-
-    Args:
-      category: take the instances of the outlines with this label alone; "": of all.
-    """
+    """Reads the json of every picture. `group_id`, or outlines, group keypoints into instances."""
     dataset = Dataset("labelme", category, (), [])
     for file in files:
         content = parsing.mapping(load_json(file), str(file))

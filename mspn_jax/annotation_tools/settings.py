@@ -39,12 +39,7 @@ def get_config():
 
 
 def config_text(skeleton: Skeleton, aspects: Float[np.ndarray, "N"], tool: str) -> str:
-    """A config file for a folder of annotations.
-
-    Args:
-      aspects: width over height of every instance's box.
-      tool: the export's.
-    """
+    """A config file for a folder of annotations; `aspects` are width over height of the boxes."""
     count = len(aspects)
     aspect = float(np.median(aspects)) if count else 1.0
     crop_hw = next(shape for shape, least in _SHAPES.items() if aspect >= least)

@@ -18,12 +18,7 @@ def is_format(content: Any) -> bool:
 
 
 def read(file: pathlib.Path, category: str, names: tuple[str, ...]) -> Dataset:
-    """Reads the data set of a yaml.
-
-    Args:
-      category: the class to take; "": all.
-      names: of the keypoints, instead of the yaml's.
-    """
+    """Reads the data set of a yaml."""
     content = parsing.read_yaml(file)
     count, dims = _shape(content, file)
     classes = _classes(content, file)
@@ -58,10 +53,7 @@ def read(file: pathlib.Path, category: str, names: tuple[str, ...]) -> Dataset:
 
 def _instance(row: str, dims: int, dataset: Dataset, where: str) -> tuple[int, Instance]:
     """Reads a row: the class, the box (center x, y, width, height), then each keypoint (x, y, and
-    a visibility if `dims` is 3). Positions and sizes are shares of the picture's sides.
-
-    Returns:
-      The class, and an instance whose positions are shares of the picture's sides.
+    a visibility if `dims` is 3). Positions and sizes are, and stay, shares of the picture's sides.
     """
     count = len(dataset.keypoint_names)
     values = parsing.numbers(row.split(), where)

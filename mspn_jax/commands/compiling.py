@@ -117,12 +117,7 @@ class AbortError(RuntimeError):
 
 
 def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls the function in a process of its own and returns the result.
-
-    Raises:
-      AbortError: the process aborted. The message has XLA's reason.
-      Exception: what the function raised.
-    """
+    """Calls the function in a process of its own. Raises AbortError if that one aborts."""
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     with tempfile.NamedTemporaryFile() as said:

@@ -49,11 +49,7 @@ class Training(NamedTuple):
 def new_training(
     config: Any, description: Description, *, steps_per_epoch: int, num_steps: int
 ) -> Training:
-    """The config's network, optimiser and training step.
-
-    Args:
-      num_steps: of the whole run.
-    """
+    """The config's network, optimiser and training step, for a run of `num_steps`."""
     model = description.new_model(
         dtype=jnp.dtype(config.dtype),
         axis_name=AXIS if config.sync_batch_norm else None,
@@ -146,11 +142,7 @@ def skeleton_of(config: Any) -> Skeleton:
 
 
 def skeleton_of_data(root: str, split: str, default: Skeleton | None = None) -> Skeleton:
-    """A data set's own skeleton: `root`/skeleton.json, or else what its `categories` describe.
-
-    Args:
-      default: as in `categories.described`.
-    """
+    """A data set's own skeleton: `root`/skeleton.json, or what its `categories` describe."""
     folder = paths.path(root)
     path = folder / SKELETON_FILE
     with paths.named(folder):
@@ -162,12 +154,7 @@ def skeleton_of_data(root: str, split: str, default: Skeleton | None = None) -> 
 
 
 def skeleton_named(name: str) -> Skeleton:
-    """A built-in skeleton by name, or one from a file. Logs what the file holds.
-
-    Raises:
-      UsageError: neither a built-in skeleton nor a file has this name.
-      SkeletonError: the file is wrong.
-    """
+    """A built-in skeleton by name, or one from a file. Logs what the file holds."""
     if name in SKELETONS:
         return SKELETONS[name]
     if not os.path.isfile(name):

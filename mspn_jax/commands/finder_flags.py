@@ -70,12 +70,7 @@ _ONLY_OF_A_DETECTOR = (
 
 
 def load_finder(model: str | None = None, *, has_detector: bool = True) -> PeopleFinder:
-    """The network and the detector of the flags.
-
-    Args:
-      model: instead of --model.
-      has_detector: False: there is none, since boxes are given.
-    """
+    """The network of `model`, or else of --model, and the detector of the flags if there is one."""
     return PeopleFinder.load(
         model or MODEL.value,
         _load_detector() if has_detector else None,

@@ -72,15 +72,11 @@ def arguments(
     """The arguments for `jax.distributed.initialize`. Flags override the environment.
 
     Args:
-      environ: the process's environment.
       coordinator, num_processes, process_id: the flags of these names; None if not given.
       count_gpus: how many GPUs this process sees. Called only if several processes may share them.
 
     Returns:
       All arguments, so that JAX detects nothing; an empty dict on TPU pods, which JAX detects.
-
-    Raises:
-      LaunchError: something is missing, or contradicts the rest.
     """
     launcher = next((each for each in _LAUNCHERS if each.variables <= environ.keys()), None)
     if launcher is None:
@@ -224,17 +220,10 @@ def count_gpus() -> int:
 
 
 def join(found: dict[str, Any], seconds: float = JOIN_SECONDS) -> None:
-    """Waits for the other processes.
+    """Waits for the other processes, with what `arguments` returned.
 
     If they do not join in time, prints an error line and exits with status 1: JAX's wait cannot be
     interrupted.
-
-    Args:
-      found: what `arguments` returned.
-      seconds: how long to wait.
-
-    Raises:
-      LaunchError: this process cannot wait for the others, or JAX finds no cluster.
     """
     if found.get("process_id") == 0:
         _check_port_is_free(found["coordinator_address"])

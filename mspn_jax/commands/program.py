@@ -166,11 +166,7 @@ def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 
 @contextlib.contextmanager
 def sole_use(folder: paths.Path) -> Iterator[Callable[[], None]]:
-    """In this context no other run may use the folder. Yields what `lease.sole_use` yields.
-
-    Raises:
-      UsageError: another run uses the folder, or has taken it over.
-    """
+    """In this context no other run may use the folder. Yields what `lease.sole_use` yields."""
     if jax.process_index() > 0:
         yield lambda: None
         return

@@ -164,12 +164,7 @@ TYPES = {
 
 
 def check(config: Any) -> None:
-    """Checks every value of a config.
-
-    Raises:
-      UsageError: a key is missing or unknown, or a value is of another type or out of its range.
-        The message names the key, and the value and what it must be.
-    """
+    """Checks every value of a config. UsageError names the key, the value and what it must be."""
     values = config.to_dict()
     _check_types("config", values, default.get_config("", num_stages=1).to_dict())
     for key, value in flat(values).items():

@@ -44,17 +44,11 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """The signal that asked this process to stop.
-
-    Attributes:
-      number: of the signal; 0 before it comes.
-      may_leave: whether the process can end at once without a loss. A thread calls it.
-    """
-
-    number: int = 0
+    """The signal that asked this process to stop."""
 
     def __init__(self, may_leave: Callable[[], bool]):
-        self.may_leave = may_leave
+        self.number = 0  # of the signal; 0 before it comes
+        self.may_leave = may_leave  # at once, without a loss; a thread calls it
 
     def leave(self, number: int, message: str) -> NoReturn:
         """Ends the program with a line and the signal's usual exit status, 128 + its number."""
@@ -90,11 +84,9 @@ def stop_requests(may_leave: Callable[[], bool] = lambda: False) -> Iterator[Sto
     """In this context the first signal only asks to stop; a second one stops at once.
 
     The signals are SIGINT (Ctrl-C), SIGTERM (sent by schedulers before they take a machine away)
-    and SIGUSR1 (sent by SLURM some time before, if it is told to).
-
-    Args:
-      may_leave: whether the process can end at once without a loss. If it has not ended some
-        seconds after the signal, it ends as soon as it may.
+    and SIGUSR1 (sent by SLURM some time before, if it is told to). `may_leave` says whether the
+    process can end at once without a loss. If it has not ended some seconds after the signal, it
+    ends as soon as it may.
     """
     request = StopRequest(may_leave)
 
@@ -125,11 +117,7 @@ def _handlers(handler: Callable[[int, Any], None], numbers: Iterable[int]) -> It
 
 
 class _Watch:
-    """A thread that watches the signals, as a context. Contexts within it share the thread.
-
-    Attributes:
-      request: tells whether the process may leave.
-    """
+    """A thread that watches the signals, as a context. Contexts within it share the thread."""
 
     def __init__(self) -> None:
         self.request = StopRequest(lambda: True)

@@ -169,9 +169,6 @@ def start(
     1. the workdir's last checkpoint;
     2. without one, the weights that `config.init` names;
     3. without those, new weights.
-
-    Raises:
-      UsageError: `config.init` names more than one file, or the checkpoint is of other keypoints.
     """
     given = [path for path in config.init.values() if path]
     if len(given) > 1:
@@ -282,11 +279,7 @@ class Run:
 
 
 def check_skipped(step: int, metrics: Metrics, limit: int) -> None:
-    """Logs that a step was skipped.
-
-    Raises:
-      UsageError: `limit` steps in a row were skipped.
-    """
+    """Logs that a step was skipped. Raises UsageError if `limit` steps in a row were."""
     in_a_row = int(metrics.get("skipped_in_a_row", 0))
     if not in_a_row:
         return

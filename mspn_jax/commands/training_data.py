@@ -16,11 +16,7 @@ from mspn_jax.storage import paths
 
 
 def data_sets(config: Any, skeleton: Skeleton) -> list[tuple[DataSet, Skeleton]]:
-    """`data.root` and those of `data.also`, each with its own skeleton.
-
-    Args:
-      skeleton: the training's, which is that of `data.root`.
-    """
+    """`data.root`, whose skeleton is the training's, and those of `data.also` with their own."""
     first = DataSet(config.data.root, config.data.train_split)
     others = list(map(DataSet.parse, config.data.also))
     for each in others:

@@ -29,14 +29,8 @@ def entry(category_id: int, name: str, skeleton: Skeleton) -> dict[str, Any]:
 def find(rows: list[Any], skeleton: Skeleton, findings: Findings) -> int | None:
     """The id of the category that has the skeleton's keypoints.
 
-    Where no category names its keypoints, it is the only category, or COCO's person.
-
-    Args:
-      rows: the json's `categories`.
-
-    Returns:
-      None, and adds a finding, where the category has other keypoints than the skeleton, or the
-      same in another order.
+    Where no category names its keypoints, it is the only category, or COCO's person. Where the
+    category has other keypoints, or the same in another order, it is None, and a finding is added.
     """
     columns, good = read_columns(rows, CATEGORY, "category", findings)
     ids, counts = np.unique(columns["id"][good], return_counts=True)
@@ -57,10 +51,6 @@ def described(content: Any, file: str | os.PathLike, default: Skeleton | None = 
 
     Args:
       default: the skeleton if no category lists keypoints, or one lists these.
-
-    Raises:
-      DataError: no category lists keypoints, or several list different ones.
-      SkeletonError: the names do not make a skeleton, or `skeleton` is no list of pairs.
     """
     rows = content.get("categories") if isinstance(content, Mapping) else None
     columns, good = read_columns(
@@ -99,9 +89,6 @@ def new_skeleton(
       sigmas: one a keypoint, or one for all. By default those of the built-in skeleton that has
         all the names, and otherwise `DEFAULT_SIGMA`. The upper body is that skeleton's, too, and
         otherwise empty.
-
-    Raises:
-      SkeletonError: the names, limbs or sigmas do not fit each other.
     """
     known = [s for s in SKELETONS.values() if set(keypoint_names) <= set(s.keypoint_names)]
     sigma = dict(zip(known[0].keypoint_names, known[0].oks_sigmas)) if known else {}
@@ -164,11 +151,7 @@ def note_others(
     category_ids: Int[np.ndarray, "N"],
     findings: Findings,
 ) -> None:
-    """Adds what there is to say about annotations of other categories than the skeleton's.
-
-    Args:
-      rows: the json's `categories`.
-    """
+    """Adds what there is to say about annotations of other categories than the skeleton's."""
     columns, _ = read_columns(rows, CATEGORY, "category", Findings())
     named = {i for i, names in zip(columns["id"].tolist(), columns["keypoints"]) if names}
     for category_id in np.unique(category_ids).tolist():

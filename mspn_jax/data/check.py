@@ -46,12 +46,7 @@ def inspect(
     padding: float,
     crop_hw: tuple[int, int],
 ) -> Inspection:
-    """Examines a split's json.
-
-    Args:
-      padding: size of the crop region over the box's.
-      crop_hw: shape of a crop, pixels.
-    """
+    """Examines a split's json. `padding` is the size of the crop region over the box's."""
     file = annotation_file(root, split)
     content = load_json(file)
     annotations, findings = examine(content, file, skeleton)

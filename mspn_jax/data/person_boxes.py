@@ -74,11 +74,7 @@ def parse_boxes(given: list[str], what: str) -> Float[np.ndarray, "N 5"]:
 
 
 def table(rows: list[Any], what: str) -> Float[np.ndarray, "N 5"]:
-    """Lists of x, y, width, height and optionally a score, by default 1.
-
-    Args:
-      what: whose boxes they are, for messages.
-    """
+    """Lists of x, y, width, height and maybe a score, by default 1. `what` is for messages."""
     rows = [[*row, 1.0] if type(row) is list and len(row) == 4 else row for row in rows]
     boxes, is_good = numbers(5)(rows)
     is_good &= np.abs(boxes).max(1, initial=0) <= PIXELS  # false for NaN
@@ -94,12 +90,7 @@ def read_person_boxes(path: str | os.PathLike) -> PersonBoxes:
     """Reads a file of boxes in any of the `FORMATS`.
 
     Boxes of annotations are clipped to their picture where they are for evaluation; others are
-    not.
-    Only people (category 1) count, or the only category that occurs, and no crowds.
-
-    Raises:
-      DataError: the file has none of the formats, an entry is faulty, or there are several
-        categories but no people.
+    not. Only people (category 1) count, or the only category that occurs, and no crowds.
     """
     content = load_json(path)
     if isinstance(content, dict) and isinstance(content.get("images"), list):

@@ -45,13 +45,7 @@ class Sigmas:
 def estimate(first: Annotations, second: Annotations, skeleton: Skeleton) -> Sigmas:
     """The sigmas from two annotations of the same pictures.
 
-    Args:
-      first: their areas count.
-      second: pictures are found by their file names, people by their boxes.
-
-    Raises:
-      DataError: nobody is annotated twice, a keypoint is never labelled twice, or a sigma is not
-        one that a skeleton may have.
+    Pictures are found by their file names, people by their boxes. The areas of `first` count.
     """
     first, second = first.people(), second.people()
     rows, others = pairs(first, second)

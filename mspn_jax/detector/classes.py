@@ -19,11 +19,7 @@ COCO_CLASSES = tuple(name.strip() for name in _NAMES.split(","))
 
 
 def class_index(name: str | int, num_classes: int | None = None) -> int:
-    """The index of a class, given by its name or index.
-
-    Args:
-      num_classes: of the detector; None: unknown.
-    """
+    """The index, below the detector's `num_classes`, of a class given by its name or index."""
     if isinstance(name, str) and name not in COCO_CLASSES:
         close = difflib.get_close_matches(name, COCO_CLASSES, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "give the index of another class"

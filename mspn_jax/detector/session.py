@@ -25,19 +25,10 @@ GPU_PROVIDERS = ("CUDAExecutionProvider", "MIGraphXExecutionProvider", "DmlExecu
 
 
 class Session:
-    """A network of one picture.
-
-    Attributes:
-      input_hw: the size that the file fixes; None for a side that it leaves open.
-      provider: the execution provider that runs it.
-    """
+    """A network of one picture."""
 
     def __init__(self, path: str | os.PathLike, providers: Sequence[str] | None = None):
-        """Opens a file, or the .onnx in a .zip.
-
-        Args:
-          providers: onnxruntime's execution providers; None: a GPU's if there is a GPU.
-        """
+        """Opens a file, or the .onnx in a .zip; by default on a GPU, if there is one."""
         import onnxruntime  # takes a while to import
 
         if not os.path.isfile(path):
@@ -60,6 +51,7 @@ class Session:
         self.input_hw = self._checked_input()
 
     def _checked_input(self) -> tuple[int | None, int | None]:
+        """The size that the file fixes; None for a side that it leaves open."""
         inputs = self._session.get_inputs()
         self._name, shape = inputs[0].name, inputs[0].shape
         is_picture = len(inputs) == 1 and len(shape) == 4 and inputs[0].type == "tensor(float)"

@@ -84,12 +84,7 @@ def to_stablehlo(deployment: Deployment) -> bytes:
 
 
 def to_onnx(deployment: Deployment) -> bytes:
-    """A file for any ONNX runtime.
-
-    Raises:
-      ImportError: onnx is not installed.
-      ExportError: the dtype is bfloat16, in which ONNX runtimes have no convolutions.
-    """
+    """A file for any ONNX runtime, in float32. Needs onnx."""
     from mspn_jax.export.onnx_graph import onnx_model
 
     if deployment.dtype != jnp.float32:
@@ -126,16 +121,7 @@ FORMATS = {"stablehlo": (to_stablehlo, open_stablehlo), "onnx": (to_onnx, open_o
 def write(path: str | os.PathLike, deployment: Deployment, format: str) -> dict[str, float]:
     """Writes a file, reads it back, and keeps it if it computes the same as the network.
 
-    Args:
-      format: of `FORMATS`.
-
-    Returns:
-      Name of each output -> its largest difference from the live network.
-
-    Raises:
-      ExportError: the file computes something else, or the format cannot express the network.
-      ImportError: onnx is not installed.
-      OSError: the file cannot be written.
+    Returns the largest difference of each output, by its name, from the live network's.
     """
     make, open_file = FORMATS[format]
     data = make(deployment)

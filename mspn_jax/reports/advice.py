@@ -16,13 +16,7 @@ _SHOWN = 3  # cases
 
 
 def advice(metrics: dict[str, Any], *, best_step: int, last_step: int) -> list[str]:
-    """Lines that say what to do next.
-
-    Args:
-      metrics: of `reports.evaluation.write`.
-      best_step: the step with the best AP, which the metrics are of.
-      last_step: the last evaluated step.
-    """
+    """What to do next, in lines, by the metrics of `reports.evaluation.write` at the best step."""
     lines = [
         "AP was best at the last evaluation: a longer run (config.num_epochs) may raise it"
         if best_step == last_step

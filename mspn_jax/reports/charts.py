@@ -18,15 +18,10 @@ def curve_colors(count: int) -> list[str]:
 
 
 def precision_recall(curves: dict[str, Any]) -> str:
-    """Draws precision over recall, one curve per OKS threshold.
+    """An SVG of precision over recall, one curve per OKS threshold, from `precision_recall` of
+    metrics.json. Pointing at a curve shows its threshold and AP.
 
     Text stays text, and has the colour and font of the page's style sheet.
-
-    Args:
-      curves: `precision_recall` of metrics.json.
-
-    Returns:
-      An svg element. Pointing at a curve shows its threshold and AP.
     """
     import matplotlib
     from matplotlib.figure import Figure

@@ -41,9 +41,6 @@ def write(
       results: COCO's submission format.
       more_metrics: names for `distances.distance_metrics`.
       about: names and values that identify the evaluation; the page's header shows them.
-
-    Raises:
-      DataError: there are no results, or nobody has labelled keypoints.
     """
     if not results:
         raise DataError("nobody was found in any picture, so there is nothing to report on")

@@ -92,11 +92,7 @@ class TrainingReport:
         self._stack.__exit__(*exception)
 
     def sync(self) -> None:
-        """Copies what was written to a workdir in a bucket. Call it before saving a checkpoint.
-
-        Raises:
-          StorageError: the bucket refuses or does not answer.
-        """
+        """Copies what was written to a workdir in a bucket. Call it before saving a checkpoint."""
         if self._mirror is not None:
             self._mirror.sync()
 

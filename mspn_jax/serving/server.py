@@ -129,11 +129,7 @@ class Server:
         return response
 
     def _route(self, request: web.BaseRequest) -> Callable:
-        """The method that answers a request.
-
-        Raises:
-          RequestError: no method does, or the request is another site's.
-        """
+        """The method that answers a request. A page of another site is refused."""
         host = re.sub(r":\d*$", "", request.headers.get("Host", "")).lower()
         if self._hosts is not None and host not in self._hosts:
             raise RequestError(

@@ -59,18 +59,14 @@ def place_of(url: str, *, sha256: str = "") -> pathlib.Path:
 
 
 def fetch(url: str, *, sha256: str = "", size: int | None = None) -> pathlib.Path:
-    """A file from the web on this disk. It is downloaded if it is not there yet.
+    """A file from the web on this disk, at `place_of`. It is downloaded if it is not there yet.
 
     An interrupted download resumes. If several processes ask, one downloads and the others wait.
     The file appears atomically. A file that was put there by hand is used.
 
     Args:
-      url: an http(s) address.
       sha256: the file's SHA-256 in hexadecimal, or its first digits. Empty: not verified.
       size: of the file in bytes, if known.
-
-    Returns:
-      `place_of(url, sha256=sha256)`.
 
     Raises:
       DownloadError: neither the mirror nor the address gives the file, it differs from `sha256`

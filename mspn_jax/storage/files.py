@@ -23,12 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """The text of a file.
-
-    Raises:
-      OSError: the file is missing (FileNotFoundError) or cannot be read.
-      StorageError: the bucket refuses or does not answer.
-    """
+    """The text of a file. Raises OSError, of a missing file FileNotFoundError, and StorageError."""
     return paths.read_bytes(paths.path(path)).decode()
 
 
@@ -39,11 +34,7 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def parsed(text: str | bytes) -> Any:
-    """The content of a json.
-
-    Raises:
-      ValueError: it is no json, or lists or objects are nested too deeply.
-    """
+    """The content of a json. Raises ValueError, also for one that is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -117,12 +108,7 @@ def locked(path: str | os.PathLike, held: str) -> Iterator[None]:
 
 
 def write_bytes(path: str | os.PathLike, data: bytes, *, sync: bool = True) -> None:
-    """Replaces a file atomically.
-
-    Raises:
-      OSError: the disk is full or refuses. The old file stays.
-      StorageError: the bucket does not exist, refuses or does not answer.
-    """
+    """Replaces a file atomically. Where that raises OSError or StorageError, the old one stays."""
     path = paths.path(path)
     if isinstance(path, pathlib.Path):
         with replaced(path, sync=sync) as partial:

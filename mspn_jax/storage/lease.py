@@ -23,16 +23,12 @@ SECONDS = float(os.environ.get("MSPN_LEASE_SECONDS", "60"))
 
 @contextlib.contextmanager
 def sole_use(folder: paths.Path, owner: str) -> Iterator[Callable[[], None]]:
-    """In this context no other run may use the folder.
+    """In this context no other run may use the folder. Raises HeldError if one does.
 
     Yields:
       A check to call before the folder is changed. It raises HeldError if another run may have
       taken the folder over, and StorageError while the bucket does not answer. On a disk it does
       nothing.
-
-    Raises:
-      HeldError: another run uses the folder.
-      StorageError: the bucket does not exist, refuses access or does not answer.
     """
     if isinstance(folder, pathlib.Path):
         with _locked(folder / ".lock", owner):

@@ -36,17 +36,10 @@ def place_of(there: str | os.PathLike) -> pathlib.Path:
 
 
 def fetched(there: str | os.PathLike, names: Collection[str] | None = None) -> pathlib.Path:
-    """A file or folder on this disk. For a bucket it is an up-to-date copy.
+    """A file or folder on this disk, or of a folder only `names`. For a bucket it is a copy.
 
     Copies the objects that are new or have changed, each atomically. If several processes on this
-    machine ask, one copies and the others wait.
-
-    Args:
-      names: copies only these files of a folder.
-
-    Raises:
-      FileNotFoundError: there is no such file or folder.
-      StorageError: the bucket refuses access or does not answer, or this disk is full.
+    machine ask, one copies and the others wait. Raises FileNotFoundError and StorageError.
     """
     there = paths.path(there)
     local = place_of(there)

@@ -21,9 +21,6 @@ def new_folder(output: paths.Path, num_bytes: int) -> Iterator[paths.Path]:
     Args:
       output: absolute; does not exist, or is an empty folder.
       num_bytes: to be written; a disk without room for them is refused at once.
-
-    Raises:
-      StorageError: the folder cannot be written.
     """
     try:
         if isinstance(output, pathlib.Path):

@@ -33,11 +33,7 @@ def in_bucket(path: str | os.PathLike) -> bool:
 
 
 def path(name: str | os.PathLike) -> Path:
-    """A path on a disk or in a bucket.
-
-    Raises:
-      StorageError: a URL that is not gs://BUCKET/..., or one without gcsfs installed.
-    """
+    """A path on a disk or in a bucket. Raises StorageError for other URLs, or without gcsfs."""
     text = os.fspath(name)
     if in_bucket(text):
         bucket = text.removeprefix(SCHEME).partition("/")[0]
@@ -144,11 +140,7 @@ def read_bytes(there: Path) -> bytes:
 
 
 def upload(there: Path, data: bytes) -> None:
-    """Replaces an object. Readers see the old or the new one, never a part.
-
-    Raises:
-      StorageError: the bucket does not exist, refuses or does not answer.
-    """
+    """Replaces an object. Readers see the old or the new one, never a part."""
     system, key = file_system(there)
     with named(there), no_bucket_named(there):
         system.pipe_file(key, data)

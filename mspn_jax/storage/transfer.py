@@ -20,13 +20,7 @@ _PART = 1 << 16
 
 
 class Transfer:
-    """Completes a partial file from an address.
-
-    Args:
-      url: an http(s) address.
-      partial: a file with the first bytes, or a file to create.
-      size: of the complete file in bytes, if known.
-    """
+    """Completes a partial file, which may not exist yet, from an address."""
 
     def __init__(self, url: str, partial: pathlib.Path, size: int | None = None):
         self.url, self.partial, self.size = url, partial, size
@@ -37,9 +31,7 @@ class Transfer:
         """Returns once the file is complete. The server's word for that is not verified.
 
         Raises:
-          DownloadError: the server does not answer, refuses, or cuts every attempt off. The
-            message is the reason alone. What was transferred stays.
-          OSError: the disk is full, or refuses.
+          DownloadError: with the reason alone. What was transferred stays.
         """
         failures = 0
         while True:

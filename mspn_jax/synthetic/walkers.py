@@ -62,11 +62,7 @@ class Walker(NamedTuple):
 
 
 def walking_pose(step: float, direction: float) -> Pose:
-    """A moment of walking to the right (direction 1) or to the left (-1), seen from the side.
-
-    Args:
-      step: in radians; 2 pi are two steps.
-    """
+    """A moment of walking to the right (1) or to the left (-1), seen from the side."""
     swing = np.sin(step) * np.array([1, -1])  # of the left and of the right leg
     bend = np.maximum(0, np.cos(step) * np.array([1, -1]))  # of a leg that comes forward
     legs = [
@@ -130,8 +126,7 @@ def draw_video(
 ) -> Iterator[DrawnFrame]:
     """Draws each frame. The larger people are nearer. Walker i has the id i.
 
-    Args:
-      seed: of the background and of the camera's flaws.
+    The seed is that of the background and of the camera's flaws.
     """
     background = draw_background(np.random.default_rng(seed), picture_hw)
     for index in range(num_frames):

@@ -27,11 +27,7 @@ class PublishedModel:
         return f"https://download.openmmlab.com/mmpose/top_down/mspn/{self.file}"
 
     def beside(self, metrics: dict[str, float], differences: list[str]) -> list[str]:
-        """Lines that compare metrics with the published ones.
-
-        Args:
-          differences: of the evaluation from the published one; with any, nothing is claimed.
-        """
+        """Metrics beside the published ones, in lines; with differences nothing is claimed."""
         about = f"{self.name} on COCO val2017, on detected boxes, with flip test"
         if differences:
             told = ", ".join(f"{name} {value:.3f}" for name, value in self.metrics.items())
@@ -96,11 +92,7 @@ def published_as(file_name: str) -> PublishedModel | None:
 
 
 def is_published(file: pathlib.Path, sha256: str) -> bool:
-    """Whether a file is one of those that mmpose published.
-
-    Raises:
-      CheckpointError: it has the name of one, but other contents.
-    """
+    """Whether mmpose published this file. CheckpointError: it has the name, but other contents."""
     published = published_as(file.name)
     if published is not None and not sha256.startswith(published.sha256):
         raise CheckpointError(

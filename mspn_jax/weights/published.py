@@ -40,11 +40,6 @@ def local(checkpoint: str | os.PathLike) -> str | os.PathLike:
         "mspn50_coco_256x192"); or the http(s) address of a `.pth` or `.safetensors` of an MSPN, for
         the crops of `usual_crop_hw`. If an address has eight hexadecimal digits after a "-", as
         the published ones, the file's sha256 must begin with them.
-
-    Raises:
-      CheckpointError: neither a path nor a published name.
-      DownloadError: the file cannot be downloaded.
-      ConversionError, TorchFileError: it is not an MSPN's.
     """
     name = os.fspath(checkpoint)
     if download.is_address(name):

@@ -58,9 +58,6 @@ class Checkpoints:
         """Starts to save a training state, once the previous one is saved.
 
         Orbax gets NumPy arrays: with several hosts it refuses arrays that are local to one.
-
-        Raises:
-          CheckpointError: this state or the previous one cannot be written, as on a full disk.
         """
         if step == self.latest_step():
             return
@@ -98,10 +95,6 @@ class Checkpoints:
         """The state of the latest whole step, like `template` but with NumPy arrays.
 
         A damaged step is named in a warning and moved beside the folder.
-
-        Raises:
-          CheckpointError: no step is whole, or they belong to another model or other settings.
-          StorageError: the bucket refuses or does not answer.
         """
         template = jax.tree.map(np.asarray, template)  # orbax restores the kind that it is shown
         while (step := self.latest_step()) is not None:

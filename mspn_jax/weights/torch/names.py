@@ -155,11 +155,7 @@ class Architecture:
 
 
 def kind_of(state_dict: StateDict) -> Kind:
-    """The family of names that a state dict has.
-
-    Raises:
-      ConversionError: the names are neither an MSPN's nor a ResNet-50's.
-    """
+    """The family of names that a state dict has: of an MSPN, or of a ResNet-50."""
     if "backbone.top.top.0.conv.weight" in state_dict:
         is_old = any(name.startswith("keypoint_head.") for name in state_dict)
         return "mmpose 0.x" if is_old else "mmpose 1.x"
@@ -175,11 +171,7 @@ def kind_of(state_dict: StateDict) -> Kind:
 
 
 def architecture_of(state_dict: StateDict) -> Architecture:
-    """The sizes of an MSPN, from the names and shapes of its state dict.
-
-    Raises:
-      ConversionError: the state dict is not an MSPN's, or lacks a tensor that tells a size.
-    """
+    """The sizes of an MSPN, from the names and shapes of its state dict."""
     kind = kind_of(state_dict)
     if kind == "torchvision":
         raise ConversionError(

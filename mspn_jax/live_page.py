@@ -26,11 +26,11 @@ class LivePage:
     A picture is only encoded while somebody watches.
     """
 
-    def __init__(self, *, port: int = 0):
-        """Starts the server. Port 0 takes a free one."""
+    def __init__(self) -> None:
+        """Starts the server, on a free port."""
         self._changed = threading.Condition()
         self._jpeg, self._number, self._watchers, self._has_ended = b"", 0, 0, False
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), self._new_handler())
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._new_handler())
         self._server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self._server.server_port}/"
         threading.Thread(target=self._server.serve_forever, name="live page", daemon=True).start()

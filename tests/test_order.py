@@ -77,7 +77,9 @@ def test_one_data_set_is_in_the_order_that_is_written_out_here():
                 rows.append(row)
                 augmentations.append(sampled[row : row + 1])
     stream = order_of(ALONE).take(0, 4 * sum(ALONE))
-    expected = Stretch(np.array(pictures), np.array(rows), augment.concatenate(augmentations))
+    expected = Stretch(
+        np.array(pictures), np.array(rows), augment.Augmentation.concatenated(augmentations)
+    )
     assert_same(stream, expected)
     assert stream.augmentation.half_body.any() and stream.augmentation.flip.any()
 

@@ -244,8 +244,6 @@ def test_categories_that_describe_no_skeleton(categories, message):
 def test_sigmas_of_a_new_skeleton():
     assert new_skeleton("a", ["nose", "left_eye", "right_eye"]).oks_sigmas == (0.026, 0.025, 0.025)
     assert new_skeleton("a", ["nose", "tail"]).oks_sigmas == (0.05, 0.05)
-    assert new_skeleton("a", ["nose", "tail"], sigmas=[0.1]).oks_sigmas == (0.1, 0.1)
-    assert new_skeleton("a", ["nose", "tail"], sigmas=[0.1, 0.2]).oks_sigmas == (0.1, 0.2)
 
 
 def test_an_empty_skeleton_of_the_config_is_the_datas_own(tmp_path):

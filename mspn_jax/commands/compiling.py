@@ -208,7 +208,7 @@ def inference(
     config: ConfigDict, description: Description, devices: Devices, rows: int
 ) -> tuple[Any, Any, Any]:
     """The jitted inference, and the shapes of its variables and crops."""
-    jitted = configured.new_estimate(config, description, devices)
+    jitted = configured.new_estimate(config, description, devices=devices)
     model = description.new_model(folded=True)
     variables = variable_shapes(model, description.crop_hw, method="predict")
     crops = jax.ShapeDtypeStruct((rows, *description.crop_hw, 3), jnp.uint8)

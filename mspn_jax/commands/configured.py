@@ -114,10 +114,12 @@ def warn_of_schedule(config: Any, steps_per_epoch: int, num_steps: int) -> None:
         )
 
 
-def new_estimate(config: Any, description: Description, devices: Devices = None) -> Any:
-    """`inference.estimate_on_devices` for evaluations during training."""
+def new_estimate(
+    config: Any, description: Description, model: MSPN | None = None, devices: Devices = None
+) -> Any:
+    """`inference.estimate_on_devices` of the described network, or of a folded `model`."""
     return inference.estimate_on_devices(
-        description.new_model(dtype=jnp.dtype(config.dtype), folded=True),
+        model or description.new_model(dtype=jnp.dtype(config.dtype), folded=True),
         description.new_skeleton().flip_permutation,
         config.eval.flip_test,
         devices=devices,

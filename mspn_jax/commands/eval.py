@@ -18,7 +18,6 @@ from jaxtyping import UInt8
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from mspn_jax import inference
 from mspn_jax.commands import configured, evaluating
 from mspn_jax.crops import decode_picture
 from mspn_jax.data.annotations import Annotations
@@ -96,12 +95,7 @@ def main() -> None:
             stack.enter_context(Mirror(folder)) if folder and jax.process_index() == 0 else None
             for folder in (_OUTPUT.value, _REPORT.value)
         )
-        estimate = inference.estimate_on_devices(
-            model,
-            skeleton.flip_permutation,
-            config.eval.flip_test,
-            decoding=config.eval.decoding,
-        )
+        estimate = configured.new_estimate(config, description, model)
         with tqdm(total=len(dataset.boxes), unit="box", disable=jax.process_index() > 0) as bar:
             results, metrics, table = evaluating.evaluate(
                 config, description, dataset, estimate, variables, bar.update

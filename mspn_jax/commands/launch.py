@@ -284,19 +284,3 @@ def _why_not_joined(found: dict[str, Any], seconds: float) -> str:
         f"{this}: not all {total} processes came to {address} {within}; each needs its own"
         f" --process_id, 0 to {total - 1}"
     )
-
-
-def leave_within(seconds: float, status: int) -> None:
-    """Exits with the status after `seconds`, if the process has not ended by then.
-
-    An ending process waits for the others, for minutes if they do not know of it.
-    """
-
-    def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-    timer = threading.Timer(seconds, leave)
-    timer.daemon = True
-    timer.start()

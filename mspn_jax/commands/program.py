@@ -123,7 +123,7 @@ def _guarded(main: Callable[[], None], several_processes: bool) -> None:
         main()
     except Exception as error:
         if jax.distributed.is_initialized():
-            launch.leave_within(_SECONDS_TO_LEAVE, status=1)
+            stopping.leave_within(_SECONDS_TO_LEAVE, status=1)
         line = _one_line(error)
         if line is None:
             raise

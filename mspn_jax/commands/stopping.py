@@ -186,6 +186,22 @@ def _leave(number: int, message: str) -> NoReturn:
     os._exit(128 + number)
 
 
+def leave_within(seconds: float, status: int) -> None:
+    """Exits with the status after `seconds`, if the process has not ended by then.
+
+    An ending process waits for the others, for minutes if they do not know of it.
+    """
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()
+
+
 def with_signals(step: Any) -> Any:
     """A `training.TrainStep` that also all-reduces signals: all processes stop after the same step.
 

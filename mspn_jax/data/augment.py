@@ -5,12 +5,12 @@ configs change no colors.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mspn_jax import geometry
+from mspn_jax.data.rows import Rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +52,8 @@ class Settings:
     hue_deg: float = 15.0
 
 
-NONE = Settings(
-    flip_probability=0.0,
-    half_body_probability=0.0,
-    shift_probability=0.0,
-    scale_probability=0.0,
-    rotation_probability=0.0,
-)
-
-
 @dataclasses.dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Rows):
     """What was sampled for one person or many.
 
     Attributes:
@@ -81,17 +72,6 @@ class Augmentation:
     scale: Float[np.ndarray, "*N"]
     rotation_deg: Float[np.ndarray, "*N"]
     color: Float[np.ndarray, "*N 4"]
-
-    def __getitem__(self, rows: slice | Int[np.ndarray, "M"]) -> "Augmentation":
-        return Augmentation(
-            *(getattr(self, field.name)[rows] for field in dataclasses.fields(self))
-        )
-
-
-def concatenate(parts: Sequence[Augmentation]) -> Augmentation:
-    """The augmentations of many, one after the other."""
-    columns = zip(*(vars(part).values() for part in parts))
-    return Augmentation(*map(np.concatenate, columns))
 
 
 SAME_COLORS = np.array([1.0, 1.0, 1.0, 0.0])

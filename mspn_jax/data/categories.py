@@ -76,29 +76,24 @@ def described(content: Any, file: str | os.PathLike, default: Skeleton | None = 
 
 
 def new_skeleton(
-    name: str,
-    keypoint_names: Sequence[str],
-    limbs: Sequence[tuple[int, int]] = (),
-    sigmas: Sequence[float] = (),
+    name: str, keypoint_names: Sequence[str], limbs: Sequence[tuple[int, int]] = ()
 ) -> Skeleton:
     """A skeleton of named keypoints.
+
+    Its sigmas and upper body are those of the built-in skeleton that has all the names. Without
+    one the sigmas are `DEFAULT_SIGMA`, and the upper body is empty.
 
     Args:
       name: of the category; characters that a skeleton's name cannot have become _.
       limbs: pairs of indices from 0.
-      sigmas: one a keypoint, or one for all. By default those of the built-in skeleton that has
-        all the names, and otherwise `DEFAULT_SIGMA`. The upper body is that skeleton's, too, and
-        otherwise empty.
     """
     known = [s for s in SKELETONS.values() if set(keypoint_names) <= set(s.keypoint_names)]
     sigma = dict(zip(known[0].keypoint_names, known[0].oks_sigmas)) if known else {}
-    if not sigmas:
-        sigmas = [sigma.get(name, DEFAULT_SIGMA) for name in keypoint_names]
     return Skeleton(
         name=re.sub(r"[^\w-]", "_", name),
         keypoint_names=tuple(keypoint_names),
         limbs=tuple((a, b) for a, b in limbs),
-        oks_sigmas=tuple(sigmas) * (len(keypoint_names) if len(sigmas) == 1 else 1),
+        oks_sigmas=tuple(sigma.get(name, DEFAULT_SIGMA) for name in keypoint_names),
         upper_body=tuple(n for n in keypoint_names if known and n in known[0].upper_body),
     )
 

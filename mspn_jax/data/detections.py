@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from mspn_jax import geometry
 from mspn_jax.data.coco import PERSON, load_json, no_garbage_collection
 from mspn_jax.data.fields import CATEGORY_ID, DETECTION, LARGEST_SCORE, PIXELS
+from mspn_jax.data.rows import Rows
 from mspn_jax.data.schema import Findings, read_columns, some
 from mspn_jax.errors import DataError
 
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Detections:
+class Detections(Rows):
     """Boxes of people found by a detector, in the order of the file.
 
     Attributes:
@@ -81,4 +82,4 @@ def read_detections(
         )
     if not usable.any():
         raise DataError(f"{path}: no usable box of category {category_id} in it")
-    return Detections(ids[usable], boxes_xywh[usable], scores[usable])
+    return Detections(ids, boxes_xywh, scores)[usable]

@@ -14,6 +14,7 @@ from mspn_jax.data import pipeline
 from mspn_jax.data.annotations import Annotations, lookup
 from mspn_jax.data.detections import Detections, read_detections
 from mspn_jax.data.records import Records, open_records
+from mspn_jax.data.rows import Rows
 from mspn_jax.data.schema import some
 from mspn_jax.data.validator import read_annotations
 from mspn_jax.errors import DataError
@@ -21,7 +22,7 @@ from mspn_jax.skeletons import Skeleton
 
 
 @dataclasses.dataclass(frozen=True)
-class Boxes:
+class Boxes(Rows):
     """Boxes to evaluate, sorted by picture, so that each picture is decoded once.
 
     Attributes:
@@ -35,12 +36,6 @@ class Boxes:
     image_ids: Int[np.ndarray, "N"]
     boxes_xyxy: Float[np.ndarray, "N 4"]
     scores: Float[np.ndarray, "N"]
-
-    def __len__(self) -> int:
-        return len(self.record_indices)
-
-    def __getitem__(self, rows: slice | Int[np.ndarray, "M"]) -> "Boxes":
-        return Boxes(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,11 +182,12 @@ def _detected(found: Detections, records: Records) -> Boxes:
     """The boxes on pictures that have a record: with `first_people`, not all."""
     record_indices = lookup(records.image_ids, found.image_ids)
     kept = record_indices >= 0
+    found = found[kept]
     return _sorted(
         record_indices=record_indices[kept],
-        image_ids=found.image_ids[kept],
-        boxes_xyxy=geometry.boxes_xywh_to_xyxy(found.boxes_xywh[kept]),
-        scores=found.scores[kept],
+        image_ids=found.image_ids,
+        boxes_xyxy=geometry.boxes_xywh_to_xyxy(found.boxes_xywh),
+        scores=found.scores,
     )
 
 

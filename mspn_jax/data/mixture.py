@@ -125,18 +125,17 @@ def describe_match(own: Skeleton, skeleton: Skeleton) -> str:
 def _with_skeleton(records: Records, own: Skeleton, skeleton: Skeleton) -> Records:
     """The records with another skeleton's keypoints, of the people who have one labelled."""
     columns = match(own, skeleton)
-    people = records.people
-    visibility = people.visibility[:, columns] * (columns >= 0)
-    kept = (visibility > 0).any(1)
+    people = dataclasses.replace(
+        records.people,
+        keypoints_image_xy=records.people.keypoints_image_xy[:, columns],
+        visibility=records.people.visibility[:, columns] * (columns >= 0),
+    )
+    kept = (people.visibility > 0).any(1)
     picture = np.repeat(np.arange(len(records.num_people)), records.num_people)
     return dataclasses.replace(
         records,
         num_people=np.bincount(picture[kept], minlength=len(records.num_people)),
-        people=PeopleColumns(
-            boxes_xyxy=people.boxes_xyxy[kept],
-            keypoints_image_xy=people.keypoints_image_xy[kept][:, columns],
-            visibility=visibility[kept],
-        ),
+        people=people[kept],
     )
 
 
@@ -163,12 +162,7 @@ def _joined(parts: Sequence[Records]) -> Records:
         image_ids=np.concatenate([part.image_ids for part in parts]),
         image_hw=np.concatenate([part.image_hw for part in parts]),
         num_people=np.concatenate([part.num_people for part in parts]),
-        people=PeopleColumns(
-            *(
-                np.concatenate([getattr(part.people, field.name) for part in parts])
-                for field in dataclasses.fields(PeopleColumns)
-            )
-        ),
+        people=PeopleColumns.concatenated([part.people for part in parts]),
         unreadable=tuple(itertools.chain(*(part.unreadable for part in parts))),
     )
 

@@ -17,6 +17,7 @@ from jaxtyping import Int
 
 from mspn_jax.data import augment
 from mspn_jax.data.records import Records
+from mspn_jax.data.rows import Rows
 from mspn_jax.skeletons import Skeleton
 
 
@@ -33,7 +34,7 @@ class Share(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Stretch:
+class Stretch(Rows):
     """N people of the stream.
 
     Attributes:
@@ -45,12 +46,6 @@ class Stretch:
     records: Int[np.ndarray, "N"]
     rows: Int[np.ndarray, "N"]
     augmentation: augment.Augmentation
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, which: slice | Int[np.ndarray, "M"]) -> "Stretch":
-        return Stretch(self.records[which], self.rows[which], self.augmentation[which])
 
 
 class Order:
@@ -89,7 +84,7 @@ class Order:
             sequence.take(epoch * count, (epoch + 1) * count)
             for sequence, count in zip(self.sequences, self.taken)
         ]
-        everyone = _joined(parts)
+        everyone = Stretch.concatenated(parts)
         is_first = np.diff(everyone.records, prepend=-1) != 0  # of their picture
         sequence_of_picture = np.repeat(np.arange(len(parts)), self.taken)[is_first]
         rng = np.random.default_rng([self.seed, epoch, len(parts)])
@@ -152,14 +147,4 @@ def _taken(nth: Callable[[int], Stretch], length: int, start: int, stop: int) ->
         number, first = divmod(start, length)
         parts.append(nth(number)[first : first + stop - start])
         start += len(parts[-1])
-    return _joined(parts)
-
-
-def _joined(parts: Sequence[Stretch]) -> Stretch:
-    if len(parts) == 1:
-        return parts[0]
-    return Stretch(
-        np.concatenate([part.records for part in parts]),
-        np.concatenate([part.rows for part in parts]),
-        augment.concatenate([part.augmentation for part in parts]),
-    )
+    return Stretch.concatenated(parts)

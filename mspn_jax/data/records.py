@@ -23,6 +23,7 @@ from mspn_jax.data import builder
 from mspn_jax.data.annotations import Annotations
 from mspn_jax.data.builder import CocoPersonKeypoints
 from mspn_jax.data.coco import annotation_file, picture_folder
+from mspn_jax.data.rows import Rows
 from mspn_jax.data.schema import some
 from mspn_jax.data.validator import read_annotations
 from mspn_jax.errors import DataError
@@ -58,7 +59,7 @@ class Records:
 
 
 @dataclasses.dataclass(frozen=True)
-class PeopleColumns:
+class PeopleColumns(Rows):
     """N people, a row each.
 
     Attributes:

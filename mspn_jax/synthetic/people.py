@@ -13,7 +13,8 @@ from mspn_jax.synthetic import bodies, coco_files
 from mspn_jax.synthetic.bodies import Body
 from mspn_jax.synthetic.canvas import NOBODY, Canvas, Rng, draw_background, draw_object, expose
 from mspn_jax.synthetic.coco_files import Subject, annotation
-from mspn_jax.synthetic.human import sample_person, sample_pose
+from mspn_jax.synthetic.human import sample_person
+from mspn_jax.synthetic.poses import sample_pose
 
 CATEGORY = categories.entry(1, "person", COCO)
 

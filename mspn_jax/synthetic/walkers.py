@@ -17,7 +17,8 @@ from mspn_jax.skeletons import COCO
 from mspn_jax.synthetic import bodies
 from mspn_jax.synthetic.bodies import Body
 from mspn_jax.synthetic.canvas import Rng, draw_background, expose
-from mspn_jax.synthetic.human import Pose, sample_person
+from mspn_jax.synthetic.human import sample_person
+from mspn_jax.synthetic.poses import Pose
 
 PER_SECOND = 25
 STEP_HZ = 0.9  # of two steps
@@ -122,7 +123,6 @@ def draw_video(
     *,
     seed: int = 0,
     picture_hw: tuple[int, int] = (240, 320),
-    per_second: float = PER_SECOND,
 ) -> Iterator[DrawnFrame]:
     """Draws each frame. The larger people are nearer. Walker i has the id i.
 
@@ -130,7 +130,7 @@ def draw_video(
     """
     background = draw_background(np.random.default_rng(seed), picture_hw)
     for index in range(num_frames):
-        time_s = index / per_second
+        time_s = index / PER_SECOND
         canvas = copy.deepcopy(background)
         drawn = []
         for i in np.argsort([walker.stature for walker in walkers]).tolist():

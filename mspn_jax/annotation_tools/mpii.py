@@ -55,7 +55,7 @@ def read(files: list[pathlib.Path], index: PictureIndex) -> Dataset:
     """
     limbs = tuple((MPII.keypoint_names[a], MPII.keypoint_names[b]) for a, b in MPII.limbs)
     dataset = Dataset("MPII", "person", MPII.keypoint_names, [], limbs, clip_boxes=False)
-    subsets = {file: _subset(file) for file in files}
+    subsets = {file: file.stem.removeprefix("mpii_") for file in files}
     for file, subset in subsets.items():
         rows = load_json(file)
         if not any("joints" in row for row in rows):
@@ -67,11 +67,6 @@ def read(files: list[pathlib.Path], index: PictureIndex) -> Dataset:
         else:
             dataset.pictures += _pictures(file, rows, subset, index, dataset)
     return dataset
-
-
-def _subset(file: pathlib.Path) -> str:
-    """train.json, mpii_train.json -> train"""
-    return file.stem.removeprefix("mpii_")
 
 
 def _pictures(

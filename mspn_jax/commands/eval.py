@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from mspn_jax.commands import configured, evaluating
 from mspn_jax.crops import decode_picture
-from mspn_jax.data.annotations import Annotations
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.data.validator import read_annotations
 from mspn_jax.drawing import annotate_people, grid, write_picture
@@ -127,7 +126,9 @@ def main() -> None:
             )
             log.info("written: %s", page.folder / "report.html")
         if training is not None and metrics is not None:
-            print_mean_pose(training, dataset, metrics, skeleton)
+            guesses = mean_pose_results(training, dataset, skeleton)
+            blind, _ = coco_metrics(dataset.annotations, guesses, skeleton)
+            print(f"AP {metrics['AP']:.3f}; the mean pose in every box: {blind['AP']:.3f}")
 
 
 def differences(config: Any, dataset: EvaluationSet) -> list[str]:
@@ -143,14 +144,6 @@ def differences(config: Any, dataset: EvaluationSet) -> list[str]:
         f"NMS by OKS of {config.eval.oks_nms_threshold}": config.eval.oks_nms_threshold > 0,
     }
     return [what for what, holds in told.items() if holds]
-
-
-def print_mean_pose(
-    training: Annotations, dataset: EvaluationSet, metrics: dict[str, float], skeleton: Skeleton
-) -> None:
-    guesses = mean_pose_results(training, dataset, skeleton)
-    blind, _ = coco_metrics(dataset.annotations, guesses, skeleton)
-    print(f"AP {metrics['AP']:.3f}; the mean pose in every box: {blind['AP']:.3f}")
 
 
 def write_results(

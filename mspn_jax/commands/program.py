@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict
 
 from mspn_jax import cpu
 from mspn_jax.commands import command_line, launch, ranges, stopping
@@ -98,16 +97,11 @@ def _keys_of_configs() -> list[str]:
     """--config.KEY=VALUE for every key, with its comment in configs/default.py."""
     text = (command_line.CONFIGS / "default.py").read_text()
     comments = dict(re.findall(r"^    config\.([\w.]+) = .*?  # (.*)$", text, re.MULTILINE))
-
-    def lines(config: ConfigDict, prefix: str) -> Iterator[str]:
-        for key, value in config.items():
-            if isinstance(value, ConfigDict):
-                yield from lines(value, f"{prefix}{key}.")
-            else:
-                comment = comments.get(f"{prefix}{key}", "")
-                yield f"  --config.{prefix}{key}={value!r}{f'  ({comment})' if comment else ''}"
-
-    return list(lines(default.get_config("NAME", num_stages=1), ""))
+    values = ranges.flat(default.get_config("NAME", num_stages=1).to_dict())
+    return [
+        f"  --config.{key}={value!r}" + (f"  ({comments[key]})" if key in comments else "")
+        for key, value in values.items()
+    ]
 
 
 def _guarded(main: Callable[[], None], several_processes: bool) -> None:

@@ -1,7 +1,7 @@
 """What the values of a config may be: one table, for files and for the command line."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,11 @@ class Rule(NamedTuple):
     must: str  # what it must be, for messages
     # Whether a value is that. Its numbers are finite.
     holds: Callable[[Any], bool]
+    # Larger values are mistakes: no machine has the memory or the time for them.
+    largest: float = math.inf
+
+    def up_to(self, largest: float) -> "Rule":
+        return self._replace(largest=largest)
 
 
 def _is_int(value: Any) -> bool:
@@ -48,66 +53,68 @@ def _ints(length: int, holds: Callable[[int], bool]) -> Callable[[Any], bool]:
     )
 
 
+_SIZES, _INT32 = description.LARGEST_SIZES, 2**31 - 1
+
 AT_LEAST_0 = Rule("0 or more", lambda value: value >= 0)
 AT_LEAST_1 = Rule("1 or more", lambda value: value >= 1)
 POSITIVE = Rule("more than 0", lambda value: value > 0)
 FRACTION = Rule("from 0 to 1", lambda value: 0 <= value <= 1)
 SHARE_OF_BOX = Rule(
     f"{description.SMALLEST_PADDING} or more", lambda value: value >= description.SMALLEST_PADDING
-)
+).up_to(description.LARGEST_PADDING)
 CROP = Rule(
     f"two multiples of {COARSEST_STRIDE}, height and width",
     _ints(2, lambda side: side >= COARSEST_STRIDE and side % COARSEST_STRIDE == 0),
 )
 
 RULES = {
-    "crop_hw": CROP,
+    "crop_hw": CROP.up_to(description.LARGEST_CROP),
     "padding": SHARE_OF_BOX,
-    "seed": AT_LEAST_0,
+    "seed": AT_LEAST_0.up_to(2**32 - 1),
     "dtype": Rule(" or ".join(DTYPES), lambda name: name in DTYPES),
-    "model.num_stages": AT_LEAST_1,
+    "model.num_stages": AT_LEAST_1.up_to(_SIZES["num_stages"]),
     "model.blocks_per_unit": Rule(
         f"{NUM_UNITS} whole numbers, each 1 or more", _ints(NUM_UNITS, lambda blocks: blocks >= 1)
-    ),
-    "model.stem_channels": AT_LEAST_1,
-    "model.unit_channels": AT_LEAST_1,
+    ).up_to(description.LARGEST_LAYERS),
+    "model.stem_channels": AT_LEAST_1.up_to(_SIZES["stem_channels"]),
+    "model.unit_channels": AT_LEAST_1.up_to(_SIZES["unit_channels"]),
     "data.also": Rule(
         f"a tuple of texts {DATA_SET}, with weights of more than 0 and at most {LARGEST_WEIGHT:,}",
         lambda values: isinstance(values, tuple | list) and all(map(_is_data_set, values)),
     ),
-    "data.first_people": AT_LEAST_0,
-    "data.num_threads": AT_LEAST_0,
+    "data.first_people": AT_LEAST_0.up_to(_INT32),
+    "data.num_threads": AT_LEAST_0.up_to(1024),
     "augment.half_body_min_keypoints": AT_LEAST_0,
     "augment.min_upper_keypoints": AT_LEAST_0,
     "augment.min_lower_keypoints": AT_LEAST_0,
     "augment.half_body_padding": SHARE_OF_BOX,
-    "augment.shift": AT_LEAST_0,
+    "augment.shift": AT_LEAST_0.up_to(10),
     "augment.scale": Rule("0 or more, and less than 1", lambda value: 0 <= value < 1),
-    "augment.rotation_deg": AT_LEAST_0,
+    "augment.rotation_deg": AT_LEAST_0.up_to(360),
     "augment.brightness": FRACTION,
     "augment.contrast": FRACTION,
     "augment.saturation": FRACTION,
-    "augment.hue_deg": AT_LEAST_0,
-    "batch_size": AT_LEAST_1,
-    "accumulate": AT_LEAST_1,
-    "num_epochs": AT_LEAST_1,
-    "num_steps": AT_LEAST_0,
+    "augment.hue_deg": AT_LEAST_0.up_to(180),
+    "batch_size": AT_LEAST_1.up_to(2**20),
+    "accumulate": AT_LEAST_1.up_to(2**20),
+    "num_epochs": AT_LEAST_1.up_to(10**6),
+    "num_steps": AT_LEAST_0.up_to(_INT32),
     "num_hard_keypoints": AT_LEAST_1,
     "clip_norm": AT_LEAST_0,
     "ema_decay": Rule("from 0 to 0.999999", lambda value: 0 <= value <= 0.999999),  # float32
-    "stop_after": AT_LEAST_0,
-    "max_skipped_in_a_row": AT_LEAST_1,
-    "optimizer.learning_rate": POSITIVE,
-    "optimizer.encoder_rate": AT_LEAST_0,
+    "stop_after": AT_LEAST_0.up_to(_INT32),
+    "max_skipped_in_a_row": AT_LEAST_1.up_to(_INT32),
+    "optimizer.learning_rate": POSITIVE.up_to(1e30),  # float32, multiplied by the batch
+    "optimizer.encoder_rate": AT_LEAST_0.up_to(1_000),
     "optimizer.schedule": Rule(" or ".join(SCHEDULES), lambda name: name in SCHEDULES),
     "optimizer.warmup_share": Rule("0 or more, and less than 1", lambda value: 0 <= value < 1),
-    "optimizer.warmup_steps": AT_LEAST_0,
+    "optimizer.warmup_steps": AT_LEAST_0.up_to(_INT32),
     "optimizer.drop_epochs": Rule(
         "epochs, each more than 0", lambda epochs: all(epoch > 0 for epoch in epochs)
     ),
     "optimizer.drop_factor": Rule("more than 0, at most 1", lambda value: 0 < value <= 1),
-    "eval.every_epochs": AT_LEAST_0,
-    "eval.batch_size": AT_LEAST_1,
+    "eval.every_epochs": AT_LEAST_0.up_to(10**6),
+    "eval.batch_size": AT_LEAST_1.up_to(2**20),
     "eval.decoding": Rule(" or ".join(DECODINGS), lambda name: name in DECODINGS),
     "eval.oks_nms_threshold": FRACTION,
     "eval.box_area_share": FRACTION,
@@ -119,39 +126,9 @@ RULES = {
         ),
     ),
     "log": Rule(" or ".join(LOGS), lambda name: name in LOGS),
-    "checkpoint.every_steps": AT_LEAST_1,
-    "checkpoint.keep_latest": AT_LEAST_1,
-    "log_every_steps": AT_LEAST_1,
-}
-
-_INT32 = 2**31 - 1
-# Larger values are mistakes: no machine has the memory or the time for them.
-LARGEST = {
-    "crop_hw": description.LARGEST_CROP,
-    "padding": description.LARGEST_PADDING,
-    "seed": 2**32 - 1,
-    "model.blocks_per_unit": description.LARGEST_LAYERS,
-    **{f"model.{name}": largest for name, largest in description.LARGEST_SIZES.items()},
-    "data.first_people": _INT32,
-    "data.num_threads": 1024,
-    "augment.half_body_padding": description.LARGEST_PADDING,
-    "augment.shift": 10,
-    "augment.rotation_deg": 360,
-    "augment.hue_deg": 180,
-    "batch_size": 2**20,
-    "accumulate": 2**20,
-    "num_epochs": 10**6,
-    "num_steps": _INT32,
-    "stop_after": _INT32,
-    "max_skipped_in_a_row": _INT32,
-    "optimizer.learning_rate": 1e30,  # float32, multiplied by the batch
-    "optimizer.encoder_rate": 1_000,
-    "optimizer.warmup_steps": _INT32,
-    "eval.every_epochs": 10**6,
-    "eval.batch_size": 2**20,
-    "checkpoint.every_steps": _INT32,
-    "checkpoint.keep_latest": _INT32,
-    "log_every_steps": _INT32,
+    "checkpoint.every_steps": AT_LEAST_1.up_to(_INT32),
+    "checkpoint.keep_latest": AT_LEAST_1.up_to(_INT32),
+    "log_every_steps": AT_LEAST_1.up_to(_INT32),
 }
 
 SMALLEST = 1e-9  # numbers nearer to 0 are mistakes: many are 0 in float32
@@ -171,9 +148,6 @@ def check(config: Any) -> None:
         rule = RULES.get(key, FRACTION if key.endswith("_probability") else None)
         if rule is not None:
             require(f"config.{key}", value, rule)
-        largest = LARGEST.get(key)
-        if largest is not None and np.max(value) > largest:
-            raise UsageError(f"config.{key}={value!r}: must be at most {largest:,}")
         if isinstance(value, float) and 0 < abs(value) < SMALLEST:
             raise UsageError(f"config.{key}={value!r}: must be 0, or {SMALLEST} or more")
 
@@ -197,22 +171,21 @@ def _check_types(name: str, value: Any, usual: Any) -> None:
 
 def require(name: str, value: Any, rule: Rule) -> None:
     """Raises UsageError, with the name, the value and the range, if the rule does not hold."""
-    if not _holds(value, rule):
+    must = rule.must if not _holds(value, rule) else ""
+    if not must and rule.largest < math.inf and np.max(value) > rule.largest:
+        must = f"at most {rule.largest:,}"
+    if must:
         shown = repr(value)
-        raise UsageError(f"{name}={shown:.200}: must be {rule.must}")
+        raise UsageError(f"{name}={shown:.200}: must be {must}")
 
 
-def flat(config: dict[str, Any]) -> dict[str, Any]:
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}"""
-
-    def items(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in tree.items():
-            if isinstance(value, dict):
-                yield from items(value, f"{prefix}{key}.")
-            else:
-                yield prefix + key, value
-
-    return dict(items(config, ""))
+    values: dict[str, Any] = {}
+    for key, value in config.items():
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        values |= inner
+    return values
 
 
 def _holds(value: Any, rule: Rule) -> bool:

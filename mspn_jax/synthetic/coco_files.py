@@ -74,17 +74,16 @@ def write(
         annotation_file = root / "annotations" / f"person_keypoints_{split}.json"
         if not annotation_file.exists() and not (root / split).exists():
             missing.append((annotation_file, split, info))
-        elif not annotation_file.exists() or _info(annotation_file) != info:
+        elif (
+            not annotation_file.exists()
+            or json.loads(annotation_file.read_bytes()).get("info") != info
+        ):
             raise FileExistsError(
                 f"{root} already holds another {split} than the one asked for, {info}:"
                 " choose another root, or delete it if it was drawn"
             )
     for annotation_file, split, info in missing:
         _write_split(annotation_file, root / split, info, subject)
-
-
-def _info(annotation_file: Path) -> dict | None:
-    return json.loads(annotation_file.read_bytes()).get("info")
 
 
 def _write_split(annotation_file: Path, folder: Path, info: dict, subject: Subject) -> None:

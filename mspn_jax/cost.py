@@ -35,11 +35,7 @@ class Cost:
 
 
 def costs(model: MSPN, crop_hw: tuple[int, int], method: str = "__call__") -> list[Cost]:
-    """The costs of the parts, in the order of the computation.
-
-    Args:
-      method: `__call__` counts every head, `predict` only the last.
-    """
+    """The costs of the parts, in order. The method `predict` counts only the last head."""
     parts: dict[str, Cost] = {}
 
     def count(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext):

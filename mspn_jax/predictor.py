@@ -143,8 +143,7 @@ class Predictor:
     ) -> tuple[list[Regions], list[tuple[Wait, int]]]:
         """Cuts the crops and starts the device.
 
-        Returns:
-          The crop regions of each picture; for each batch, its future output and its people.
+        Returns the crop regions of each picture, and each batch's future output and its people.
         """
         crop_hw, padding = self.description.crop_hw, self.description.padding
         regions, people = [], []

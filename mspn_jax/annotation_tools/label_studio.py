@@ -94,11 +94,56 @@ def _reference(data: dict[str, Any], task: str) -> str:
 class _Marks:
     """What is marked in a picture: rectangles of the category, ids of others, keypoints."""
 
+    category: str
+    left_out: LeftOut
     boxes: dict[str, Box] = dataclasses.field(default_factory=dict)
     labels: dict[str, None] = dataclasses.field(default_factory=dict)
     others: set[str] = dataclasses.field(default_factory=set)
     points: list[Point] = dataclasses.field(default_factory=list)
     size_wh: tuple[float, float] | None = None
+
+    def add(
+        self, region: dict[str, Any], region_id: str, owner: str | None, visibility: int, where: str
+    ) -> None:
+        """Adds a region's rectangle or keypoint."""
+        value = parsing.mapping(region["value"], where) if "value" in region else region
+        kind = next((key for key in _DRAWN if key in value), None)
+        if kind is None or "x" not in value:
+            type_ = str(region.get("type"))
+            if type_ not in _BESIDE:
+                self.left_out.add(f"regions of type {type_[:40]}, left out", where)
+            return
+        label = parsing.items(value[kind], where)
+        if not label:
+            self.left_out.add("regions without a label, left out", where)
+            return
+        name = parsing.text(label[0], where)
+        width, height = (
+            parsing.number(region.get(f"original_{side}"), f"{where}: original_{side}", low=1)
+            for side in ("width", "height")
+        )
+        self.size_wh = width, height
+        if kind == "keypointlabels" or (kind == "labels" and "height" not in value):
+            x, y = (parsing.number(value.get(axis), f"{where}: {axis}") for axis in "xy")
+            self.points.append(Point(name, (x / 100 * width, y / 100 * height, visibility), owner))
+        elif self.category in ("", name):
+            self.boxes[region_id] = _box(value, self.size_wh, where)
+            self.labels[name] = None
+        else:
+            self.others.add(region_id)
+
+    def owned_points(self, task: str) -> list[Point]:
+        """The keypoints but for those of another category's rectangles."""
+        kept = []
+        for point in self.points:
+            if point.owner in self.others:
+                what = "keypoints of another category, left out"
+                self.left_out.add(what, f"{task}: {point.name}")
+                continue
+            if point.owner not in self.boxes:
+                point.owner = None  # its parent is a region that was deleted, or a folder
+            kept.append(point)
+        return kept
 
 
 def _picture(
@@ -113,7 +158,7 @@ def _picture(
     if any(region.get("image_rotation") for region in regions):
         dataset.left_out.add("pictures that were rotated in Label Studio, left out", task)
         return None
-    marks = _Marks()
+    marks = _Marks(category, dataset.left_out)
     owners = _related(regions)
     hidden = {
         str(region.get("id"))
@@ -129,9 +174,9 @@ def _picture(
         parent = region.get("parentID")
         owner = str(parent) if parent else owners.get(region_id)
         visibility = 1 if region_id in hidden else 2
-        _add(region, region_id, owner, visibility, where, category, marks, dataset.left_out)
+        marks.add(region, region_id, owner, visibility, where)
     dataset.labels |= marks.labels
-    kept = _owned(marks.points, marks.boxes, marks.others, task, dataset.left_out)
+    kept = marks.owned_points(task)
     path, name = index.find(reference, task)
     instances = group(kept, marks.boxes, task, dataset.left_out)
     return LabelledPicture(name, path, instances, marks.size_wh, source=task)
@@ -140,60 +185,6 @@ def _picture(
 def _is_named(region: dict[str, Any]) -> bool:
     value = region.get("value")
     return isinstance(value, dict) and any(key in value for key in _DRAWN)
-
-
-def _add(
-    region: dict[str, Any],
-    region_id: str,
-    owner: str | None,
-    visibility: int,
-    where: str,
-    category: str,
-    marks: _Marks,
-    left_out: LeftOut,
-) -> None:
-    """Adds a region's rectangle or keypoint to the marks."""
-    value = parsing.mapping(region["value"], where) if "value" in region else region
-    kind = next((key for key in _DRAWN if key in value), None)
-    if kind is None or "x" not in value:
-        type_ = str(region.get("type"))
-        if type_ not in _BESIDE:
-            left_out.add(f"regions of type {type_[:40]}, left out", where)
-        return
-    label = parsing.items(value[kind], where)
-    if not label:
-        left_out.add("regions without a label, left out", where)
-        return
-    name = parsing.text(label[0], where)
-    size_wh = tuple(
-        parsing.number(region.get(f"original_{side}"), f"{where}: original_{side}", low=1)
-        for side in ("width", "height")
-    )
-    marks.size_wh = size_wh[0], size_wh[1]
-    if kind == "keypointlabels" or (kind == "labels" and "height" not in value):
-        x, y = (parsing.number(value.get(axis), f"{where}: {axis}") for axis in "xy")
-        at = (x / 100 * size_wh[0], y / 100 * size_wh[1], visibility)
-        marks.points.append(Point(name, at, owner))
-    elif category in ("", name):
-        marks.boxes[region_id] = _box(value, marks.size_wh, where)
-        marks.labels[name] = None
-    else:
-        marks.others.add(region_id)
-
-
-def _owned(
-    points: list[Point], boxes: dict[str, Box], others: set[str], task: str, left_out: LeftOut
-) -> list[Point]:
-    """The keypoints but for those of another category's rectangles."""
-    kept = []
-    for point in points:
-        if point.owner in others:
-            left_out.add("keypoints of another category, left out", f"{task}: {point.name}")
-            continue
-        if point.owner is not None and point.owner not in boxes:
-            point.owner = None  # the parent is no rectangle: a region that was deleted, or a folder
-        kept.append(point)
-    return kept
 
 
 def _choices(region: dict[str, Any]) -> list[str]:

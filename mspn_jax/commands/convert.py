@@ -120,7 +120,9 @@ def from_file(source: pathlib.Path) -> tuple[Description, Variables, Origin]:
         kind = kind_of(state_dict)
         print(f"{kind} names, {len(state_dict)} tensors of {dtypes_of(state_dict)}")
         if kind == "torchvision":
-            variables, new = from_resnet(state_dict)
+            architecture = Architecture(_STAGES.value or 1, _KEYPOINTS.value or 17)
+            variables, new = start.start_from_resnet(state_dict, initial(architecture))
+            print(f"{new} (from seed {NEW_WEIGHTS_SEED})")
         else:
             variables, new = with_new_heads(from_mspn(state_dict))
         # Counts of new norms would be wrong, and torch needs none.
@@ -146,14 +148,6 @@ def from_mspn(state_dict: StateDict) -> Variables:
         f" {len(conversion.batches_tracked(state_dict))} batch counts kept in source.json"
     )
     return variables
-
-
-def from_resnet(state_dict: StateDict) -> tuple[Variables, str]:
-    """A new network with a ResNet's encoder, and in words what is new."""
-    architecture = Architecture(_STAGES.value or 1, _KEYPOINTS.value or 17)
-    variables, new = start.start_from_resnet(state_dict, initial(architecture))
-    print(f"{new} (from seed {NEW_WEIGHTS_SEED})")
-    return variables, new
 
 
 def with_new_heads(variables: Variables) -> tuple[Variables, str]:

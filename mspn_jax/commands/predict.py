@@ -141,13 +141,12 @@ def boxes_of_flags(sources: list[Source]) -> PersonBoxes | None:
         raise UsageError(f"{' and '.join(given)}: only one can say where people are")
     if _DETECT_EVERY.value > 1 and given and given != ["--detector"]:
         raise UsageError(f"--detect_every: needs a detector, and {given[0]} says where people are")
-    if _BOX.value:
-        return PersonBoxes({}, parse_boxes(_BOX.value, "--box")).above(
-            finder_flags.MIN_BOX_SCORE.value
-        )
-    if not _BOXES.value:
+    if _BOXES.value:
+        boxes = read_person_boxes(_BOXES.value)
+    elif _BOX.value:
+        boxes = PersonBoxes({}, parse_boxes(_BOX.value, "--box"))
+    else:
         return None
-    boxes = read_person_boxes(_BOXES.value)
     if all(boxes.of(source.name) is None for source in sources):
         raise UsageError(
             f"{_BOXES.value}: has boxes of {len(boxes.by_picture)} pictures"

@@ -49,8 +49,7 @@ def find(rows: list[Any], skeleton: Skeleton, findings: Findings) -> int | None:
 def described(content: Any, file: str | os.PathLike, default: Skeleton | None = None) -> Skeleton:
     """The skeleton of a json's category with keypoints, by `new_skeleton`.
 
-    Args:
-      default: the skeleton if no category lists keypoints, or one lists these.
+    It is `default` if no category lists keypoints, or one lists those of `default`.
     """
     rows = content.get("categories") if isinstance(content, Mapping) else None
     columns, good = read_columns(
@@ -78,14 +77,11 @@ def described(content: Any, file: str | os.PathLike, default: Skeleton | None = 
 def new_skeleton(
     name: str, keypoint_names: Sequence[str], limbs: Sequence[tuple[int, int]] = ()
 ) -> Skeleton:
-    """A skeleton of named keypoints.
+    """A skeleton of named keypoints; limbs are pairs of indices from 0.
 
     Its sigmas and upper body are those of the built-in skeleton that has all the names. Without
-    one the sigmas are `DEFAULT_SIGMA`, and the upper body is empty.
-
-    Args:
-      name: of the category; characters that a skeleton's name cannot have become _.
-      limbs: pairs of indices from 0.
+    one the sigmas are `DEFAULT_SIGMA`, and the upper body is empty. Characters of the category's
+    name that a skeleton's cannot have become _.
     """
     known = [s for s in SKELETONS.values() if set(keypoint_names) <= set(s.keypoint_names)]
     sigma = dict(zip(known[0].keypoint_names, known[0].oks_sigmas)) if known else {}

@@ -94,12 +94,7 @@ class Order:
 
 
 class _Sequence:
-    """The people of one data set, pass after pass.
-
-    Args:
-      pictures: the interval of the records that are the data set's.
-      seed: the training's seed, and the index of the data set.
-    """
+    """The people of one data set, whose records are the interval `pictures`, pass after pass."""
 
     def __init__(
         self,

@@ -1,9 +1,11 @@
 """Columns of one length, which are indexed and concatenated together."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
+
+Own = TypeVar("Own", bound="Rows")
 
 
 class Rows:
@@ -12,12 +14,12 @@ class Rows:
     def __len__(self) -> int:
         return len(next(iter(vars(self).values())))
 
-    def __getitem__(self, rows: Any) -> Self:
+    def __getitem__(self: Own, rows: Any) -> Own:
         """The rows of a slice, a mask or indices."""
         return type(self)(*(column[rows] for column in vars(self).values()))
 
     @classmethod
-    def concatenated(cls, parts: Sequence[Self]) -> Self:
+    def concatenated(cls: type[Own], parts: Sequence[Own]) -> Own:
         """All parts, one after the other."""
         if len(parts) == 1:
             return parts[0]

@@ -179,10 +179,8 @@ def card(
 ) -> dict[str, Any]:
     """What a user of a file needs to know, for json.
 
-    Args:
-      differences: from `write`.
-      metrics: COCO's metrics of the checkpoint, None if it was not evaluated. They are those of
-        the whole network, so the card of a file with fewer stages leaves them out.
+    The metrics of the checkpoint are those of the whole network, so the card of a file with fewer
+    stages leaves them out.
     """
     description, skeleton = deployment.description, deployment.description.new_skeleton()
     height, width = description.crop_hw

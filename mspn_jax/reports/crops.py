@@ -28,12 +28,9 @@ def write(
     skeleton: Skeleton,
     about: dict[str, str | int],
 ) -> None:
-    """Writes browse.html, one row per person, and browse.json with its numbers.
+    """Writes browse.html, a row for each of the first people, and browse.json with its numbers.
 
-    Args:
-      batches: from `pipeline.training_batches`.
-      num_people: the page shows this many, from the first on.
-      about: names and values that identify the data; the page's header shows them.
+    `about` are names and values for the page's header.
     """
     strips, people = [], []
     for strip, counts in rows(batches, skeleton):

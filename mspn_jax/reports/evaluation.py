@@ -39,8 +39,7 @@ def write(
 
     Args:
       results: COCO's submission format.
-      more_metrics: names for `distances.distance_metrics`.
-      about: names and values that identify the evaluation; the page's header shows them.
+      about: names and values for the page's header.
     """
     if not results:
         raise DataError("nobody was found in any picture, so there is nothing to report on")

@@ -12,11 +12,9 @@ from mspn_jax.storage.files import write_text
 
 
 def write(path: str | os.PathLike, template: str, **context: Any) -> None:
-    """Renders a template and writes the page atomically.
+    """Renders a template of this folder with its variables, and writes the page atomically.
 
-    Args:
-      template: a file of this folder that extends page.html.
-      context: the template's variables. page.html shows `about`, names and values.
+    The template extends page.html, which shows `about`, names and values.
     """
     import jinja2  # only pages need it
 

@@ -57,13 +57,9 @@ def run_id_of(workdir: paths.Path) -> str:
 
 
 class ServiceLog:
-    """A run in a service. The first failure is logged as a warning, and the log is dropped.
+    """A run in one of `SERVICES`, new or continued. `config` is what json can hold.
 
-    Args:
-      service: of `SERVICES`.
-      run_id: if the service has a run of this id, it is continued.
-      name: the name of a new run.
-      config: what json can hold; the service shows it.
+    The first failure is logged as a warning, and the log is dropped.
     """
 
     def __init__(self, service: str, *, run_id: str, name: str, config: dict[str, Any]):

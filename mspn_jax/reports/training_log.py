@@ -45,12 +45,7 @@ class TrainingReport:
         check: Callable[[], None] = lambda: None,
         service: ServiceLog | None = None,
     ):
-        """A new report, of the first process or of another one.
-
-        Args:
-          check: is called before files are copied to a workdir in a bucket, and may raise.
-          service: gets what TensorBoard's events get.
-        """
+        """`check`, which may raise, is called before files are copied to a workdir in a bucket."""
         self.num_steps = num_steps
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = batch_size
@@ -115,10 +110,8 @@ class TrainingReport:
     def step(self, step: int, metrics: dict[str, Any], learning_rate: Callable[[int], Any]) -> None:
         """Counts a step that was just started. Every `every_steps` it waits for it and logs it.
 
-        Args:
-          step: how many steps are done with this one.
-          metrics: of `training.train_step`, still on the devices.
-          learning_rate: the schedule, a function of the number of updates.
+        The metrics are those of `training.train_step`, still on the devices; the learning rate is a
+        function of the number of updates.
         """
         self._steps += 1
         self._trace(step, metrics)

@@ -54,15 +54,9 @@ def size(path: pathlib.Path) -> int | None:
 def replaced(path: str | os.PathLike, *, sync: bool = True) -> Iterator[pathlib.Path]:
     """Gives a temporary file beside `path`, which replaces `path` when the context ends.
 
-    If the context raises, the temporary file is deleted and the old file stays.
-
-    Args:
-      path: a file on a disk.
-      sync: wait until the data are on the disk, so that a power cut leaves the old or the new
-        file. Many small files are written faster without.
-
-    Raises:
-      OSError: with the name of `path`. The same holds for an OSError from within the context.
+    If the context raises, the temporary file is deleted and the old file stays. An OSError has the
+    name of `path`. With `sync` a power cut leaves the old or the new file; many small files are
+    written faster without.
     """
     path = pathlib.Path(path)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")  # libraries look at the suffix
@@ -90,13 +84,10 @@ def named(path: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, held: str) -> Iterator[None]:
-    """In this context this process holds the lock file; it waits while another one does.
+    """In this context this process holds the lock file, which is created and stays.
 
-    The system releases the lock when the process ends, however it ends.
-
-    Args:
-      path: the lock file, which is created and stays.
-      held: what the other process is doing, for the log.
+    It waits while another process does, and logs what that one is doing, `held`. The system
+    releases the lock when the process ends, however it ends.
     """
     with open(path, "w") as lock:
         try:

@@ -136,17 +136,13 @@ class Mirror:
 
     For a folder on a disk `local` is that folder, and nothing is copied. For one in a bucket it is
     a temporary folder, whose files are copied whole when `sync` is called and at the end; with
-    `seconds` a thread does so, too.
+    `seconds` a thread does so, too. If the last copy fails, the temporary folder stays, and the
+    message of the StorageError names it.
 
     Args:
-      folder: made where there is none.
       take: names of files to bring here first, where there are such.
       seconds: between two copies while the context lasts; None: only at the end.
       check: called before each copy; what it raises prevents it.
-
-    Raises:
-      StorageError: the bucket does not exist, refuses or does not answer. At the end the
-        temporary folder then stays, and the message names it.
     """
 
     def __init__(

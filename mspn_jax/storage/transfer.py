@@ -28,10 +28,9 @@ class Transfer:
         self._version = ""  # the server's tag of the first bytes
 
     def run(self) -> None:
-        """Returns once the file is complete. The server's word for that is not verified.
+        """Returns once the file is complete, by the server's word. What was transferred stays.
 
-        Raises:
-          DownloadError: with the reason alone. What was transferred stays.
+        The message of a DownloadError is the reason alone.
         """
         failures = 0
         while True:

@@ -53,15 +53,12 @@ def write(
     """Writes a data set in COCO's layout, unless the same set is already there.
 
     Picture i of a split depends on (seed, split, i) only, so a longer set begins with a shorter
-    one. The annotations of a split are written last, atomically.
+    one. The annotations of a split are written last, atomically. Nothing is overwritten: where
+    there are other files under these names, it raises FileExistsError.
 
     Args:
       root: gets `annotations/person_keypoints_<split>.json` and `<split>/<12 digits>.jpg`.
       pictures: split -> number of pictures.
-      picture_hw: size of the pictures in pixels.
-
-    Raises:
-      FileExistsError: the root holds other files under these names. Nothing is overwritten.
     """
     root = Path(root)
     missing = []

@@ -22,13 +22,11 @@ CATEGORY = categories.entry(1, "person", COCO)
 def draw_picture(
     rng: Rng, picture_hw: tuple[int, int]
 ) -> tuple[UInt8[np.ndarray, "H W 3"], list[dict[str, Any]]]:
-    """Draws a picture and annotates it as COCO does, without segmentations.
+    """Draws a picture, in RGB, and annotates it as COCO does, without segmentations.
 
-    Returns:
-      image: RGB.
-      annotations: a dictionary for each person, and one for a crowd, without `id` and `image_id`.
-        Keypoints are in pixels, and (0, 0) is the center of the first. The box and the area are
-        those of the person's silhouette inside the picture, whatever stands in front of it.
+    There is an annotation for each person, and one for a crowd. Keypoints are in pixels, and (0, 0)
+    is the center of the first. The box and the area are those of the person's silhouette inside
+    the picture, whatever stands in front of it.
     """
     canvas = draw_background(rng, picture_hw)
     annotations = [draw_crowd(rng, canvas)] if rng.random() < 0.04 else []

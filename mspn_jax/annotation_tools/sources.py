@@ -186,13 +186,12 @@ def _label_files(source: pathlib.Path) -> list[pathlib.Path]:
 
 def _kind(path: pathlib.Path) -> str:
     """Whose file it is; "": nobody's that is known."""
-    if path.suffix in (".yaml", ".yml"):
-        with contextlib.suppress(DataError):
-            return "yolo_pose" if yolo_pose.is_format(parsing.read_yaml(path)) else ""
-        return ""
-    if path.suffix == ".csv":
-        with contextlib.suppress(DataError):
-            return "deeplabcut" if deeplabcut.is_file(path) else ""
+    with contextlib.suppress(DataError):
+        if path.suffix in (".yaml", ".yml") and yolo_pose.is_format(parsing.read_yaml(path)):
+            return "yolo_pose"
+        if path.suffix == ".csv" and deeplabcut.is_file(path):
+            return "deeplabcut"
+    if path.suffix in (".yaml", ".yml", ".csv"):
         return ""
     content: Any = load_json(path)
     return next((kind for kind, is_its in OF_JSON.items() if is_its(content)), "")

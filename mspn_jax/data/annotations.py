@@ -4,6 +4,7 @@ Records, boxes to evaluate and the truth to score against are made from them.
 """
 
 import dataclasses
+import itertools
 import pathlib
 from typing import Any
 
@@ -103,28 +104,25 @@ class Annotations:
 
     def pictures(self, *, only_with_people: bool = False) -> list[Picture]:
         """The images in the order of the file, each with its people in theirs."""
-        people = np.flatnonzero(self.is_person)
-        people = people[np.argsort(self.image_rows[people], kind="stable")]
-        counts = np.bincount(self.image_rows[people], minlength=len(self.image_ids))
-        ends = np.cumsum(counts)
-        ids, boxes_xywh, boxes_xyxy = (
-            column[people] for column in (self.ids, self.boxes_xywh, self.boxes_xyxy)
-        )
-        keypoints_image_xy = self.keypoints_image_xy[people].astype(np.float32)
-        visibility = self.visibility[people].astype(np.float32)
+        people = self.people()
+        people = people.select(np.argsort(people.image_rows, kind="stable"))
+        ends = np.bincount(people.image_rows, minlength=len(self.image_ids)).cumsum().tolist()
+        boxes_xyxy = people.boxes_xyxy
+        keypoints_image_xy = people.keypoints_image_xy.astype(np.float32)
+        visibility = people.visibility.astype(np.float32)
         pictures = []
-        for image in range(len(self.image_ids)):
-            if only_with_people and not counts[image]:
+        for image, (start, end) in enumerate(itertools.pairwise([0, *ends])):
+            if only_with_people and start == end:
                 continue
-            rows = slice(ends[image] - counts[image], ends[image])
+            rows = slice(start, end)
             height, width = self.image_hw[image].tolist()
             pictures.append(
                 Picture(
                     image_id=int(self.image_ids[image]),
                     file_name=self.file_names[image],
                     image_hw=(height, width),
-                    annotation_ids=ids[rows],
-                    boxes_xywh=boxes_xywh[rows],
+                    annotation_ids=people.ids[rows],
+                    boxes_xywh=people.boxes_xywh[rows],
                     boxes_xyxy=boxes_xyxy[rows],
                     keypoints_image_xy=keypoints_image_xy[rows],
                     visibility=visibility[rows],

@@ -1,7 +1,6 @@
 """Pictures and their people -> array_record files and columns: a TFDS builder."""
 
 import contextlib
-import dataclasses
 import io
 import logging
 import multiprocessing.pool
@@ -26,15 +25,6 @@ from mspn_jax.storage import files, mirror, paths
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class Contents:
-    """What records are made of. Pictures and their boxes, and the folder with their files."""
-
-    folder: pathlib.Path
-    pictures: list[Picture]
-    num_keypoints: int
-
-
 class CocoPersonKeypoints(tfds.core.GeneratorBasedBuilder):
     """The TFDS builder. Its config's name identifies the records."""
 
@@ -42,8 +32,16 @@ class CocoPersonKeypoints(tfds.core.GeneratorBasedBuilder):
     SPLIT = "pictures"
     COLUMNS = "people.npz"
 
-    def __init__(self, contents: Contents, *, name: str, data_dir: str):
-        self.contents = contents
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        pictures: list[Picture],
+        num_keypoints: int,
+        *,
+        name: str,
+        data_dir: str,
+    ):
+        self.folder, self.pictures, self.num_keypoints = folder, pictures, num_keypoints
         self.left_out = tfds.core.MetadataDict(unreadable=[], other_size=[])
         config = tfds.core.BuilderConfig(name=name, description="")
         super().__init__(data_dir=data_dir, config=config, file_format="array_record")
@@ -67,7 +65,7 @@ class CocoPersonKeypoints(tfds.core.GeneratorBasedBuilder):
         return {self.SPLIT: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        pictures, folder = self.contents.pictures, self.contents.folder
+        pictures, folder = self.pictures, self.folder
         paths = [str(folder / picture.file_name) for picture in pictures]
         kept, image_hw = [], []
         with multiprocessing.pool.ThreadPool() as pool:
@@ -90,7 +88,7 @@ class CocoPersonKeypoints(tfds.core.GeneratorBasedBuilder):
             blank = np.zeros((0, *row_shape), np.float32)
             return np.concatenate([blank, *map(of_picture, pictures)], dtype=np.float32)
 
-        count = self.contents.num_keypoints
+        count = self.num_keypoints
         columns: dict[str, Any] = {
             "image_ids": np.array([p.image_id for p in pictures], np.int64),
             "image_hw": np.array(image_hw, np.int64).reshape(-1, 2),
@@ -134,8 +132,10 @@ def make(
     )
     try:
         with quiet_tfds():
-            contents = Contents(local, pictures, num_keypoints)
-            CocoPersonKeypoints(contents, name=name, data_dir=str(data_dir)).download_and_prepare()
+            made = CocoPersonKeypoints(
+                local, pictures, num_keypoints, name=name, data_dir=str(data_dir)
+            )
+            made.download_and_prepare()
     except (OSError, RuntimeError) as error:  # array_record raises RuntimeError on a full disk
         _remove_incomplete(data_dir / CocoPersonKeypoints.name / name)
         reason = "no space left" if "No space left" in str(error) else f"{error}".partition("\n")[0]

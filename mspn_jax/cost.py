@@ -1,6 +1,7 @@
 """What each part of a network costs, by tracing: parameters, multiplications, bytes."""
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -25,13 +26,8 @@ class Cost:
     feature_bytes: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.part,
-            self.parameters + other.parameters,
-            self.weight_bytes + other.weight_bytes,
-            self.macs + other.macs,
-            self.feature_bytes + other.feature_bytes,
-        )
+        mine, others = (dataclasses.astuple(each)[1:] for each in (self, other))
+        return Cost(self.part, *map(operator.add, mine, others))
 
 
 def costs(model: MSPN, crop_hw: tuple[int, int], method: str = "__call__") -> list[Cost]:

@@ -20,11 +20,7 @@ class Follower:
     """
 
     def __init__(self, skeleton: Skeleton, *, smooth: bool = False):
-        """Follows nobody yet.
-
-        Args:
-          smooth: smooth the keypoints, too.
-        """
+        """Follows nobody yet. With `smooth` the keypoints are smoothed, too."""
         self._skeleton = skeleton
         self._smooth = smooth
         self._source: str | None = None

@@ -157,10 +157,7 @@ def check_compiler(hardware: Gpu | Tpu, count: int) -> None:
 def absent_devices(hardware: Gpu | Tpu, count: int) -> Sequence[jax.Device]:
     """Devices to compile for, as arguments of `devices.on_each_device`. Nothing can run on them.
 
-    TPUs are the first of the smallest slice that has `count`.
-
-    Raises:
-      MissingCompilerError, ValueError: as from `check_compiler`.
+    TPUs are the first of the smallest slice that has `count`. Errors are those of `check_compiler`.
     """
     check_compiler(hardware, count)
     if isinstance(hardware, Gpu):

@@ -69,11 +69,7 @@ class People:
     def __getitem__(
         self, which: int | np.integer | slice | Int[np.ndarray, "M"] | Bool[np.ndarray, "N"]
     ) -> "People":
-        """Some of the people, by position: always a `People`, of length 1 for an int.
-
-        Raises:
-          IndexError: there is no such person.
-        """
+        """Some of the people, by position: always a `People`, of length 1 for an int."""
         rows = np.arange(len(self))[which].reshape(-1)
         return dataclasses.replace(
             self,

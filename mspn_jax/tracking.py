@@ -102,11 +102,7 @@ class Tracker:
     """
 
     def __init__(self, skeleton: Skeleton, *, keep_s: float = KEEP_S):
-        """Starts without people.
-
-        Args:
-          keep_s: a person who is unseen for longer gets a new id.
-        """
+        """Starts without people. Who is unseen for more than `keep_s` seconds gets a new id."""
         self._oks_sigmas = skeleton.oks_sigmas
         self._keep_s = keep_s
         self._next_id = 1

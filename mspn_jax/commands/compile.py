@@ -16,16 +16,7 @@ import jax.numpy as jnp
 from absl import flags
 from ml_collections import config_flags
 
-from mspn_jax.commands import configured
-from mspn_jax.commands.compiling import (
-    AbortError,
-    Outcome,
-    compile_program,
-    in_a_process,
-    largest_batch,
-    lines,
-    plans,
-)
+from mspn_jax.commands import compiling, configured
 from mspn_jax.errors import MissingCompilerError, UsageError
 from mspn_jax.hardware import HARDWARE, check_compiler
 from mspn_jax.storage import files
@@ -61,25 +52,26 @@ def main() -> None:
         f" by jax {jax.__version__}"
     )
     found = {}
-    for name, batch, flops in plans(config, description, num_devices):
+    for name, batch, flops in compiling.plans(config, description, num_devices):
         if _PROGRAM.value not in (name, "both"):
             continue
 
-        def compile_for(batch: int, name: str = name) -> Outcome:
+        program = (config, description, hardware.name, num_devices, name)
+
+        def compile_for(batch: int, program: tuple = program) -> compiling.Outcome:
             try:
-                return in_a_process(
-                    compile_program, config, description, hardware.name, num_devices, name, batch
-                )
-            except AbortError as error:
-                return Outcome(batch, error=str(error))
+                return compiling.in_a_process(compiling.compile_program, *program, batch)
+            except compiling.AbortError as error:
+                return compiling.Outcome(batch, error=str(error))
 
         print(f"\n{name}, {batch} crops a device", flush=True)
         outcome = compile_for(batch)
-        print("\n".join(lines(outcome, hardware, flops / hardware.flops(dtype))), flush=True)
+        lines = compiling.lines(outcome, hardware, flops / hardware.flops(dtype))
+        print("\n".join(lines), flush=True)
         found[name] = outcome._asdict() | {"flops_per_crop": flops, "fits": outcome.fits(hardware)}
         if _LARGEST_BATCH.value and (outcome.peak_bytes or outcome.is_too_large):
             step = math.lcm(_ALIGNMENT, config.accumulate if name == "training" else 1)
-            largest = largest_batch(compile_for, outcome, hardware, step)
+            largest = compiling.largest_batch(compile_for, outcome, hardware, step)
             print(f"  largest     batch {largest:,} a device, {num_devices * largest:,} in all")
             found[name]["largest_batch"] = largest
     if _JSON.value:

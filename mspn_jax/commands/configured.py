@@ -210,9 +210,7 @@ def check_resumable(config: ConfigDict, workdir: paths.Path) -> None:
     """Compares a config with that of the workdir's run and logs the differences."""
     path = workdir / "config.json"
     try:
-        content = files.parsed(files.read_text(path))
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
+        content = files.parsed_object(files.read_text(path))
     except FileNotFoundError:
         return
     except ValueError as error:

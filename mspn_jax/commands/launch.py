@@ -6,7 +6,6 @@ machine of eight GPUs with one of them. So `arguments` leaves only TPU pods to J
 """
 
 import ctypes
-import dataclasses
 import os
 import re
 import signal
@@ -14,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -30,8 +29,7 @@ _FIRST_PORT, _NUM_PORTS = 61440, 4096
 _LAST_PORT = 65535
 
 
-@dataclasses.dataclass(frozen=True)
-class _Launcher:
+class _Launcher(NamedTuple):
     """A launcher's environment variables for a process's place in the run."""
 
     command: str

@@ -10,20 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mspn_jax import geometry
+from mspn_jax.data import fields
 from mspn_jax.data.annotations import lookup
 from mspn_jax.data.coco import PERSON, load_json
-from mspn_jax.data.fields import (
-    ANY_CATEGORY_ID,
-    BOX,
-    FILE_NAME,
-    IDS,
-    IMAGE,
-    IMAGE_ID,
-    IS_CROWD,
-    PIXELS,
-    SCORE,
-    clips_boxes,
-)
 from mspn_jax.data.schema import ERROR, Findings, numbers, read_columns, shown
 from mspn_jax.errors import DataError
 
@@ -77,7 +66,7 @@ def table(rows: list[Any], what: str) -> Float[np.ndarray, "N 5"]:
     """Lists of x, y, width, height and maybe a score, by default 1. `what` is for messages."""
     rows = [[*row, 1.0] if type(row) is list and len(row) == 4 else row for row in rows]
     boxes, is_good = numbers(5)(rows)
-    is_good &= np.abs(boxes).max(1, initial=0) <= PIXELS  # false for NaN
+    is_good &= np.abs(boxes).max(1, initial=0) <= fields.PIXELS  # false for NaN
     for i in np.flatnonzero(~is_good)[:1].tolist():
         raise DataError(
             f"{what}: box {i} is {shown(rows[i])}; needed are x, y, width, height and, optionally,"
@@ -111,14 +100,16 @@ def _annotated(
     if not isinstance(rows, list):
         raise DataError(f"{path}: it has no list of 'annotations'")
     findings = Findings()
-    images, _ = read_columns(content["images"], IMAGE, "image", findings)
-    columns, _ = read_columns(rows, (*IDS[1:], IS_CROWD), "annotation", findings)
-    is_clipped = clips_boxes(content, findings)
+    images, _ = read_columns(content["images"], fields.IMAGE, "image", findings)
+    columns, _ = read_columns(rows, (*fields.IDS[1:], fields.IS_CROWD), "annotation", findings)
+    is_clipped = fields.clips_boxes(content, findings)
     findings.raise_error(path)
     category_id = _category(columns["category_id"], path)
     chosen = np.flatnonzero((columns["category_id"] == category_id) & (columns["iscrowd"] == 0))
     indices = [f"at index {i}" for i in chosen.tolist()]
-    boxes, _ = read_columns([rows[i] for i in chosen], [BOX], "annotation", findings, indices)
+    boxes, _ = read_columns(
+        [rows[i] for i in chosen], [fields.BOX], "annotation", findings, indices
+    )
     of_image = np.full(len(chosen), -1)
     if len(images["id"]):
         of_image = lookup(images["id"], columns["image_id"][chosen])
@@ -143,16 +134,16 @@ def _detected(
     content: list[dict[str, Any]], path: str | os.PathLike
 ) -> dict[str, Float[np.ndarray, "_ 5"]]:
     findings = Findings()
-    categories, _ = read_columns(content, [ANY_CATEGORY_ID], "entry", findings)
+    categories, _ = read_columns(content, [fields.ANY_CATEGORY_ID], "entry", findings)
     findings.raise_error(path)
     chosen = np.flatnonzero(categories["category_id"] == _category(categories["category_id"], path))
     indices = [f"at index {i}" for i in chosen.tolist()]
     rows = [content[i] for i in chosen]
-    columns, _ = read_columns(rows, [BOX, SCORE], "entry", findings, indices)
+    columns, _ = read_columns(rows, [fields.BOX, fields.SCORE], "entry", findings, indices)
     boxes = np.column_stack([columns["bbox"], columns["score"]])
     of_picture: dict[str, list[Float[np.ndarray, "values=5"]]] = {}
     for row, index, box in zip(rows, indices, boxes):
-        field = FILE_NAME if "file_name" in row else IMAGE_ID
+        field = fields.FILE_NAME if "file_name" in row else fields.IMAGE_ID
         named, _ = read_columns([row], [field], "entry", findings, [index])
         of_picture.setdefault(str(named[field.name][0]), []).append(box)
     findings.raise_error(path)

@@ -14,20 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from mspn_jax import geometry
-from mspn_jax.data import categories, plausibility
+from mspn_jax.data import categories, fields, plausibility
 from mspn_jax.data.annotations import Annotations, lookup
 from mspn_jax.data.coco import PERSON, annotation_file, load_json, no_garbage_collection
-from mspn_jax.data.fields import (
-    AREA,
-    BOX,
-    HEAD_SIZE,
-    IDS,
-    IMAGE,
-    IS_CROWD,
-    PIXELS,
-    clips_boxes,
-    keypoints_field,
-)
 from mspn_jax.data.schema import ERROR, SUSPECT, WARNING, Findings, read_columns
 from mspn_jax.errors import DataError
 from mspn_jax.skeletons import Skeleton
@@ -72,12 +61,12 @@ def examine(
     if not content["images"]:
         raise DataError(f"{file}: its list of 'images' is empty")
     findings = Findings()
-    images, image_is_good = read_columns(content["images"], IMAGE, "image", findings)
+    images, image_is_good = read_columns(content["images"], fields.IMAGE, "image", findings)
     findings.add(ERROR, "image", "id occurs more than once", _repeated(images["id"][image_is_good]))
     category_rows = _rows(content, "categories", findings)
     category_id = categories.find(category_rows, skeleton, findings)
     rows = _rows(content, "annotations", findings) if category_id is not None else []
-    ids, good = read_columns(rows, IDS, "annotation", findings)
+    ids, good = read_columns(rows, fields.IDS, "annotation", findings)
     findings.add(ERROR, "annotation", "id occurs more than once", _repeated(ids["id"][good]))
     image_rows = lookup(images["id"], ids["image_id"])
     lost = np.flatnonzero(good & (image_rows < 0))
@@ -101,7 +90,7 @@ def examine(
         image_hw=np.stack([images["height"], images["width"]], 1),
         ids=ids["id"][kept],
         image_rows=image_rows[kept],
-        clip_boxes=clips_boxes(content, findings),
+        clip_boxes=fields.clips_boxes(content, findings),
         crowd_indices=None if np.isnan(images["crowdIndex"]).all() else images["crowdIndex"],
         **columns,
     )
@@ -135,15 +124,15 @@ def _read_people(
 ) -> tuple[dict[str, np.ndarray], Bool[np.ndarray, "N"]]:
     """Columns of `Annotations`, and which rows have no fault."""
     names = ids.tolist()
-    crowds, crowd_is_good = read_columns(rows, [IS_CROWD], "annotation", findings, names)
+    crowds, crowd_is_good = read_columns(rows, [fields.IS_CROWD], "annotation", findings, names)
     is_crowd = crowds["iscrowd"] == 1
     blank = {"keypoints": [0] * 3 * skeleton.num_keypoints}
     rows = [
         row | blank if crowd and row.get("keypoints") is None else row
         for row, crowd in zip(rows, is_crowd)
     ]
-    fields = [BOX, AREA, HEAD_SIZE, keypoints_field(skeleton)]
-    columns, good = read_columns(rows, fields, "annotation", findings, names)
+    of_person = [fields.BOX, fields.AREA, fields.HEAD_SIZE, fields.keypoints_field(skeleton)]
+    columns, good = read_columns(rows, of_person, "annotation", findings, names)
     good &= crowd_is_good
     triples = columns["keypoints"].reshape(-1, skeleton.num_keypoints, 3)
     xy, visibility = triples[..., :2], triples[..., 2]
@@ -151,9 +140,9 @@ def _read_people(
     is_visibility = np.isin(visibility, (0, 1, 2)).all(1)
     what = "a visibility is not 0, 1 or 2. Keypoints are x, y, v triples"
     findings.add(ERROR, "annotation", what, ids[good & ~is_visibility])
-    is_position = np.abs(xy).max(-1) <= PIXELS  # false for NaN
+    is_position = np.abs(xy).max(-1) <= fields.PIXELS  # false for NaN
     is_placed = (is_position | (visibility == 0)).all(1)
-    what = f"a labelled keypoint is not finite, or beyond {PIXELS:,} pixels"
+    what = f"a labelled keypoint is not finite, or beyond {fields.PIXELS:,} pixels"
     remedy = "Correct it, or set its v to 0"
     findings.add(ERROR, "annotation", what, ids[good & is_visibility & ~is_placed], remedy)
 

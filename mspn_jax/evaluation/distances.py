@@ -201,10 +201,7 @@ def distance_metrics(
     EPE, RMSE: mean distance and its root mean square, in pixels, of people who have a result.
 
     A keypoint of a person without a result is wrong in PCK, PCKh and AUC. A metric is -1 if nobody
-    counts.
-
-    Raises:
-      UsageError, DataError: see `check`.
+    counts. Errors are those of `check`.
     """
     check(names, annotations, skeleton)
     distances = measure(annotations, results)

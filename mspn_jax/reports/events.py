@@ -25,8 +25,7 @@ from mspn_jax.storage.files import Log
 class EventLog:
     """A new event file in a folder. Like every `Log`, it never raises OSError.
 
-    Args:
-      first_step: TensorBoard hides what earlier files of the folder hold from this step on.
+    TensorBoard hides what earlier files of the folder hold from `first_step` on.
     """
 
     def __init__(self, folder: str | os.PathLike, first_step: int):

@@ -209,8 +209,8 @@ def _forget_after(path: pathlib.Path, step: int) -> None:
 
 def _entry(line: bytes) -> dict[str, Any] | None:
     """A line of `metrics.jsonl`; None if it is damaged."""
-    with contextlib.suppress(ValueError):
-        entry = files.parsed(line)
-        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-            return entry
-    return None
+    try:
+        entry = files.parsed_object(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry.get("step"), int) else None

@@ -50,6 +50,14 @@ def size(path: pathlib.Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
+def parsed_object(text: str | bytes) -> dict[str, Any]:
+    """The content of a json that holds an object. Raises ValueError for any other text."""
+    content = parsed(text)
+    if not isinstance(content, dict):
+        raise ValueError("not an object")
+    return content
+
+
 @contextlib.contextmanager
 def replaced(path: str | os.PathLike, *, sync: bool = True) -> Iterator[pathlib.Path]:
     """Gives a temporary file beside `path`, which replaces `path` when the context ends.

@@ -156,8 +156,7 @@ class Lease:
 
 
 def _json(data: bytes) -> dict:
-    with contextlib.suppress(ValueError):
-        content = files.parsed(data)
-        if isinstance(content, dict):
-            return content
-    return {}
+    try:
+        return files.parsed_object(data)
+    except ValueError:
+        return {}

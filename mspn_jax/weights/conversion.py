@@ -108,11 +108,7 @@ def place_tensors(
     table: Iterable[Brick],
     shapes: Mapping[Path, tuple[int, ...]],
 ) -> dict[Path, np.ndarray]:
-    """Every leaf of the table's bricks, from the state dict.
-
-    Raises:
-      ConversionError: as in `from_torch`.
-    """
+    """Every leaf of the table's bricks, from the state dict. Errors are those of `from_torch`."""
     used = {"fc.weight", "fc.bias"} if kind == "torchvision" else set()
     problems = collections.defaultdict[str, list[str]](list)
     leaves: dict[Path, np.ndarray] = {}

@@ -54,18 +54,12 @@ class Tensor(NamedTuple):
 
 
 def unpickle(stream: io.BytesIO | mmap.mmap) -> tuple[Any, dict[str, Storage]]:
-    """Interprets the pickle at the stream's position.
+    """The pickled object at the stream's position, and the storages that it names, by key.
 
     Builds lists, tuples, dicts, strings, numbers, `Storage` and `Tensor`. Everything else becomes a
     `Foreign`, and operations on a `Foreign` are skipped. Only strings are hashed, and no
-    instruction costs more than the bytes and instructions before it.
-
-    Returns:
-      The pickled object, and the storages that it names, by key.
-
-    Raises:
-      TorchFileError: the pickle is too long, or has an opcode that torch never writes.
-      Exception: of other kinds for a damaged pickle.
+    instruction costs more than the bytes and instructions before it. A damaged pickle raises
+    exceptions of any kind.
     """
     stack, marks, memo, storages = [], [], {}, {}
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from mspn_jax.data.annotations import Annotations
 from mspn_jax.data.evaluation_set import EvaluationSet
 from mspn_jax.errors import DataError
-from mspn_jax.evaluation import diagnosis
+from mspn_jax.evaluation import diagnosis, distances
 from mspn_jax.evaluation.diagnosis import NOBODY, Diagnosis
 from mspn_jax.evaluation.distances import UNDEFINED, distance_metrics
 from mspn_jax.evaluation.scoring import METRICS, coco_evaluation, coco_metrics, summarize
@@ -44,8 +44,8 @@ def write(
     if not results:
         raise DataError("nobody was found in any picture, so there is nothing to report on")
     metrics, people, judged = measure(dataset, results, skeleton)
-    further = distance_metrics(more_metrics, dataset.annotations, results, skeleton)
-    metrics = {"about": about, **_defined(further), **metrics}
+    more = distance_metrics(more_metrics, dataset.annotations, results, skeleton)
+    metrics = {"about": about, **_defined(more), **metrics}
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "metrics.json", metrics)
@@ -53,21 +53,29 @@ def write(
         section: [cases.picture(dataset, results, people, judged, row, skeleton) for row in rows]
         for section, rows in cases.choose(people, judged).items()
     }
+    write_page(folder / "report.html", metrics, pictures)
+    return metrics
+
+
+def write_page(
+    path: str | os.PathLike, metrics: dict[str, Any], pictures: dict[str, list[cases.CasePicture]]
+) -> None:
+    """Writes report.html. All its numbers come from `metrics`, the content of metrics.json."""
     curves = metrics["precision_recall"]
+    more = [name for name in metrics if distances.find(name)]
     page.write(
-        folder / "report.html",
+        path,
         "evaluation.html",
-        about=about,
+        about=metrics["about"],
         metrics=metrics,
-        metric_names=[*METRICS, *further],
-        more_metrics=list(further),
+        metric_names=[*METRICS, *more],
+        more_metrics=more,
         group_metrics=GROUP_METRICS,
         chart=charts.precision_recall(curves),
         curve_colors=charts.curve_colors(len(curves["AP"])),
         pictures=pictures,
         picture_hw=cases.PICTURE_HW,
     )
-    return metrics
 
 
 def measure(

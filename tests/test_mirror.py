@@ -118,7 +118,7 @@ def test_an_interrupted_copy_goes_on_and_a_cut_file_is_none(bucket, buckets, mon
     assert {path.name for path in local.iterdir()} == set("abcd")
 
     found = buckets.objects(bucket / "data")
-    monkeypatch.setattr(mirror, "_size", lambda path: 8)
+    monkeypatch.setattr(files, "size", lambda path: 8)
     with pytest.raises(StorageError, match=r"data/a: changed or was cut"):
         mirror.fetched(bucket / "data")
     assert found["a"].data == (local / "a").read_bytes()

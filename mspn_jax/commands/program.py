@@ -52,7 +52,7 @@ _REASONS = {
 _SECONDS_TO_LEAVE = 10
 
 
-def run(main: Callable[..., None], several_processes: bool) -> None:
+def run(main: Callable[..., None], several_processes: bool = False) -> None:
     """Runs a command: parses flags, joins the other processes, prints errors as one line.
 
     Args:

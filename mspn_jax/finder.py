@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -56,7 +57,11 @@ class PeopleFinder:
         detector: str | os.PathLike | Detect | None = DETECTOR,
         *,
         min_score: float = MIN_SCORE,
-        **options: Any,
+        flip_test: bool = True,
+        num_stages: int | None = None,
+        dtype: Any = jnp.float32,
+        decoding: str = "quarter",
+        backend: str | None = None,
     ) -> "PeopleFinder":
         """Loads what is named; published names are fetched once.
 
@@ -65,10 +70,17 @@ class PeopleFinder:
           detector: what `Detector.load` takes, or a function like a Detector. None: each picture is
             one person's box.
           min_score: see the class.
-          options: those of `Predictor.load`, such as flip_test and decoding.
+          flip_test, num_stages, dtype, decoding, backend: as in `Predictor.load`.
         """
         if not isinstance(model, Predictor):
-            model = Predictor.load(model, **options)
+            model = Predictor.load(
+                model,
+                flip_test,
+                num_stages=num_stages,
+                dtype=dtype,
+                decoding=decoding,
+                backend=backend,
+            )
         if isinstance(detector, str | os.PathLike):
             detector = load_detector(detector)
         return cls(model, detector, min_score=min_score)

@@ -73,6 +73,7 @@ def metadata(path: str | os.PathLike) -> dict[str, str | int | float | bool]:
     """Strings and numbers that a file holds beside its tensors, such as mmcv's `mmpose_version`.
 
     They are the entries of the top level and of `meta`, or of safetensors' `__metadata__`.
+    Errors are those of `read`.
     """
     with _mapped(path) as data:
         return {

@@ -1,5 +1,7 @@
 """Shared fixtures: golden values, drawn people, a finished run, buckets, real pictures."""
 
+import gc
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -10,8 +12,12 @@ import jaxtyping
 import numpy as np
 import pytest
 
-# Halves the time to compile. Programs run slower, which tiny models do not notice.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+# A third of the time to compile. Programs run slower, which tiny models do not notice.
+QUICK_TO_COMPILE = " --xla_backend_optimization_level=0"
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later versions have only MLIR's
+    QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
+    QUICK_TO_COMPILE += " --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + QUICK_TO_COMPILE
 
 # Many processes compile the same programs.
 _COMPILED = tempfile.TemporaryDirectory(prefix="mspn_jax_compiled_")
@@ -33,6 +39,7 @@ from mspn_jax.storage import paths  # noqa: E402
 from mspn_jax.synthetic import people  # noqa: E402
 
 allocator.keep_freed_memory(of_threads=True)
+gc.set_threshold(*gc.get_threshold()[:2], 1000)  # as the commands, for tracing
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 _SHARED_BESIDE = pathlib.Path(__file__).parents[2] / "shared"
 

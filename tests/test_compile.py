@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from commands import HERE, run
+from conftest import QUICK_TO_COMPILE
 from mspn_jax.commands import compiling, configured
 from mspn_jax.commands.compiling import AbortError, Outcome, in_a_process, largest_batch, lines
 from mspn_jax.compiled import bytes_of_kernels, compiled
@@ -204,8 +205,8 @@ def test_what_is_not_installed_is_named():
 @pytest.fixture(autouse=True)
 def full_optimization(monkeypatch):
     """Restores what conftest.py lowers for CPUs."""
-    flags = os.environ["XLA_FLAGS"].replace("--xla_backend_optimization_level=0", "")
-    monkeypatch.setenv("XLA_FLAGS", flags.strip())
+    flags = os.environ["XLA_FLAGS"].replace(QUICK_TO_COMPILE, "")
+    monkeypatch.setenv("XLA_FLAGS", flags)
 
 
 class Facts(NamedTuple):

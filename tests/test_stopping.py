@@ -26,13 +26,13 @@ SECONDS = 10
 STOPPED = re.compile("SIG[A-Z0-9]+: stopped")
 
 
-@pytest.fixture(scope="module")
-def deep(root, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
-    """A config, and a checkpoint, of a network that is narrow and compiles for a minute."""
-    folder = tmp_path_factory.mktemp("deep")
-    file = folder / "deep.py"
-    text = CONFIG.replace("ROOT", str(root)).replace("(1, 1, 1, 1)", "(3, 4, 6, 3)")
-    file.write_text(text.replace("num_stages=1", "num_stages=4"))
+def new_network(
+    folder: pathlib.Path, root: pathlib.Path, num_stages: int, blocks: tuple[int, ...]
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """A config, and a checkpoint, of a narrow network."""
+    file = folder / "config.py"
+    text = CONFIG.replace("ROOT", str(root)).replace("(1, 1, 1, 1)", str(blocks))
+    file.write_text(text.replace("num_stages=1", f"num_stages={num_stages}"))
     names: dict = {}
     exec(file.read_text(), names)
     config = names["get_config"]()
@@ -41,6 +41,18 @@ def deep(root, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
     checkpoints.save_variables(folder / "checkpoint", description, variables)
     description.write(folder / "checkpoint")
     return file, folder / "checkpoint"
+
+
+@pytest.fixture(scope="module")
+def deep(root, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+    """Compiles for a minute."""
+    return new_network(tmp_path_factory.mktemp("deep"), root, 4, (3, 4, 6, 3))
+
+
+@pytest.fixture(scope="module")
+def shallow(root, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+    """Compiles for seconds."""
+    return new_network(tmp_path_factory.mktemp("shallow"), root, 2, (1, 1, 1, 1))
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen:
@@ -141,8 +153,10 @@ def test_evaluation_leaves_while_it_compiles(deep, tmp_path):
 # --------------------------------------------------------------------------------- at any moment
 
 
-def arguments_of(program: str, deep: Sequence[pathlib.Path], output: pathlib.Path) -> list[object]:
-    config, checkpoint = deep
+def arguments_of(
+    program: str, network: Sequence[pathlib.Path], output: pathlib.Path
+) -> list[object]:
+    config, checkpoint = network
     source = next(config.parent.parent.glob("drawn*/val2017"))
     predict = ["--checkpoint", checkpoint, "--source", source, "--whole_picture"]
     return {
@@ -164,8 +178,8 @@ def arguments_of(program: str, deep: Sequence[pathlib.Path], output: pathlib.Pat
     ["train.py", "eval.py", "predict.py", "export.py", "convert.py", "browse.py"]
     + ["mspn check", "mspn import"],
 )
-def test_a_command_leaves_whatever_it_does(program, seconds, deep, tmp_path):
-    arguments = arguments_of(program, deep, tmp_path / "output")
+def test_a_command_leaves_whatever_it_does(program, seconds, shallow, tmp_path):
+    arguments = arguments_of(program, shallow, tmp_path / "output")
     program = "mspn_jax" if program.startswith("mspn ") else program
     process = start(program, *arguments)
     time.sleep(seconds)

@@ -11,7 +11,7 @@ import zipfile
 import mutations
 import pytest
 
-from commands import HERE, environment, help_of, run, run_all
+from commands import HERE, TINY, environment, help_of, run, run_all
 from mspn_jax.commands.cli import COMMANDS
 
 
@@ -109,10 +109,10 @@ def test_the_wheel_trains_the_quickstart(root, tmp_path):
         )
         assert done.returncode == 0, done.stderr
 
-    data = f"--config.data.root={root}"
-    mspn("train", "--config", "quickstart", "--workdir", "run", data, "--config.num_steps=2")
-    mspn("eval", "--config", "quickstart", "--checkpoint", "run", data, "--report", "report")
-    mspn("browse", "--config", "quickstart", "--output", "browsed", data)
+    small = (*TINY, "--config.model.num_stages=1", f"--config.data.root={root}")
+    mspn("train", "--config", "quickstart", "--workdir", "run", *small, "--config.num_steps=2")
+    mspn("eval", "--config", "quickstart", "--checkpoint", "run", *small, "--report", "report")
+    mspn("browse", "--config", "quickstart", "--output", "browsed", *small)
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
     assert (tmp_path / "report" / "report.html").is_file()
     where = subprocess.run(

@@ -68,7 +68,9 @@ def test_mpiis_networks_lack_one_keypoint_of_each_head(num_stages):
     assert heatmaps.shape == (num_stages, 4, 1, 64, 64, 16)
 
 
-@pytest.mark.parametrize("num_stages", PARAMETERS)
+@pytest.mark.parametrize(
+    "num_stages", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))]
+)
 def test_heatmaps_equal_the_references(num_stages):
     golden = golden_npz(f"forward_{num_stages}stage.npz")
     images = reference_images()

@@ -1,7 +1,6 @@
 """Shared fixtures: golden values, drawn people, a finished run, buckets, real pictures."""
 
 import gc
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -11,13 +10,8 @@ import tempfile
 import jaxtyping
 import numpy as np
 import pytest
+from xla_flags import QUICK_TO_COMPILE
 
-# Half of the time to compile, on JAX 0.10 a sixth. Programs run slower, which tiny models do not
-# notice.
-QUICK_TO_COMPILE = " --xla_backend_optimization_level=0"
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # later versions have only MLIR's
-    QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
-    QUICK_TO_COMPILE += " --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + QUICK_TO_COMPILE
 
 # Many processes compile the same programs.

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import pytest
+from xla_flags import QUICK_TO_COMPILE
 
 from commands import HERE, run
-from conftest import QUICK_TO_COMPILE
 from mspn_jax.commands import compiling, configured
 from mspn_jax.commands.compiling import AbortError, Outcome, in_a_process, largest_batch, lines
 from mspn_jax.compiled import bytes_of_kernels, compiled

@@ -117,6 +117,7 @@ def test_new_heads_for_a_skeleton_from_a_file(converted, tmp_path):
     assert_same(variables["params"]["stem"], tiny_variables()["params"]["stem"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_keypoints", "flags", "variant"),
     [

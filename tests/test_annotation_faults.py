@@ -160,12 +160,12 @@ FAULTS = {
     ),
     "label of two lines": (first_shape(label="no\nse"), r"label: 'no\\nse' where a line of text"),
     "point 1e300": (first_shape(points=[[1e300, 2]]), r"x: 1e\+300 where a number from -100,000"),
-    "point of 3": (first_shape(points=[[1, 2, 3]]), "a point: has 3 values; needed are 2"),
+    "point of 3": (first_shape(points=[[1, 2, 3]]), "a point: has 3 values; expected 2"),
     "no address": (
         of_label_studio(lambda c: c[0]["data"].update(image="http://[::1/x.jpg")),
         "task 1: there is no picture 'http://",
     ),
-    "no task": (of_label_studio(lambda c: c.append(5)), "not an export that is known; needed are"),
+    "no task": (of_label_studio(lambda c: c.append(5)), "no known export; expected"),
     "region NaN": (first_region(x=float("nan")), "task 1: region .*: x: nan where a number from"),
     "region of text": (first_region(rotation="1"), "rotation: '1' where a number from -100,000"),
     "long name in a zip": (zip_of(300 * "a"), r"export.zip: cannot be unpacked into .* \(File n"),
@@ -188,7 +188,7 @@ FAULTS = {
         of_label_studio(without_boxes),
         "task 2: an instance has '.*' twice; delete one, or draw a box around each instance",
     ),
-    "short row": (short_row, "shot_001.txt, line [12]: has 37 numbers; needed are 38: class, box"),
+    "short row": (short_row, "shot_001.txt, line [12]: has 37 numbers; expected 38: class, box"),
     "no pair": (yolo_with(flip_idx=[1, 2, 0, *range(3, 11)]), "exchange them in pairs"),
     "contradiction": (
         yolo_with(flip_idx=[*range(11)]),
@@ -198,7 +198,7 @@ FAULTS = {
     "wrong path": (yolo_with(train="elsewhere"), "data.yaml: there is no 'elsewhere', neither in"),
     "shape": (yolo_with(kpt_shape=[11]), "kpt_shape must be"),
     "instances merged": (merged_coco, "Label Studio's COCO export puts .* export JSON there"),
-    "no export": (nothing, "not an export that is known; needed are COCO's json"),
+    "no export": (nothing, "no known export; expected COCO's json"),
     "boxes alone": (of_cvat(boxes_alone), "no category lists keypoints, .*COCO Keypoints 1.0"),
     "categories": (of_cvat(other_category), "--category names one of: quadruped, bird"),
     "one side": (

@@ -133,7 +133,7 @@ HALVES = "shoulders and hips disagree on left and right"
         (dict(num_keypoints=3), SUSPECT, "num_keypoints is not the number"),
         (dict(points=moved("left_ear", (0, 0))), SUSPECT, "a labelled keypoint at (0, 0)"),
         (dict(category_id=2), NOTE, "of category 2, which has no keypoints, and left out"),
-        (dict(bbox=[1, 2, 3]), ERROR, "bbox is [1, 2, 3]; needed is x, y, width, height"),
+        (dict(bbox=[1, 2, 3]), ERROR, "bbox is [1, 2, 3]; expected x, y, width, height"),
         (dict(points=exchanged("eye")), SUSPECT, EYES),
         (dict(points=exchanged("shoulder", "hip", "elbow", "knee")), SUSPECT, TRUNK),
         (dict(points=exchanged("hip")), SUSPECT, HALVES),
@@ -206,9 +206,9 @@ def test_pictures_and_their_files(tmp_path):
     images = [image, image, image | {"id": 2, "file_name": "2.jpg"}, {"id": 3}]
     names = found(inspected(tmp_path, person(1), images=images))
     assert list(names.items())[:-1] == [
-        ("file_name is missing; needed is a path within the split's folder", (ERROR, 1)),
-        ("height is missing; needed is a whole number of pixels, 1 or more", (ERROR, 1)),
-        ("width is missing; needed is a whole number of pixels, 1 or more", (ERROR, 1)),
+        ("file_name is missing; expected a path within the split's folder", (ERROR, 1)),
+        ("height is missing; expected a whole number of pixels, 1 or more", (ERROR, 1)),
+        ("width is missing; expected a whole number of pixels, 1 or more", (ERROR, 1)),
         ("id occurs more than once", (ERROR, 1)),
     ]
     assert names[f"there is no such file in {tmp_path / 'val'}"] == (ERROR, 1)

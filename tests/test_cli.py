@@ -170,10 +170,10 @@ BAD_FLAGS = {
     "eval --config quickstart --checkpoint x --pictures=-1": "--pictures=-1: -1 is not a non-neg",
     "predict --source= --whole_picture": "--source: is empty; give it a value, or leave it out",
     "predict x.jpg --min_score=nan": "--min_score=nan: must be a finite number",
-    "predict http://[::1": "http://[::1: is no address (Invalid IPv6 URL)",
+    "predict http://[::1": "http://[::1: is not a URL (Invalid IPv6 URL)",
     "import x.zip --output=new --keypoint_names=a,": "--keypoint_names: is empty; give it a value",
     "split data --val=nan": "--val=nan: must be a finite number",
-    "split data --train_name=../x": "--train_name, --val_name: only letters, digits,",
+    "split data --train_name=../x": "--train_name, --val_name: may have only letters, digits,",
 }
 
 

@@ -190,7 +190,7 @@ def test_a_level_without_pictures_or_results_and_pictures_without_an_index(tmp_p
 
 def test_a_crowd_index_that_is_no_number_is_refused(tmp_path):
     write(tmp_path, "test", [0.5, "much"])
-    with pytest.raises(DataError, match='image 100001: crowdIndex is "much"; needed is a number'):
+    with pytest.raises(DataError, match='image 100001: crowdIndex is "much"; expected a number'):
         read_annotations(root=tmp_path, split="test", skeleton=CROWDPOSE)
 
 

@@ -163,7 +163,7 @@ def test_rtmdet_is_told_from_yolox_by_its_layers(made):
     assert Detector(made(outputs, weights=(YOLOX_LAYER,))).normalisation == "none"
     for weights in ((), (RTMDET_LAYER, YOLOX_LAYER)):
         path = made(outputs, weights=weights)
-        with pytest.raises(DataError, match=r"does not tell which pictures it takes: give normal"):
+        with pytest.raises(DataError, match=r"input is normalised: give normal"):
             Detector(path)
         assert Detector(path, normalisation="rtmdet").normalisation == "rtmdet"
 

@@ -133,8 +133,8 @@ def test_a_mat_that_ends_its_reader_is_one_clear_line(changed, monkeypatch):
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("joints", [[1, 2]], "person 1: joints: has 1 values; needed are 16"),
-        ("joints", None, "person 1: joints: has 0 values; needed are 16"),
+        ("joints", [[1, 2]], "person 1: joints: has 1 values; expected 16"),
+        ("joints", None, "person 1: joints: has 0 values; expected 16"),
         (
             "joints_vis",
             [2] * 16,
@@ -208,7 +208,7 @@ def test_clip_boxes_must_be_true_or_false(data, tmp_path):
     path = tmp_path / "annotations" / "person_keypoints_val.json"
     path.parent.mkdir()
     path.write_text(json.dumps(content))
-    message = r"""clip_boxes is "no"; needed is true or false, in 'info'"""
+    message = r"""clip_boxes is "no"; expected true or false, in 'info'"""
     with pytest.raises(DataError, match=message):
         read_annotations(root=tmp_path, split="val", skeleton=MPII)
     with pytest.raises(DataError, match=message):

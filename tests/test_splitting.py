@@ -72,12 +72,12 @@ def test_a_split_follows_from_its_seed_and_is_not_lost(farm):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"by": "group", "group": "(["}, "no regular expression"),
+        ({"by": "group", "group": "(["}, "not a regular expression"),
         ({"by": "group", "group": "cow_(.)"}, "does not match picture 'a/shot_000.jpg'"),
         ({"by": "group", "group": "shot()"}, "one group in it, which cannot be split"),
-        ({"by": "subset"}, "needed are one for training and val"),
+        ({"by": "subset"}, "expected one for training and val"),
         ({"source": "train"}, "train.json: No such file"),
-        ({"names": ("all", "val")}, "is what is split"),
+        ({"names": ("all", "val")}, "is the split's source"),
     ],
 )
 def test_what_cannot_be_split(farm, given, message):
@@ -92,20 +92,20 @@ def test_what_cannot_be_split(farm, given, message):
         ([], "a list where a json object is needed"),
         ({"images": 3}, "images: 3 where a list is needed"),
         ({"images": [None]}, "image at index 0: null is not a json object"),
-        ({"images": [{"id": 1}]}, "image 1: file_name is missing; needed is a path"),
+        ({"images": [{"id": 1}]}, "image 1: file_name is missing; expected a path"),
         (
             {"images": [{"id": [1], "file_name": "a"}]},
-            r"image at index 0: id is \[1\]; needed",
+            r"image at index 0: id is \[1\]; expected",
         ),
         (
             {"images": [{"id": "1", "file_name": "a"}]},
-            'image at index 0: id is "1"; needed',
+            'image at index 0: id is "1"; expected',
         ),
         (
             {"images": [{"id": 1, "file_name": "../a"}]},
-            "image 1: file_name is .*; needed",
+            "image 1: file_name is .*; expected",
         ),
-        ({"annotations": [{"image_id": "1"}]}, 'annotation at index 0: image_id is "1"; needed'),
+        ({"annotations": [{"image_id": "1"}]}, 'annotation at index 0: image_id is "1"; expected'),
     ],
 )
 def test_what_is_no_data_set_is_not_split(content, message, tmp_path):

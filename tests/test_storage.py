@@ -23,7 +23,7 @@ def test_paths_are_those_of_the_disk_unless_they_are_in_a_bucket(bucket):
     ["s3://bucket/run", "gs:/bucket/run", "gs://", "gs://b/x", "gs://A-b-c", "http://host/x"],
 )
 def test_other_urls_are_refused(name):
-    with pytest.raises(StorageError, match=r"neither a path nor a gs://|is no name of a bucket"):
+    with pytest.raises(StorageError, match=r"neither a path nor a gs://|is not a bucket's name"):
         paths.path(name)
 
 

@@ -106,7 +106,7 @@ def _name_apart(pictures: list[LabelledPicture]) -> None:
     for picture in pictures:
         parts = pathlib.PurePosixPath(picture.name.replace("\\", "/")).parts
         if not parts or ".." in parts or parts[0] == "/" or "\0" in picture.name:
-            raise DataError(f"{picture.source}: {picture.name[:200]!r} is no name of a picture")
+            raise DataError(f"{picture.source}: {picture.name[:200]!r} is not a picture's name")
         parts = parts[1:] if parts[0] == "images" and len(parts) > 1 else parts
         picture.name = "/".join(parts)
     if len({picture.name for picture in pictures}) < len(pictures):

@@ -24,7 +24,7 @@ def items(value: Any, where: str, count: int | None = None) -> list[Any]:
     if not isinstance(value, list):
         raise DataError(f"{where}: {_kind(value)} where a list is needed")
     if count not in (None, len(value)):
-        raise DataError(f"{where}: has {len(value)} values; needed are {count}")
+        raise DataError(f"{where}: has {len(value)} values; expected {count}")
     return value
 
 
@@ -65,7 +65,7 @@ def read_text(path: pathlib.Path) -> str:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise DataError(f"{path}: no text in UTF-8") from None
+        raise DataError(f"{path}: not UTF-8 text") from None
 
 
 def read_yaml(path: pathlib.Path) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def recognise(source: pathlib.Path, format: str = "auto") -> tuple[str, list[pat
         found = {kind: paths for kind, paths in found.items() if kind == format}
     if not found:
         kinds = _WRITTEN_BY if format == "auto" else f"files of format {format}"
-        raise DataError(f"{source}: not an export that is known; needed are {kinds}")
+        raise DataError(f"{source}: no known export; expected {kinds}")
     if len(found) > 1:
         raise DataError(f"{source}: holds files of {', '.join(sorted(found))}; --format names one")
     ((kind, paths),) = found.items()

@@ -87,7 +87,7 @@ def _group(image: dict[str, Any], by: str, pattern: str, file: pathlib.Path) -> 
     try:
         found = re.search(pattern, name)
     except re.error as error:
-        raise DataError(f"--group {pattern!r} is no regular expression: {error}") from None
+        raise DataError(f"--group {pattern!r} is not a regular expression: {error}") from None
     if found is None:
         raise DataError(f"{file}: --group {pattern!r} does not match picture {name!r}")
     return (found[1] if found.re.groups else found[0]) or ""
@@ -121,7 +121,7 @@ def _of_subset(groups: list[str], file: pathlib.Path) -> set[str]:
     if not chosen or chosen == set(groups):
         there = ", ".join(sorted(set(groups))) or "none"
         raise DataError(
-            f"{file}: its subsets are {there or 'none'}: needed are one for training and val, valid"
+            f"{file}: its subsets are {there or 'none'}: expected one for training and val, valid"
             " or test; --by picture splits by pictures"
         )
     return chosen
@@ -136,7 +136,9 @@ def _write(
     for name, content in texts:
         path = annotation_path(root, name)
         if name == source:
-            raise DataError(f"{path}: is what is split; name the new splits otherwise")
+            raise DataError(
+                f"{path}: is the split's source; give --train_name and --val_name other names"
+            )
         if path.exists() and not overwrite and load_json(path) != content:
             raise DataError(
                 f"{path}: is there already, with other pictures or annotations; --overwrite"

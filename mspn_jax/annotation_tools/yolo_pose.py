@@ -59,7 +59,7 @@ def _instance(row: str, dims: int, dataset: Dataset, where: str) -> tuple[int, I
     values = parsing.numbers(row.split(), where)
     if len(values) != 5 + count * dims:
         raise DataError(
-            f"{where}: has {len(values)} numbers; needed are {5 + count * dims}: class, box and"
+            f"{where}: has {len(values)} numbers; expected {5 + count * dims}: class, box and"
             f" {dims} for each of {count} keypoints (kpt_shape)"
         )
     label, x, y, width, height = values[:5]
@@ -67,7 +67,7 @@ def _instance(row: str, dims: int, dataset: Dataset, where: str) -> tuple[int, I
     for k, name in enumerate(dataset.keypoint_names):
         at = values[5 + k * dims : 5 + (k + 1) * dims]
         if dims == 3 and at[2] not in (0, 1, 2):
-            raise DataError(f"{where}: the visibility of {name} is {at[2]:g}; needed is 0, 1 or 2")
+            raise DataError(f"{where}: the visibility of {name} is {at[2]:g}; expected 0, 1 or 2")
         # Without a visibility, a keypoint at the corner, or beyond it, is not labelled.
         visibility = int(at[2]) if dims == 3 else 2 * (at[0] > 0 or at[1] > 0)
         if visibility:

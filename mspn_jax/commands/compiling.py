@@ -131,7 +131,9 @@ def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
         except EOFError:
             text = pathlib.Path(said.name).read_text(errors="replace")
             reason = re.search(r"\S+ Check failed: .*|Fatal.*", text)
-            raise AbortError(f"XLA aborts: {reason[0] if reason else 'no word why'}") from None
+            raise AbortError(
+                f"XLA aborts: {reason[0] if reason else 'without a message'}"
+            ) from None
         finally:
             process.kill()  # it may compile for minutes more
             process.join()

@@ -41,7 +41,7 @@ def main(folders: list[str]) -> None:
     if len({*names, _SOURCE.value}) < 3 or not all(names):
         raise UsageError("--train_name, --val_name and --source must be three names")
     if not all(re.fullmatch(r"[\w.-]+", name) for name in names):  # of files
-        raise UsageError("--train_name, --val_name: only letters, digits, _, - and . may be in it")
+        raise UsageError("--train_name, --val_name: may have only letters, digits, _, - and .")
     by = "group" if _GROUP.value and _BY.value == "picture" else _BY.value
     pictures, groups, instances = splitting.split(
         pathlib.Path(folders[0]),

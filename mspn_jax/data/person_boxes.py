@@ -69,7 +69,7 @@ def table(rows: list[Any], what: str) -> Float[np.ndarray, "N 5"]:
     is_good &= np.abs(boxes).max(1, initial=0) <= fields.PIXELS  # false for NaN
     for i in np.flatnonzero(~is_good)[:1].tolist():
         raise DataError(
-            f"{what}: box {i} is {shown(rows[i])}; needed are x, y, width, height and, optionally,"
+            f"{what}: box {i} is {shown(rows[i])}; expected x, y, width, height and, optionally,"
             " a score"
         )
     return boxes
@@ -90,7 +90,7 @@ def read_person_boxes(path: str | os.PathLike) -> PersonBoxes:
         return PersonBoxes(_detected(content, path))
     if isinstance(content, list):
         return PersonBoxes({}, table(content, str(path)))
-    raise DataError(f"{path}: no file of boxes: needed is {FORMATS}")
+    raise DataError(f"{path}: no file of boxes: expected {FORMATS}")
 
 
 def _annotated(

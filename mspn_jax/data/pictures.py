@@ -138,7 +138,7 @@ def _source_of_address(address: str) -> Source:
     try:
         parts = urllib.parse.urlsplit(address)
     except ValueError as error:
-        raise DataError(f"{address}: is no address ({error})") from None
+        raise DataError(f"{address}: is not a URL ({error})") from None
     path = pathlib.PurePosixPath(urllib.parse.unquote(parts.path))
     name = re.sub(r"[^\w.-]", "_", path.name or parts.hostname or "stream").lstrip(".")
     is_picture = path.suffix.lower() in PICTURE_ENDINGS

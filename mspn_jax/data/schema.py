@@ -128,7 +128,7 @@ def read_columns(
         found = np.flatnonzero(~good & is_object)
         if len(found):
             value = rows[found[0]].get(field.name, _REQUIRED)
-            what = f"{field.name} is {shown(value)}; needed is {field.must}"
+            what = f"{field.name} is {shown(value)}; expected {field.must}"
             indices = _indices(found)
             if ids is not None:
                 indices = [ids[i] for i in found.tolist()]

@@ -176,8 +176,8 @@ class Detector:
         found = [name for name, marks in _LAYERS.items() if self._session.has_names(*marks)]
         if len(found) != 1:
             raise DataError(
-                f"{self.path}: does not tell which pictures it takes: give normalisation='none', as"
-                " for YOLOX, or 'rtmdet'"
+                f"{self.path}: does not say how its input is normalised: give"
+                " normalisation='none', as for YOLOX, or 'rtmdet'"
             )
         return found[0]
 

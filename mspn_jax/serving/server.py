@@ -192,7 +192,7 @@ def _length_of_body(request: web.BaseRequest, max_bytes: int) -> int:
         raise RequestError(415, "send the picture without Content-Encoding")
     length = request.content_length
     if length is None or "Transfer-Encoding" in request.headers:
-        raise RequestError(411, "say the body's length: Content-Length is missing")
+        raise RequestError(411, "Content-Length is missing")
     if length > max_bytes:
         raise RequestError(413, f"the body has {length} bytes; at most {max_bytes} are taken")
     return length
@@ -253,7 +253,7 @@ class _Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         response = _response(
-            refusal(RequestError(status, "this is not HTTP/1.1 as the server takes it"))
+            refusal(RequestError(status, "not an HTTP/1.1 request that this server accepts"))
         )
         response.headers.update(_HEADERS)
         response.force_close()

@@ -38,7 +38,7 @@ def path(name: str | os.PathLike) -> Path:
     if in_bucket(text):
         bucket = text.removeprefix(SCHEME).partition("/")[0]
         if not re.fullmatch(_BUCKET_NAME, bucket):
-            raise StorageError(f"{text}: {bucket!r} is no name of a bucket")
+            raise StorageError(f"{text}: {bucket!r} is not a bucket's name")
         _set_up()
         from etils import epath
 

@@ -267,3 +267,9 @@ def test_the_pages_build_without_a_warning(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "own_data" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/training.md"])
+def test_who_looks_for_pmap_finds_what_took_its_place(page):
+    text = (HERE / page).read_text()
+    assert "`jax.pmap`" in text and "`jax.shard_map`" in text

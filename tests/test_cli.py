@@ -205,3 +205,19 @@ def test_a_file_as_workdir_is_refused(tmp_path):
     done = run("mspn_jax", "train", "--config", "quickstart", "--workdir", tmp_path / "run")
     assert done.returncode == 1
     assert done.stderr == f"error: --workdir={tmp_path}/run: is a file; a folder is needed\n"
+
+
+@pytest.mark.parametrize("words", [("train", "--help"), ("download",)])
+def test_output_that_nobody_reads_ends_a_command_quietly(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "mspn_jax", *words],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=HERE,
+    )
+    os.close(writer)
+    assert done.returncode == 1 and done.stderr == ""

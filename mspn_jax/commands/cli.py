@@ -2,9 +2,11 @@
 
 import difflib
 import importlib
+import os
+import select
 import signal
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 
 class Command(NamedTuple):
@@ -61,4 +63,20 @@ def run(name: str) -> None:
     command = COMMANDS[name]
     module = importlib.import_module(f"mspn_jax.commands.{command.module}")
     program = importlib.import_module("mspn_jax.commands.program")
-    program.run(module.main, command.several_processes)
+    try:
+        try:
+            program.run(module.main, command.several_processes)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread(sys.stdout):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(1)
+
+
+def _is_unread(file: TextIO) -> bool:
+    """Whether the process that reads a pipe, such as `head`, has ended."""
+    poll = select.poll()
+    poll.register(file, 0)  # an error is reported even if nothing is asked for
+    return bool(poll.poll(0))

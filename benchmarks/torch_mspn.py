@@ -35,7 +35,7 @@ class ConvNorm(nn.Module):
 
 
 class MSPN(nn.Module):
-    """images (B, 3, H, W) -> heatmaps of all stages and units, each (B, K, H/4, W/4)."""
+    """From images (B, 3, H, W) to a list of heatmaps (B, K, H/4, W/4), stage by stage."""
 
     def __init__(self, like: JaxMSPN, variables: Any):
         super().__init__()

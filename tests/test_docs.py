@@ -146,7 +146,8 @@ def test_targets_of_make_and_extras_of_pip_exist():
         if words[0] == "make":
             assert {w for w in words[1:] if "=" not in w} <= targets, page
         if words[0] == "pip":
-            extras = {e for w in words for e in re.findall(r"\.\[(.*)\]", w)}
+            lists = [each for w in words for each in re.findall(r"\.\[(.*)\]", w)]
+            extras = {extra for each in lists for extra in each.split(",")}
             assert extras <= set(project["optional-dependencies"]), page
 
 

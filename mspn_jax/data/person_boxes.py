@@ -28,9 +28,9 @@ FORMATS = (
 class PersonBoxes:
     """Boxes by picture."""
 
-    # File name, or COCO's image id as a string -> x, y, width, height, score
+    # Each row is x, y, width, height, score. Keys are file names, or COCO's image ids as strings.
     by_picture: dict[str, Float[np.ndarray, "_ 5"]]
-    # Of a picture that is not in `by_picture`; None: such a picture has no boxes
+    # The boxes of each picture that `by_picture` lacks. None: such pictures have no boxes.
     everywhere: Float[np.ndarray, "_ 5"] | None = None
 
     def of(self, name: str) -> Float[np.ndarray, "N 5"] | None:

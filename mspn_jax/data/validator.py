@@ -160,7 +160,10 @@ def _read_people(
 def _find_people(
     annotations: Annotations, rows: list[dict[str, Any]], findings: Findings
 ) -> Annotations:
-    """Completes `areas` and `is_person`, with findings about labelled people. `rows` are theirs."""
+    """Completes `areas` and `is_person`, with findings about labelled people.
+
+    `rows` has the json's entry of each annotation.
+    """
     ids, is_labelled = annotations.ids, annotations.is_person
     boxes_xyxy = geometry.clip_boxes(
         annotations.boxes_xywh, annotations.image_hw[annotations.image_rows]

@@ -98,7 +98,7 @@ RUNS = {"wandb": WandbRun, "mlflow": MlflowRun}
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    """{"a": {"b": 1}} -> {"a.b": 1}. As `ranges.flat`, which this program does not import."""
     values: dict[str, Any] = {}
     for key, value in config.items():
         inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}

@@ -14,8 +14,7 @@ class PublishedModel:
     name: str
     sha256: str  # the first eight characters of the file's, as in its name
     num_bytes: int  # of the file, about
-    # On COCO val2017, with flip test, on the boxes of a detector with person AP 56.4, as mmpose
-    # 1.3.2 reports them
+    # mmpose 1.3.2 reports them, for COCO val2017 with flip test. The detector has person AP 56.4.
     metrics: dict[str, float]
 
     @property
@@ -27,7 +26,7 @@ class PublishedModel:
         return f"https://download.openmmlab.com/mmpose/top_down/mspn/{self.file}"
 
     def beside(self, metrics: dict[str, float], differences: list[str]) -> list[str]:
-        """Metrics beside the published ones, in lines; with differences nothing is claimed."""
+        """Lines with each metric beside the published one, or why they cannot be compared."""
         about = f"{self.name} on COCO val2017, on detected boxes, with flip test"
         if differences:
             told = ", ".join(f"{name} {value:.3f}" for name, value in self.metrics.items())

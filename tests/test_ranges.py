@@ -70,6 +70,14 @@ BAD_VALUES = {
     "batch_size=1000000000": "1000000000: must be at most 1,048,576",
     "data.num_threads=1000000": "1000000: must be at most 1,024",
     "seed=4294967296": "4294967296: must be at most 4,294,967,295",
+    "augment.hue_deg=181.0": "181.0: must be at most 180",
+    "augment.rotation_deg=361.0": "361.0: must be at most 360",
+    "augment.shift=11.0": "11.0: must be at most 10",
+    "optimizer.encoder_rate=1001.0": "1001.0: must be at most 1,000",
+    "optimizer.learning_rate=2e30": "2e+30: must be at most 1e+30",
+    "data.first_people=2147483648": "2147483648: must be at most 2,147,483,647",
+    "num_epochs=1000001": "1000001: must be at most 1,000,000",
+    "accumulate=1048577": "1048577: must be at most 1,048,576",
     "dtype=float16": "'float16': must be float32 or bfloat16",
 }
 
